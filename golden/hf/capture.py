@@ -1,0 +1,457 @@
+#!/usr/bin/env python3
+"""Capture the taps of a Falcon-H1 model in Hugging Face transformers and write them as an fh1 trace."""
+import argparse
+import fnmatch
+import json
+import sys
+import warnings
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+import transformers
+from torch.overrides import TorchFunctionMode
+from transformers.models.falcon_h1 import modeling_falcon_h1 as modeling
+
+from write_trace import write_trace
+
+EXAMPLE = """
+example:
+  printf '5 17 23 42 8 31\\n5 9 60\\n' > ids.txt
+  python golden/hf/capture.py Falcon-H1-0.5B-Instruct --ids ids.txt --decode 4 -o trace.safetensors
+  fh1 check Falcon-H1-0.5B-Instruct --trace trace.safetensors
+
+a schedule is a JSON list of successive calls on one cache; mask and position_ids cover past + new
+and new tokens, and may be left out:
+  [{"ids": [[5, 17, 23]]}, {"ids": [[42, 8]]}, {"decode": 3}]
+"""
+DTYPES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64"}
+OLD_CACHE = getattr(modeling, "FalconHybridMambaAttentionDynamicCache", None)  # 4.x; the caller constructs it
+
+
+def producer():
+    return f"transformers {transformers.__version__} torch {torch.__version__.split('+')[0]} eager cpu"
+
+
+def load(folder, dtype=None):
+    """The model, eager attention, on the CPU, ready to be captured. dtype None: as the config says."""
+    config = transformers.AutoConfig.from_pretrained(folder)
+    if config.model_type != "falcon_h1":
+        raise SystemExit(f"capture.py: {folder}/config.json: model_type is {config.model_type!r}, expected 'falcon_h1'")
+    dtype = dtype or getattr(config, "dtype", None) or torch.float32
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="eager")
+    return model.eval()
+
+
+def tap_shapes(config, batch, new, past):
+    """name -> shape of every tap of one call, in the order in which divergences are reported."""
+    c, t = config, (batch, new)
+    d = c.mamba_d_ssm if c.mamba_d_ssm is not None else int(c.mamba_expand * c.hidden_size)
+    gn, heads = c.mamba_n_groups * c.mamba_d_state, c.mamba_n_heads
+    a = getattr(c, "head_dim", None) or c.hidden_size // c.num_attention_heads
+    hq, hkv, ff, width = c.num_attention_heads, c.num_key_value_heads, c.intermediate_size, c.hidden_size
+    shapes = {"model.embed_tokens": (*t, width), "model.layers.0.input": (*t, width)}
+    for i in range(c.num_hidden_layers):
+        layer = f"model.layers.{i}"
+        shapes |= {
+            f"{layer}.input_layernorm": (*t, width),
+            f"{layer}.self_attn.q_proj": (*t, hq * a),
+            f"{layer}.self_attn.k_proj": (*t, hkv * a),
+            f"{layer}.self_attn.v_proj": (*t, hkv * a),
+            f"{layer}.self_attn.q_rope": (*t, hq, a),
+            f"{layer}.self_attn.k_rope": (*t, hkv, a),
+            f"{layer}.self_attn.context": (*t, hq * a),
+            f"{layer}.self_attn.o_proj": (*t, width),
+            f"{layer}.mamba.in_proj": (*t, 2 * d + 2 * gn + heads),
+            f"{layer}.mamba.conv_act": (*t, d + 2 * gn),
+            f"{layer}.mamba.dt": (*t, heads),
+            f"{layer}.mamba.ssd": (*t, d),
+            f"{layer}.mamba.gated": (*t, d),
+            f"{layer}.mamba.out_proj": (*t, width),
+            f"{layer}.mid": (*t, width),
+            f"{layer}.pre_ff_layernorm": (*t, width),
+            f"{layer}.feed_forward.gate_proj": (*t, ff),
+            f"{layer}.feed_forward.up_proj": (*t, ff),
+            f"{layer}.feed_forward.act": (*t, ff),
+            f"{layer}.feed_forward.down_proj": (*t, width),
+            layer: (*t, width),
+        }
+    shapes |= {"model.final_layernorm": (*t, width), "logits": (batch, None, c.vocab_size)}
+    for i in range(c.num_hidden_layers):
+        shapes |= {
+            f"cache.{i}.key": (batch, hkv, past + new, a),
+            f"cache.{i}.value": (batch, hkv, past + new, a),
+            f"cache.{i}.conv": (batch, d + 2 * gn, c.mamba_d_conv - 1),
+            f"cache.{i}.ssm": (batch, heads, c.mamba_d_head, c.mamba_d_state),
+        }
+    shapes["loss"] = ()
+    return shapes
+
+
+class MixerWatch(TorchFunctionMode):
+    """Sees the torch functions that a mixer calls, to get at the values no module returns: dt after
+    softplus and clamp, and the scan's output before the gate where there is no norm."""
+
+    def __init__(self, recorder):
+        self.recorder = recorder
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        r = self.recorder
+        if r.mixer is None:
+            return out
+        if func is F.softplus or func is torch.clamp and args[0] is r.dt:
+            r.dt = out
+        elif func is F.silu:
+            r.silu = out
+        elif func in (torch.Tensor.mul, torch.Tensor.__mul__) and not r.has_norm and args[1] is r.silu:
+            r.tap(r.mixer + ".ssd", args[0])
+        return out
+
+
+class Recorder:
+    """Records every call of the model while it is entered:
+
+        with Recorder(model) as r:
+            model(input_ids=ids)      # or model.generate(...)
+        r.save("trace.safetensors")
+
+    keep(step, tap) -> bool restricts what is kept. A call's inputs are always kept.
+    """
+
+    def __init__(self, model, keep=None):
+        self.model, self.config = model, model.config
+        self.keep = keep or (lambda step, tap: True)
+        self.step = -1
+        self.tensors, self.seen = {}, {}
+        self.mixer = self.attention = self.dt = self.silu = None
+        self.has_norm = self.config.mamba_rms_norm
+
+    # -- storing ---------------------------------------------------------------------------------
+
+    def tap(self, name, value):
+        """Keep one tap, in the dtype in which the library computed it and the shape of the table."""
+        if name not in self.shapes:
+            raise RuntimeError(f"{name} is not a tap of this model")
+        want = tuple(n for n in self.shapes[name] if n is not None)
+        got = tuple(value.shape)
+        if name == "logits":
+            got = (got[0], got[-1])
+        elif got != want and value.numel() == torch.Size(want).numel():
+            value, got = value.reshape(want), want  # one-token calls leave T out
+        if got != want:
+            raise RuntimeError(f"step{self.step}/{name}: shape {tuple(value.shape)}, expected {want}\n"
+                               "(up to 5.22.2, transformers returns a wrong shape for one-token calls with batch > 1 "
+                               "in models that have the gated norm: use 5.23.0 or one row)")
+        self.seen.setdefault(self.step, set()).add(name)
+        if self.keep(self.step, name):
+            self.tensors[f"step{self.step}/{name}"] = value.detach().clone(memory_format=torch.contiguous_format)
+
+    def input(self, name, value):
+        if value is not None:
+            value = torch.as_tensor(value).to(torch.int64)
+            self.tensors[f"step{self.step}/{name}"] = value.clone(memory_format=torch.contiguous_format)
+
+    def missing(self):
+        """Taps of the table that some call did not produce."""
+        return sorted({t for s in self.seen for t in self.shapes if t != "loss" and t not in self.seen[s]
+                       and not (t.startswith("cache.") and not self.cached)})
+
+    def save(self, path, **metadata):
+        dtype = next(self.model.parameters()).dtype
+        contract = {torch.float64: "exact", torch.float32: "fp32", torch.bfloat16: "hf-eager-bf16"}.get(dtype)
+        fields = {"trace": "1", "producer": producer(), "contract": contract} | metadata
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        # Not safetensors' save_file: it shuffles the metadata, and a golden must come out the same twice.
+        write_trace(path, {name: (DTYPES[t.dtype], t.shape, t.reshape(-1).view(torch.uint8).numpy())
+                           for name, t in self.tensors.items()}, {f"fh1.{k}": v for k, v in fields.items() if v})
+
+    # -- the calls -------------------------------------------------------------------------------
+
+    def begin(self, module, args, kwargs):
+        self.step += 1
+        ids = kwargs["input_ids"] if "input_ids" in kwargs else args[0]
+        self.cache = kwargs.get("past_key_values")
+        past = self.cache.get_seq_length() if self.cache is not None else 0
+        mask, positions = kwargs.get("attention_mask"), kwargs.get("position_ids")
+        self.shapes = tap_shapes(self.config, ids.shape[0], ids.shape[1], past)
+        self.input("input_ids", ids)
+        if mask is not None:
+            if not isinstance(mask, torch.Tensor) or mask.shape != (ids.shape[0], past + ids.shape[1]):
+                raise RuntimeError(f"step{self.step}: attention_mask is not [B, past+new]; a trace cannot hold it")
+            self.input("attention_mask", mask)
+        if positions is not None:
+            self.input("position_ids", positions.expand(ids.shape))
+        self.input("seq_idx", kwargs.get("seq_idx"))
+        self.input("labels", kwargs.get("labels"))
+
+    def end(self, module, args, kwargs, out):
+        self.tap("logits", out.logits)
+        if out.loss is not None:
+            self.tap("loss", out.loss)
+        cache = out.past_key_values if out.past_key_values is not None else self.cache
+        self.cached = cache is not None
+        for i in range(self.config.num_hidden_layers if self.cached else 0):
+            if OLD_CACHE is not None:
+                state = cache.key_cache[i], cache.value_cache[i], cache.conv_states[i], cache.ssm_states[i]
+            else:
+                layer = cache.layers[i]
+                state = layer.keys, layer.values, layer.conv_states[0], layer.recurrent_states[0]
+            for name, value in zip(("key", "value", "conv", "ssm"), state):
+                # The library keeps K conv columns; the last K-1 are the ones that a next token reads.
+                self.tap(f"cache.{i}.{name}", value[:, :, 1 - self.config.mamba_d_conv:] if name == "conv" else value)
+
+    # -- the hooks -------------------------------------------------------------------------------
+
+    def __enter__(self):
+        base, handles = self.model.model, []
+
+        def output(module, name):
+            handles.append(module.register_forward_hook(
+                lambda m, args, out: self.tap(name, out[0] if isinstance(out, tuple) else out)))
+
+        def first_input(module, name):
+            handles.append(module.register_forward_pre_hook(
+                lambda m, args, kwargs: self.tap(name, args[0] if args else kwargs["hidden_states"]), with_kwargs=True))
+
+        def enter_mixer(name):
+            def hook(module, args):
+                self.mixer, self.masked, self.dt, self.silu = name, 0, None, None
+            return hook
+
+        def leave_mixer(name):
+            def hook(module, args, out):
+                dt = self.dt
+                if dt.dim() == 3 and dt.shape[1:] == (self.config.mamba_n_heads, self.config.mamba_d_head):
+                    dt = dt[..., 0]  # a one-token call spreads dt over the head
+                self.mixer = None
+                self.tap(name + ".dt", dt)
+            return hook
+
+        def enter_attention(name):
+            def hook(module, args):
+                self.attention = name
+            return hook
+
+        handles.append(self.model.register_forward_pre_hook(self.begin, with_kwargs=True))
+        output(base.embed_tokens, "model.embed_tokens")
+        first_input(base.layers[0], "model.layers.0.input")
+        for i, layer in enumerate(base.layers):
+            name = f"model.layers.{i}"
+            output(layer.input_layernorm, f"{name}.input_layernorm")
+            attn, mixer, mlp = layer.self_attn, layer.mamba, layer.feed_forward
+            handles.append(attn.register_forward_pre_hook(enter_attention(f"{name}.self_attn")))
+            for proj in ("q_proj", "k_proj", "v_proj", "o_proj"):
+                output(getattr(attn, proj), f"{name}.self_attn.{proj}")
+            first_input(attn.o_proj, f"{name}.self_attn.context")
+            handles.append(mixer.register_forward_pre_hook(enter_mixer(f"{name}.mamba")))
+            handles.append(mixer.register_forward_hook(leave_mixer(f"{name}.mamba")))
+            output(mixer.in_proj, f"{name}.mamba.in_proj")
+            if self.has_norm:
+                first_input(mixer.norm, f"{name}.mamba.ssd")
+            first_input(mixer.out_proj, f"{name}.mamba.gated")
+            output(mixer.out_proj, f"{name}.mamba.out_proj")
+            first_input(layer.pre_ff_layernorm, f"{name}.mid")
+            output(layer.pre_ff_layernorm, f"{name}.pre_ff_layernorm")
+            for proj in ("gate_proj", "up_proj", "down_proj"):
+                output(getattr(mlp, proj), f"{name}.feed_forward.{proj}")
+            first_input(mlp.down_proj, f"{name}.feed_forward.act")
+            output(layer, name)
+        output(base.final_layernorm, "model.final_layernorm")
+        handles.append(self.model.register_forward_hook(self.end, with_kwargs=True))
+
+        rotate, apply_mask = modeling.apply_rotary_pos_emb, modeling.apply_mask_to_padding_states
+
+        def watched_rotate(*args, **kwargs):
+            q, k = rotate(*args, **kwargs)
+            self.tap(self.attention + ".q_rope", q.transpose(1, 2))
+            self.tap(self.attention + ".k_rope", k.transpose(1, 2))
+            return q, k
+
+        def watched_mask(*args, **kwargs):
+            # Called twice by a mixer: on its input, and on the activated convolution.
+            out = apply_mask(*args, **kwargs)
+            self.masked += 1
+            if self.masked == 2:
+                self.tap(self.mixer + ".conv_act", out)
+            return out
+
+        modeling.apply_rotary_pos_emb, modeling.apply_mask_to_padding_states = watched_rotate, watched_mask
+        self.mode = MixerWatch(self)
+        self.mode.__enter__()
+        self.undo = handles, rotate, apply_mask
+        return self
+
+    def __exit__(self, *exc):
+        handles, modeling.apply_rotary_pos_emb, modeling.apply_mask_to_padding_states = self.undo
+        self.mode.__exit__(*exc)
+        for handle in handles:
+            handle.remove()
+
+
+# -- running ---------------------------------------------------------------------------------------
+
+def new_cache(model, batch):
+    if OLD_CACHE is None:
+        return transformers.DynamicCache(config=model.config)
+    n = model.config.num_hidden_layers
+    return OLD_CACHE(model.config, batch, model.dtype, devices=[model.device] * n)
+
+
+def positions_of(mask, new):
+    """Positions of the last `new` columns, as this version's generate() makes them from a mask."""
+    at_pads = 1 if OLD_CACHE is not None else 0
+    return (mask.cumsum(-1) - 1).masked_fill(mask == 0, at_pads)[:, -new:]
+
+
+def run(model, recorder, calls):
+    """Make the calls on one cache. A call is {"ids", "mask", "position_ids", "seq_idx", "labels"} (all but
+    ids optional) or {"decode": K}: K greedy one-token calls."""
+    cache, past, mask, positions, logits = None, 0, None, None, None
+
+    def one(ids, mask, positions, seq_idx=None, labels=None):
+        nonlocal cache, past
+        cache = cache if cache is not None else new_cache(model, ids.shape[0])
+        more = {}
+        if OLD_CACHE is not None:
+            more["cache_position"] = torch.arange(past, past + ids.shape[1])  # as generate() passes it
+        elif seq_idx is not None:
+            more["seq_idx"] = seq_idx
+        if labels is not None:
+            more["labels"] = labels
+        out = model(input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache,
+                    use_cache=True, **more)
+        past += ids.shape[1]
+        return out.logits
+
+    def tensor(value):
+        return None if value is None else torch.as_tensor(value, dtype=torch.int64)
+
+    with torch.no_grad(), recorder:
+        for call in calls:
+            for _ in range(call.get("decode", 0)):
+                new = ids.shape[1]
+                last = torch.full((ids.shape[0],), new - 1)
+                if mask is not None:  # the last real token of the row, wherever its pads are
+                    last = (torch.arange(new) * mask[:, -new:]).max(-1).values
+                rows = torch.arange(ids.shape[0])
+                ids = logits[rows, last].float().argmax(-1, keepdim=True)
+                if mask is not None:
+                    mask = torch.cat([mask, torch.ones_like(ids)], 1)
+                if positions is not None:
+                    positions = positions_of(mask, 1) if mask is not None else positions[:, -1:] + 1
+                logits = one(ids, mask, positions)
+            if "ids" in call:
+                ids, mask, positions = (tensor(call.get(k)) for k in ("ids", "mask", "position_ids"))
+                logits = one(ids, mask, positions, tensor(call.get("seq_idx")), tensor(call.get("labels")))
+
+
+def padded(rows, side="left", pad_id=0, width=0):
+    """One call from rows of ids. Rows of different length are padded, with the mask and positions of generate()."""
+    width = max(width, *(len(r) for r in rows)) if len(rows) > 1 else max(width, len(rows[0]))
+    if all(len(r) == width for r in rows):
+        return {"ids": rows}
+
+    def fill(row, pad):
+        return [pad] * (width - len(row)) + row if side == "left" else row + [pad] * (width - len(row))
+
+    mask = torch.tensor([fill([1] * len(r), 0) for r in rows])
+    return {"ids": [fill(list(r), pad_id) for r in rows], "mask": mask, "position_ids": positions_of(mask, width)}
+
+
+def read_ids(path):
+    rows = []
+    for number, line in enumerate(Path(path).read_text().splitlines(), 1):
+        try:
+            row = [int(word) for word in line.split()]
+        except ValueError as e:
+            raise SystemExit(f"capture.py: {path}:{number}: {e}; expected token ids separated by blanks")
+        if row:
+            rows.append(row)
+    if not rows:
+        raise SystemExit(f"capture.py: {path}: no ids")
+    return rows
+
+
+def layer_filter(spec, n_layers):
+    if spec is None:
+        return set(range(n_layers))
+    layers = set()
+    for part in spec.split(","):
+        first, _, last = part.partition("-")
+        layers |= set(range(int(first), int(last or first) + 1))
+    return layers
+
+
+def glob_filter(globs, layers=None):
+    """keep(step, tap) from comma-separated globs on tap names and a set of layers."""
+    globs = (globs or "*").split(",")
+
+    def keep(step, tap):
+        part = tap.split(".")
+        number = part[2] if tap.startswith("model.layers.") else part[1] if tap.startswith("cache.") else None
+        if layers is not None and number is not None and int(number) not in layers:
+            return False
+        return any(fnmatch.fnmatchcase(tap, g) for g in globs)
+
+    return keep
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, epilog=EXAMPLE,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", help="folder with config.json and one or several .safetensors")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--ids", metavar="FILE", help="one row per line, ids separated by blanks")
+    what.add_argument("--schedule", metavar="FILE", help="JSON list of calls on one cache, see below")
+    parser.add_argument("-o", "--out", required=True, metavar="TRACE")
+    parser.add_argument("--decode", type=int, default=0, metavar="K", help="K greedy one-token calls after the ids")
+    parser.add_argument("--pad", choices=("left", "right"), default="left",
+                        help="side on which shorter rows are padded (default left)")
+    parser.add_argument("--pad-id", type=int, metavar="ID", help="default: pad_token_id of the config")
+    parser.add_argument("--pad-to", type=int, default=0, metavar="T", help="pad every row to T at least")
+    parser.add_argument("--loss", action="store_true", help="pass the ids as labels too and store the loss")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="default: as the config says")
+    parser.add_argument("--layers", metavar="LIST", help="keep only these layers, as 0,3,10-12")
+    parser.add_argument("--taps", metavar="GLOB", help="keep only taps that match, several separated by commas")
+    parser.add_argument("--variant", help="named deviations that this library has on this input (fh1.variant)")
+    parser.add_argument("--contract", help="rounding profile (fh1.contract; default by dtype)")
+    args = parser.parse_args()
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    warnings.simplefilter("ignore")
+    if not (Path(args.model) / "config.json").is_file():
+        raise SystemExit(f"capture.py: {args.model}: no config.json there; expected a model folder")
+    model = load(args.model, args.dtype and getattr(torch, args.dtype))
+    if args.schedule:
+        calls = json.loads(Path(args.schedule).read_text())
+    else:
+        pad_id = args.pad_id if args.pad_id is not None else model.config.pad_token_id or 0
+        calls = [padded(read_ids(args.ids), args.pad, pad_id, args.pad_to)]
+        if args.loss:
+            ids = torch.as_tensor(calls[0]["ids"])
+            mask = torch.as_tensor(calls[0].get("mask", torch.ones_like(ids)))
+            calls[0]["labels"] = ids.masked_fill(mask == 0, -100)
+    if args.decode:
+        calls.append({"decode": args.decode})
+    if not calls or "ids" not in calls[0]:
+        raise SystemExit("capture.py: the first call of a schedule needs ids")
+    vocab = model.config.vocab_size
+    for call in calls:
+        if "ids" in call and not 0 <= torch.as_tensor(call["ids"]).min() <= torch.as_tensor(call["ids"]).max() < vocab:
+            raise SystemExit(f"capture.py: an id lies outside 0..{vocab - 1}")
+
+    recorder = Recorder(model, glob_filter(args.taps, layer_filter(args.layers, model.config.num_hidden_layers)))
+    run(model, recorder, calls)
+    if recorder.missing():
+        print("capture.py: not reached in this version:", ", ".join(recorder.missing()), file=sys.stderr)
+    metadata = {"command": " ".join(["capture.py", *sys.argv[1:]]), "variant": args.variant}
+    if args.contract:
+        metadata["contract"] = args.contract
+    recorder.save(args.out, **metadata)
+    print(f"{args.out}: {recorder.step + 1} calls, {len(recorder.tensors)} tensors")
+
+
+if __name__ == "__main__":
+    main()

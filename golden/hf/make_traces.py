@@ -1,0 +1,138 @@
+#!/usr/bin/env python3
+"""Make the golden traces: every case below, on every golden model, with transformers 5.23.0.
+
+Writes golden/traces/MODEL/CASE.safetensors and the cases' lines in golden/suite.json. Where this
+version deviates from the consistent semantics, the trace says so in fh1.variant:
+  decode_no_dt_limit    one-token steps ignore a finite time_step_limit
+  in_proj_bias_at_pads  in_proj's bias at padding enters the conv window of the first real tokens
+  right_pad_cache       after right padding the conv window holds the last columns, pads included,
+                        and the state has decayed over the pads
+"""
+import argparse
+import fnmatch
+import math
+import warnings
+import zlib
+
+import torch
+import transformers
+
+import capture
+import suite
+
+MODELS = ["mini-0.5b", "mini-0.5b-bf16", "mini-34b", "mini-34b-bf16", "odd", "odd-bf16"]
+
+# Taps kept of the longer cases: enough to place a fault in a layer and to judge conv, dt and scan.
+SHORT = "*.mamba.in_proj,*.mamba.conv_act,*.mamba.dt,*.mamba.ssd,*.self_attn.context,*.mid,model.layers.?,logits,cache.*"
+LONG = "*.mamba.conv_act,*.mamba.dt,*.mamba.ssd,model.layers.?,logits,cache.*.conv,cache.*.ssm"
+
+
+def tokens(model, case, length, row=0):
+    """Ids from (model, case, row), so that adding a case changes no other. f32 and bf16 get the same."""
+    g = torch.Generator()
+    g.manual_seed(zlib.crc32(f"{model.name_or_path.removesuffix('-bf16')}/{case}/{row}".encode()))
+    return torch.randint(3, model.config.vocab_size, (length,), generator=g).tolist()
+
+
+def rows(model, case, lengths):
+    return [tokens(model, case, n, i) for i, n in enumerate(lengths)]
+
+
+def ragged(model, case, lengths, side, width=0):
+    return capture.padded(rows(model, case, lengths), side, model.config.pad_token_id, width)
+
+
+# case -> (taps kept, the calls, what it shows)
+CASES = {
+    "t1": ("*", lambda m: [{"ids": rows(m, "t1", [1])}], "one token, no history"),
+    "t3": ("*", lambda m: [{"ids": rows(m, "t3", [3])}], "shorter than the conv window"),
+    "t37": ("*", lambda m: [{"ids": rows(m, "t37", [37])}], "one chunk edge inside, all taps"),
+    "t2q5": (LONG, lambda m: [{"ids": rows(m, "t2q5", [2 * m.config.mamba_chunk_size + 5])}],
+             "two full chunks and five tokens"),
+    "left3": ("*", lambda m: [ragged(m, "left3", [5, 12, 9], "left"), {"decode": 2}],
+              "ragged batch, padded left, then two steps"),
+    "left1": (SHORT, lambda m: [ragged(m, "left1", [9], "left", 13)], "one row, padded left"),
+    "right3": (SHORT, lambda m: [ragged(m, "right3", [5, 12, 9], "right")], "ragged batch, padded right"),
+    "right-decode": (SHORT, lambda m: [ragged(m, "right-decode", [4, 7], "right"), {"decode": 2}],
+                     "decoding after right padding"),
+    "decode8": ("*", lambda m: [{"ids": rows(m, "decode8", [11])}, {"decode": 8}], "prefill, then eight steps"),
+    "continue": ("*", lambda m: [{"ids": rows(m, "continue", [13])}, {"ids": rows(m, "continue-5", [5])},
+                                 {"decode": 3}],
+                 "prefill, five tokens on the cache, then three steps"),
+    "generate32": ("logits,cache.*", None, "the library's own greedy generate, 32 tokens; cache after the last step"),
+}
+
+
+def variants(config, recorder):
+    """The deviations that 5.23.0 has on the input just recorded."""
+    found = set()
+    limits = config.time_step_limit
+    finite = limits is not None and (limits[0] > 0 or math.isfinite(limits[1]))
+    for step in range(recorder.step + 1):
+        ids = recorder.tensors[f"step{step}/input_ids"]
+        mask = recorder.tensors.get(f"step{step}/attention_mask")
+        if finite and step > 0 and ids.shape[1] == 1:
+            found.add("decode_no_dt_limit")
+        if mask is not None and not mask.all():
+            if config.mamba_proj_bias:
+                found.add("in_proj_bias_at_pads")
+            if (mask[:, 1:] < mask[:, :-1]).any():
+                found.add("right_pad_cache")
+    return ",".join(sorted(found))
+
+
+def make(name, case, folder=suite.GOLDEN):
+    """Make one trace under folder/traces and return its line of the suite."""
+    model = capture.load(suite.GOLDEN / "models" / name)
+    model.name_or_path = name
+    taps, calls, note = CASES[case]
+    keep = capture.glob_filter(taps)
+    if calls is not None:
+        recorder = capture.Recorder(model, keep)
+        capture.run(model, recorder, calls(model))
+    else:
+        n = 32
+        recorder = capture.Recorder(model, lambda step, tap: keep(step, tap)
+                                    and (not tap.startswith("cache.") or step == n - 1))
+        model.generation_config.eos_token_id = None  # never stop early
+        with torch.no_grad(), recorder:
+            model.generate(torch.tensor(rows(model, "greedy", [9])), max_new_tokens=n, do_sample=False)
+        if recorder.step != n - 1:
+            raise SystemExit(f"{name}/{case}: generate made {recorder.step + 1} calls, expected {n}")
+    if recorder.missing():
+        raise SystemExit(f"{name}/{case}: taps not reached: {', '.join(recorder.missing())}")
+    variant = variants(model.config, recorder)
+    path = f"traces/{name}/{case}.safetensors"
+    recorder.save(folder / path, command=f"golden/hf/make_traces.py --only {name}/{case}", variant=variant)
+    line = {"name": f"{name}/{case}", "model": f"models/{name}", "trace": path, "expect": "PASS"}
+    if variant:
+        line["variant"] = variant
+    return line | {"note": note}
+
+
+def quiet():
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)  # one order of summation on every machine
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default="*", metavar="GLOB", help="cases to make, as 'odd*/t37'")
+    args = parser.parse_args()
+    if transformers.__version__ != "5.23.0":
+        raise SystemExit(f"make_traces.py: transformers 5.23.0 is pinned (found {transformers.__version__})")
+    quiet()
+    made = []
+    for name in MODELS:
+        for case in CASES:
+            if fnmatch.fnmatchcase(f"{name}/{case}", args.only):
+                made.append(make(name, case))
+                print(made[-1]["trace"], (suite.GOLDEN / made[-1]["trace"]).stat().st_size, made[-1].get("variant", ""))
+    names = {line["name"] for line in made}
+    suite.update(made, lambda name: name in names)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+#!/usr/bin/env python3
+"""Make real wrong traces: what transformers 4.57.6 computes where it is known to be wrong.
+
+Needs its own environment (requirements-4.57.6.txt). Writes golden/traces/wrong-4.57.6/CASE.safetensors
+and their lines in golden/suite.json, with the first tap that is wrong given the taps before it. A judge
+that accepts one of them is broken.
+
+4.57.6 reads a folder written by 5.x with the wrong theta (that is the case `theta`). For the other
+cases it reads a copy whose config.json has rope_theta at top level, so that a trace holds one bug.
+"""
+import argparse
+import fnmatch
+import json
+import shutil
+import tempfile
+from pathlib import Path
+
+import transformers
+
+import capture
+import suite
+from make_traces import quiet, ragged, rows
+
+NAME = "wrong-4.57.6"
+
+# case -> (model, calls, bug, step, first wrong tap, what happens)
+CASES = {
+    "left-pad-batch1": (
+        "mini-0.5b", lambda m: [ragged(m, "left-pad-batch1", [7], "left", 11)], "HF9",
+        0, "model.layers.0.mamba.conv_act", "the mixer ignores the padding mask at batch size one"),
+    "left-pad-batch1-34b": (
+        "mini-34b", lambda m: [ragged(m, "left-pad-batch1", [7], "left", 11)], "HF9",
+        0, "model.layers.0.mamba.conv_act", "the mixer ignores the padding mask at batch size one"),
+    "history-dropped": (
+        "mini-0.5b", lambda m: [{"ids": rows(m, "history-dropped", [9])}, {"ids": rows(m, "history-dropped-4", [4])}],
+        "CP1", 1, "model.layers.0.mamba.conv_act", "several tokens on a cache start from an empty conv window and state"),
+    "history-dropped-34b": (
+        "mini-34b", lambda m: [{"ids": rows(m, "history-dropped", [9])}, {"ids": rows(m, "history-dropped-4", [4])}],
+        "CP1", 1, "model.layers.0.mamba.conv_act", "several tokens on a cache start from an empty conv window and state"),
+    "no-dt-limit": (
+        "odd", lambda m: [{"ids": rows(m, "no-dt-limit", [12])}], "HF3",
+        0, "model.layers.0.mamba.dt", "a finite time_step_limit is ignored"),
+    "theta": (
+        "mini-0.5b", lambda m: [{"ids": rows(m, "theta", [12])}], "HF17",
+        0, "model.layers.0.self_attn.q_rope", "rope_parameters of a 5.x config is not read: theta is the class default"),
+}
+
+
+def with_v4_config(source, target):
+    """A copy of a model folder as 4.57.6 would have written its rope keys."""
+    shutil.copytree(source, target)
+    path = target / "config.json"
+    config = json.loads(path.read_text())
+    config["rope_theta"] = config.pop("rope_parameters")["rope_theta"]
+    config["rope_scaling"] = None
+    path.write_text(json.dumps(config, indent=2))
+    return target
+
+
+def make(case, scratch):
+    name, calls, bug, step, tap, note = CASES[case]
+    folder = suite.GOLDEN / "models" / name
+    if bug != "HF17":
+        folder = with_v4_config(folder, scratch / case)
+    model = capture.load(folder)
+    model.name_or_path = name
+    recorder = capture.Recorder(model)
+    capture.run(model, recorder, calls(model))
+    path = f"traces/{NAME}/{case}.safetensors"
+    recorder.save(suite.GOLDEN / path, command=f"golden/hf/make_wrong_traces.py --only {case}")
+    return {"name": f"{NAME}/{case}", "model": f"models/{name}", "trace": path, "expect": "FAIL",
+            "expect_step": step, "expect_tap": tap, "bug": bug, "note": note}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default="*", metavar="GLOB", help="cases to make, as 'left-*'")
+    args = parser.parse_args()
+    if transformers.__version__ != "4.57.6":
+        raise SystemExit(f"make_wrong_traces.py: transformers 4.57.6 is wanted (found {transformers.__version__})")
+    quiet()
+    with tempfile.TemporaryDirectory() as scratch:
+        made = [make(case, Path(scratch)) for case in CASES if fnmatch.fnmatchcase(case, args.only)]
+    for line in made:
+        print(line["trace"], (suite.GOLDEN / line["trace"]).stat().st_size, line["bug"])
+    names = {line["name"] for line in made}
+    suite.update(made, lambda name: name in names)
+
+
+if __name__ == "__main__":
+    main()
