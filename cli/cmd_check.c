@@ -1,0 +1,135 @@
+/* fh1 check: traces and engines against the truth, tap by tap. */
+#include "cli/commands.h"
+#include "cli/plan.h"
+#include "golden/record.h"
+#include "reference/engine.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static const char help[] =
+    "usage: fh1 check MODEL [--trace FILE…] [--engine E…] [--contract P] [--variant V] [--map FILE] …\n"
+    "       fh1 check [MODEL] --suite DIR [--engine E…] …\n\n"
+    "Judges every tap against the f64 truth, twice: locally (from the judged engine's own recorded taps: what\n"
+    "did this one op do?) and freely (from the truth's own upstream). A tap FAILs by the local comparison; the\n"
+    "first one that does, in the order of computation, is the first divergence.\n\n"
+    "  --trace FILE…   traces of MODEL (docs/traces.md)\n"
+    "  --engine E…     ref-f64, ref-f32, ref-bf16. With --trace or --suite each engine also runs the inputs of\n"
+    "                  every trace; otherwise a seeded schedule: a ragged left-padded prefill, decode, a\n"
+    "                  continuation, and a packed batch. Default without --trace and --suite: all three\n"
+    "  --suite DIR     every case of DIR/suite.json; with MODEL only the cases of that model\n"
+    "  --contract P    judge under this rounding profile instead of what the trace declares, as\n"
+    "                  fp32, hf-eager-bf16 or fp32+mup_rounded; ref-bf16 also runs it\n"
+    "  --variant V     departures from the consistent semantics that truth and engines follow, with commas;\n"
+    "                  instead of what the trace declares ('' = none). Here, as for --contract, an unknown\n"
+    "                  name lists the known ones\n"
+    "  --map FILE      renames and transposes the taps of a foreign trace (docs/traces.md)\n"
+    "  --taps GLOB     judge only taps whose name matches, as '*.mamba.*'\n"
+    "  --seed N        of the seeded schedule (default 1)\n"
+    "  --verbose       one line per tap instead of failures only\n"
+    "  --json          JSON lines: one object per tap and subject, the summary last\n\n"
+    "exit codes: 0 PASS, 1 FAIL or MISTRUSTED, 2 bad usage or bad input, 3 internal error\n\n"
+    "example: fh1 check golden/models/mini-0.5b --trace golden/traces/mini-0.5b/t37.safetensors\n";
+
+/* Only ref-bf16 runs a profile: the others stay what they are and are judged under it. */
+static fh1_status run_engine(const check_subject *s, const fh1_profile **contract, gld_trace *out)
+{
+    const gld_record_options all = {.store = FH1_DTYPE_COUNT};
+    fh1_engine *e;
+    FH1_TRY(cli_engine_new(s->engine, strcmp(s->engine, "ref-bf16") == 0 ? s->profile : NULL, s->variants, &e));
+    fh1_status status = gld_record_like(e, s->model, s->trace, &all, out);
+    *contract = s->profile ? s->profile : e->profile;
+    e->free(e);
+    return status;
+}
+
+static fh1_status judge(const check_options *o, const check_subject *s, fh1_report *report)
+{
+    gld_trace recorded = {0};
+    gld_judge_options jo = {.model = s->model,
+                            .profile = s->profile,
+                            .variants = s->variants,
+                            .taps = o->taps,
+                            .subject = s->label,
+                            .make_engine = ref_engine_new};
+    fh1_status status = s->engine ? run_engine(s, &jo.profile, &recorded) : NULL;
+    if (!status) status = gld_judge(s->engine ? &recorded : s->trace, &jo, report);
+    if (s->engine) gld_trace_free(&recorded);
+    if (status) return fh1_where(status, "%s", s->label);
+    fh1_report_end_subject(report, s->label, s->expect_fail ? s->expect_tap : NULL, s->expect_step);
+    return NULL;
+}
+
+static void show_progress(int i, int n, const char *label)
+{
+    if (!isatty(STDERR_FILENO)) return;
+    if (label) fprintf(stderr, "\r\033[K[%d/%d] %s", i + 1, n, label);
+    else fputs("\r\033[K", stderr);
+    fflush(stderr);
+}
+
+/* JSON lines are held back until everything went well: a reader gets all of them or none. */
+static fh1_status judge_all(const check_options *o, const check_plan *p, const char *repro, int *code)
+{
+    char *text = NULL;
+    size_t size = 0;
+    FILE *out = o->json ? open_memstream(&text, &size) : stdout;
+    fh1_report *report = NULL;
+    if (!out) return fh1_no_memory(0, "the report");
+    fh1_status s = fh1_report_new(o->json ? FH1_REPORT_JSON : FH1_REPORT_TABLE, o->verbose, out, &report);
+    for (int i = 0; i < p->n_subjects && !s; i++) {
+        show_progress(i, p->n_subjects, p->subjects[i].label);
+        s = judge(o, &p->subjects[i], report);
+        show_progress(i, p->n_subjects, NULL);
+    }
+    if (!s) *code = fh1_report_finish(report, cli_version(), repro);
+    if (!s && *code == FH1_E_INTERNAL) s = fh1_fail(FH1_E_INTERNAL, "the report is incomplete: no memory or no room");
+    fh1_report_free(report);
+    if (o->json) {
+        bool complete = fclose(out) == 0;
+        if (!s && !complete) s = fh1_no_memory(size, "the report");
+        if (!s) fwrite(text, 1, size, stdout);
+        free(text);
+    }
+    return s;
+}
+
+static fh1_status run(check_options *o, int argc, char **argv, int *code)
+{
+    static const char *all_engines[] = {"ref-f64", "ref-f32", "ref-bf16"};
+    check_plan plan;
+    check_options effective = *o;
+    if (!o->traces.n && !o->engines.n && !o->suite) effective.engines = (cli_list){all_engines, 3};
+    char *repro = cli_repro(argc, argv);
+    if (!repro) return fh1_no_memory(0, "the command line");
+    fh1_status s = check_plan_make(&effective, &plan);
+    if (!s) s = judge_all(&effective, &plan, repro, code);
+    check_plan_free(&plan);
+    free(repro);
+    return s;
+}
+
+fh1_status cmd_check(int argc, char **argv, int *code)
+{
+    check_options o = {.seed = 1};
+    bool done;
+    const cli_option options[] = {
+        {"trace", 0, CLI_LIST, &o.traces, 0, 0},     {"engine", 0, CLI_LIST, &o.engines, 0, 0},
+        {"suite", 0, CLI_TEXT, &o.suite, 0, 0},      {"contract", 0, CLI_TEXT, &o.contract, 0, 0},
+        {"variant", 0, CLI_TEXT, &o.variant, 0, 0},  {"map", 0, CLI_TEXT, &o.map, 0, 0},
+        {"json", 0, CLI_FLAG, &o.json, 0, 0},        {"taps", 0, CLI_TEXT, &o.taps, 0, 0},
+        {"seed", 0, CLI_INT, &o.seed, 0, INT64_MAX}, {"verbose", 0, CLI_FLAG, &o.verbose, 0, 0},
+    };
+    const cli_syntax syntax = {"check", help, options, sizeof options / sizeof options[0], 0, 1, "MODEL"};
+    cli_list words = {0};
+    fh1_status s = cli_parse(&syntax, argc, argv, &words, &done);
+    if (!s && !done) {
+        o.model = words.n ? words.items[0] : NULL;
+        s = run(&o, argc, argv, code);
+    }
+    cli_list_free(&words);
+    cli_list_free(&o.traces);
+    cli_list_free(&o.engines);
+    return s;
+}

@@ -1,0 +1,156 @@
+/* fh1 taps: the names that a trace of this model may use, their shapes, and what they mean. */
+#include "cli/commands.h"
+#include "cli/options.h"
+#include "convert/hf_folder.h"
+
+#include <inttypes.h>
+#include <string.h>
+
+static const char help[] =
+    "usage: fh1 taps MODEL [--json]\n\n"
+    "Lists every tap that a trace of MODEL may hold: its name, its shape and its definition. Record any\n"
+    "subset of them in your engine, write them as stepJ/NAME into one .safetensors file (docs/traces.md)\n"
+    "and judge the file with `fh1 check MODEL --trace FILE`.\n\n"
+    "  --json   one JSON line per tap and layer: {\"tap\",\"layer\",\"shape\",\"letters\",\"definition\"}\n\n"
+    "B rows, T tokens of this call, T' columns of logits, S columns of the cache after the call.\n\n"
+    "example: fh1 taps golden/models/mini-0.5b\n";
+
+/* The shapes in the letters of docs/numerics.md. */
+static const char *const letters[FH1_TAP_COUNT] = {
+    [FH1_TAP_EMBED] = "B,T,D",
+    [FH1_TAP_INPUT] = "B,T,D",
+    [FH1_TAP_INPUT_LAYERNORM] = "B,T,D",
+    [FH1_TAP_Q_PROJ] = "B,T,Hq·A",
+    [FH1_TAP_K_PROJ] = "B,T,Hkv·A",
+    [FH1_TAP_V_PROJ] = "B,T,Hkv·A",
+    [FH1_TAP_Q_ROPE] = "B,T,Hq,A",
+    [FH1_TAP_K_ROPE] = "B,T,Hkv,A",
+    [FH1_TAP_CONTEXT] = "B,T,Hq·A",
+    [FH1_TAP_O_PROJ] = "B,T,D",
+    [FH1_TAP_IN_PROJ] = "B,T,2·d_ssm+2GN+H",
+    [FH1_TAP_CONV_ACT] = "B,T,d_ssm+2GN",
+    [FH1_TAP_DT] = "B,T,H",
+    [FH1_TAP_SSD] = "B,T,d_ssm",
+    [FH1_TAP_GATED] = "B,T,d_ssm",
+    [FH1_TAP_OUT_PROJ] = "B,T,D",
+    [FH1_TAP_MID] = "B,T,D",
+    [FH1_TAP_PRE_FF_LAYERNORM] = "B,T,D",
+    [FH1_TAP_GATE_PROJ] = "B,T,F",
+    [FH1_TAP_UP_PROJ] = "B,T,F",
+    [FH1_TAP_ACT] = "B,T,F",
+    [FH1_TAP_DOWN_PROJ] = "B,T,D",
+    [FH1_TAP_LAYER] = "B,T,D",
+    [FH1_TAP_FINAL_LAYERNORM] = "B,T,D",
+    [FH1_TAP_LOGITS] = "B,T',V",
+    [FH1_TAP_CACHE_KEY] = "B,Hkv,S,A",
+    [FH1_TAP_CACHE_VALUE] = "B,Hkv,S,A",
+    [FH1_TAP_CACHE_CONV] = "B,d_ssm+2GN,K-1",
+    [FH1_TAP_CACHE_SSM] = "B,H,P,N",
+    [FH1_TAP_LOSS] = "-",
+};
+
+/* The axes whose length belongs to the call, not to the model; NULL for the others. */
+static const char *call_axis(fh1_tap_id id, int axis)
+{
+    if (axis == 0) return "B";
+    if (axis == 1 && !fh1_tap_is_cache(id)) return id == FH1_TAP_LOGITS ? "T'" : "T";
+    if (axis == 2 && (id == FH1_TAP_CACHE_KEY || id == FH1_TAP_CACHE_VALUE)) return "S";
+    return NULL;
+}
+
+static const char *shape_text(const fh1_config *c, fh1_tap_id id, bool json, char *buf, size_t size)
+{
+    fh1_tensor t = fh1_tap_shape(c, id, 1, 1, 1, 1);
+    size_t n = (size_t)snprintf(buf, size, "[");
+    for (int k = 0; k < t.rank && n < size; k++) {
+        const char *comma = k ? (json ? "," : ", ") : "", *axis = call_axis(id, k);
+        if (axis) n += (size_t)snprintf(buf + n, size - n, json ? "%s\"%s\"" : "%s%s", comma, axis);
+        else n += (size_t)snprintf(buf + n, size - n, "%s%" PRId64, comma, t.shape[k]);
+    }
+    if (n < size) snprintf(buf + n, size - n, "]");
+    return buf;
+}
+
+/* The name with i for the layer. */
+static void generic_name(fh1_tap_id id, char buf[FH1_TAP_NAME_SIZE])
+{
+    char name[FH1_TAP_NAME_SIZE];
+    fh1_tap_name(id, 0, name);
+    char *zero = fh1_tap_is_per_layer(id) ? strchr(name, '0') : NULL;
+    if (zero) *zero = 'i';
+    memcpy(buf, name, sizeof name);
+}
+
+static void print_json(const fh1_config *c, fh1_tap_id id, int64_t layer)
+{
+    char name[FH1_TAP_NAME_SIZE], shape[160];
+    printf("{\"tap\":\"%s\",\"layer\":", fh1_tap_name(id, layer, name));
+    if (fh1_tap_is_per_layer(id)) printf("%" PRId64, layer);
+    else fputs("null", stdout);
+    printf(",\"shape\":%s,\"letters\":", shape_text(c, id, true, shape, sizeof shape));
+    cli_json_string(stdout, letters[id]);
+    fputs(",\"definition\":", stdout);
+    cli_json_string(stdout, fh1_tap_definition(id));
+    fputs("}\n", stdout);
+}
+
+/* Taps in the order of first divergence: model, layers, end of the model, caches, loss. */
+static void print_all_json(const fh1_config *c)
+{
+    for (int first = 0; first < FH1_TAP_COUNT;) {
+        if (!fh1_tap_is_per_layer((fh1_tap_id)first)) {
+            print_json(c, (fh1_tap_id)first++, 0);
+            continue;
+        }
+        int end = first;
+        while (end < FH1_TAP_COUNT && fh1_tap_is_per_layer((fh1_tap_id)end) &&
+               fh1_tap_is_cache((fh1_tap_id)end) == fh1_tap_is_cache((fh1_tap_id)first))
+            end++;
+        for (int64_t layer = 0; layer < c->n_layers; layer++)
+            for (int id = first; id < end; id++) print_json(c, (fh1_tap_id)id, layer);
+        first = end;
+    }
+}
+
+/* Characters of a UTF-8 text, for columns. */
+static int columns(const char *s)
+{
+    int n = 0;
+    for (; *s; s++) n += ((unsigned char)*s & 0xc0) != 0x80;
+    return n;
+}
+
+static void print_table(const fh1_config *c)
+{
+    char name[FH1_TAP_NAME_SIZE], shape[160];
+    printf("%-36s %-18s %-16s %s\n", "tap", "letters", "shape", "definition");
+    for (int id = 0; id < FH1_TAP_COUNT; id++) {
+        generic_name((fh1_tap_id)id, name);
+        printf("%-36s %s%*s %-16s %s\n", name, letters[id], 18 - columns(letters[id]), "",
+               shape_text(c, (fh1_tap_id)id, false, shape, sizeof shape), fh1_tap_definition((fh1_tap_id)id));
+    }
+    printf("\ni = 0 .. %" PRId64 ". In a file: stepJ/NAME, J = 0, 1, … for successive calls on one cache.\n",
+           c->n_layers - 1);
+}
+
+fh1_status cmd_taps(int argc, char **argv, int *code)
+{
+    bool json = false, done;
+    const cli_option options[] = {{"json", 0, CLI_FLAG, &json, 0, 0}};
+    const cli_syntax syntax = {"taps", help, options, 1, 1, 1, "MODEL"};
+    cli_list words = {0};
+    fh1_model model = {0};
+
+    fh1_status s = cli_parse(&syntax, argc, argv, &words, &done);
+    if (!s && !done) {
+        s = cvt_hf_folder_open(words.items[0], &model);
+        if (!s) {
+            if (json) print_all_json(&model.config);
+            else print_table(&model.config);
+            fh1_model_free(&model);
+        }
+    }
+    cli_list_free(&words);
+    *code = 0;
+    return s;
+}

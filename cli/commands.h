@@ -1,0 +1,30 @@
+/* The commands of the one program. Each reads its own arguments and returns a status; *code is its exit
+ * code when the status is NULL (0, or 1 when the thing judged is wrong). */
+#pragma once
+
+#include "oracle/engine.h"
+
+#include <stdio.h>
+
+fh1_status cmd_info(int argc, char **argv, int *code);
+fh1_status cmd_taps(int argc, char **argv, int *code);
+fh1_status cmd_trace(int argc, char **argv, int *code);
+fh1_status cmd_run(int argc, char **argv, int *code);
+fh1_status cmd_check(int argc, char **argv, int *code);
+fh1_status cmd_diff(int argc, char **argv, int *code);
+fh1_status cmd_init(int argc, char **argv, int *code);
+
+/* "0.1.0", and the lines of `fh1 --version`. */
+const char *cli_version(void);
+void cli_print_version(FILE *out);
+
+/* An engine of this build by name; FH1_E_INPUT lists the names. profile NULL: the engine's own. */
+fh1_status cli_engine_new(const char *name, const fh1_profile *profile, unsigned variants, fh1_engine **out);
+/* Whether a name is an engine of this build, with the same message. */
+fh1_status cli_engine_known(const char *name);
+
+/* Storage types by their short names: "f64", "f32", "bf16", "f16". */
+fh1_status cli_dtype(const char *option, const char *text, fh1_dtype *out);
+
+/* A JSON string with its quotes. */
+void cli_json_string(FILE *out, const char *text);

@@ -1,0 +1,68 @@
+#include "cli/commands.h"
+#include "cli/version.h"
+#include "reference/engine.h"
+
+#include <cblas.h> /* OpenBLAS: configuration and core type */
+#include <string.h>
+
+const char *cli_version(void)
+{
+    return FH1_VERSION;
+}
+
+void cli_print_version(FILE *out)
+{
+    fprintf(out, "fh1 %s\n", FH1_VERSION);
+    fprintf(out, "commit    %s\n", FH1_COMMIT);
+    fprintf(out, "BLAS      %s, core %s\n", openblas_get_config(), openblas_get_corename());
+#if defined(__clang__)
+    fprintf(out, "compiler  clang %s, %s\n", __clang_version__, FH1_BUILD_TYPE);
+#else
+    fprintf(out, "compiler  gcc %s, %s\n", __VERSION__, FH1_BUILD_TYPE);
+#endif
+}
+
+fh1_status cli_engine_known(const char *name)
+{
+    char names[256] = "";
+    for (int i = 0; ref_engine_name_at(i); i++) {
+        const char *known = ref_engine_name_at(i);
+        if (strcmp(known, name) == 0) return NULL;
+        size_t n = strlen(names);
+        snprintf(names + n, sizeof names - n, "%s%s", n ? ", " : "", known);
+    }
+    return fh1_found(fh1_expected(FH1_BAD("unknown engine"), "%s", names), "'%s'", name);
+}
+
+fh1_status cli_engine_new(const char *name, const fh1_profile *profile, unsigned variants, fh1_engine **out)
+{
+    FH1_TRY(cli_engine_known(name));
+    *out = ref_engine_new(name, profile, variants);
+    return *out ? NULL : fh1_no_memory(sizeof **out, name);
+}
+
+fh1_status cli_dtype(const char *option, const char *text, fh1_dtype *out)
+{
+    static const struct {
+        const char *name;
+        fh1_dtype t;
+    } known[] = {{"f64", FH1_F64}, {"f32", FH1_F32}, {"bf16", FH1_BF16}, {"f16", FH1_F16}};
+    for (int i = 0; i < 4; i++) {
+        if (strcmp(known[i].name, text) != 0) continue;
+        *out = known[i].t;
+        return NULL;
+    }
+    return fh1_found(fh1_expected(FH1_BAD("%s: unknown type", option), "f64, f32, bf16 or f16"), "'%s'", text);
+}
+
+void cli_json_string(FILE *out, const char *text)
+{
+    char safe[4096]; /* longer than any path; after it no byte is a control character */
+    fh1_printable(text, safe, sizeof safe);
+    putc('"', out);
+    for (const char *p = safe; *p; p++) {
+        if (*p == '"' || *p == '\\') putc('\\', out);
+        putc(*p, out);
+    }
+    putc('"', out);
+}

@@ -1,0 +1,33 @@
+# libfh1: the objects of all folders in one static library, installed with headers, a CMake package
+# (find_package(fh1), target fh1::fh1) and a pkg-config file (fh1).
+include(GNUInstallDirs)
+include(CMakePackageConfigHelpers)
+
+set(FH1_FOLDERS oracle convert reference golden)
+add_library(fh1 STATIC)
+foreach(objects oracle convert reference_f32 reference_f64 reference_plain golden)
+  target_sources(fh1 PRIVATE $<TARGET_OBJECTS:fh1_${objects}>)
+endforeach()
+set_target_properties(fh1 PROPERTIES LINKER_LANGUAGE C)
+target_link_libraries(fh1 PUBLIC PkgConfig::OPENBLAS PkgConfig::CJSON Threads::Threads m)
+target_include_directories(fh1 PUBLIC $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}>
+                           $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}/fh1>)
+
+install(TARGETS fh1 EXPORT fh1Targets ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR})
+foreach(folder IN LISTS FH1_FOLDERS)
+  install(DIRECTORY ${PROJECT_SOURCE_DIR}/${folder} DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/fh1
+          FILES_MATCHING PATTERN "*.h" PATTERN hf EXCLUDE PATTERN models EXCLUDE PATTERN traces EXCLUDE PATTERN examples
+          EXCLUDE)
+endforeach()
+
+install(EXPORT fh1Targets NAMESPACE fh1:: DESTINATION ${CMAKE_INSTALL_LIBDIR}/cmake/fh1)
+configure_package_config_file(${PROJECT_SOURCE_DIR}/cmake/fh1Config.cmake.in ${PROJECT_BINARY_DIR}/cmake/fh1Config.cmake
+                              INSTALL_DESTINATION ${CMAKE_INSTALL_LIBDIR}/cmake/fh1)
+write_basic_package_version_file(${PROJECT_BINARY_DIR}/cmake/fh1ConfigVersion.cmake COMPATIBILITY SameMinorVersion)
+install(FILES ${PROJECT_BINARY_DIR}/cmake/fh1Config.cmake ${PROJECT_BINARY_DIR}/cmake/fh1ConfigVersion.cmake
+        DESTINATION ${CMAKE_INSTALL_LIBDIR}/cmake/fh1)
+
+# Relative to the file itself, so that an installed tree can be moved.
+file(RELATIVE_PATH FH1_PC_UP /${CMAKE_INSTALL_LIBDIR}/pkgconfig /)
+configure_file(${PROJECT_SOURCE_DIR}/cmake/fh1.pc.in ${PROJECT_BINARY_DIR}/cmake/fh1.pc @ONLY)
+install(FILES ${PROJECT_BINARY_DIR}/cmake/fh1.pc DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)

@@ -1,0 +1,237 @@
+#include "golden/judge_state.h"
+
+#include <assert.h>
+#include <fnmatch.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- from numbers to a verdict ---- */
+
+static void unravel(int64_t ordinal, const fh1_tensor *shape, int64_t *index)
+{
+    for (int d = shape->rank - 1; d >= 0; --d) {
+        index[d] = ordinal % shape->shape[d];
+        ordinal /= shape->shape[d];
+    }
+}
+
+/* Row-major ordinal in the recorded tensor of element i of packed row r. */
+static int64_t ordinal_of(const gld_judgement *j, const gld_slot *s, const fh1_tokens *tokens, int64_t r, int64_t i)
+{
+    if (fh1_tap_is_cache(s->tap->id) || s->tap->id == FH1_TAP_LOSS) return r * s->width + i;
+    int64_t seen = -1;
+    const bool logits = s->tap->id == FH1_TAP_LOGITS;
+    const int64_t cols = logits ? gld_current(j)->n_logits : tokens->T;
+    for (int64_t m = 0; m < tokens->M; ++m) {
+        const int64_t col = tokens->col[m] - (tokens->T - cols);
+        if (col >= 0 && ++seen == r) return (tokens->row[m] * cols + col) * s->width + i;
+    }
+    assert(false && "a judged row is a packed token");
+    return 0;
+}
+
+static bool padding_slot(const gld_judgement *j, fh1_tap_id id, const int64_t *index)
+{
+    if (id != FH1_TAP_CACHE_KEY && id != FH1_TAP_CACHE_VALUE) return false;
+    const fh1_cache_row *row = &j->local_cache->rows[index[0]];
+    int64_t lo = 0, hi = row->n; /* columns rise: binary search */
+    while (lo < hi) {
+        const int64_t mid = (lo + hi) / 2;
+        if (row->col[mid] < index[2])
+            lo = mid + 1;
+        else
+            hi = mid;
+    }
+    return lo == row->n || row->col[lo] != index[2];
+}
+
+static int64_t chain_length(const gld_judgement *j, fh1_tap_id id)
+{
+    const fh1_config *c = j->c;
+    return id == FH1_TAP_O_PROJ ? c->Hq * c->A : id == FH1_TAP_OUT_PROJ ? c->d_ssm : id == FH1_TAP_DOWN_PROJ ? c->F : c->D;
+}
+
+static fh1_dtype coarser(fh1_dtype a, fh1_dtype b)
+{
+    return fh1_dtype_ulp(a, 1) > fh1_dtype_ulp(b, 1) ? a : b;
+}
+
+typedef struct {
+    int32_t *unit;
+    bool *skip;
+    double *slack;
+} annotations;
+
+static fh1_status annotate(const gld_judgement *j, const gld_slot *s, const fh1_tokens *tokens, annotations *a)
+{
+    const int64_t n = s->n * s->width;
+    a->unit = malloc((size_t)(n + 1) * sizeof *a->unit);
+    a->skip = calloc((size_t)(n + 1), sizeof *a->skip);
+    a->slack = malloc((size_t)(n + 1) * sizeof *a->slack);
+    if (!a->unit || !a->skip || !a->slack) return fh1_no_memory((size_t)n * 13, "error annotations");
+    const gld_slack_args args = {.config = j->c, .id = s->tap->id, .tokens = tokens, .n = s->n, .width = s->width,
+                                 .local = s->local, .decay = j->decay + s->tap->layer * tokens->B * j->c->H};
+    gld_slack(&args, a->slack);
+    for (int64_t r = 0; r < s->n; ++r)
+        for (int64_t i = 0; i < s->width; ++i) {
+            int64_t index[FH1_MAX_RANK] = {0};
+            const int64_t at = r * s->width + i;
+            if (fh1_tap_is_cache(s->tap->id)) {
+                unravel(at, &s->tap->t, index);
+                a->unit[at] = (int32_t)fh1_tap_unit_of_index(j->c, s->tap->id, index);
+                a->skip[at] = padding_slot(j, s->tap->id, index);
+            } else {
+                a->unit[at] = s->tap->id == FH1_TAP_LOSS ? 0 : (int32_t)fh1_tap_unit_of(j->c, s->tap->id, i);
+            }
+        }
+    return NULL;
+}
+
+static fh1_status judge_slot(gld_judgement *j, gld_slot *s, const fh1_tokens *tokens)
+{
+    const gld_tap *tap = s->tap;
+    annotations a = {0};
+    fh1_tap_result r = {.subject = j->o->subject, .step = j->step,
+                        .order = fh1_tap_order(tap->id, tap->layer, j->c->n_layers), .rank = tap->t.rank};
+    fh1_tap_name(tap->id, tap->layer, r.tap);
+    fh1_status st = annotate(j, s, tokens, &a);
+    int64_t where = 0;
+    if (!st) {
+        const gld_tap_errors errors = {
+            .id = tap->id, .config = j->c, .profile = j->o->profile,
+            .ulp_type = coarser(tap->t.dtype, fh1_profile_tap_dtype(j->o->profile, tap->id, j->one_token, j->c)),
+            .n_tokens = s->n, .width = s->width, .judged = s->value, .local = s->local, .free = s->free_run,
+            .emulated2 = s->emulated2, .abs_sum = s->abs_sum, .slack = a.slack, .skip = a.skip, .unit = a.unit, .far = j->n_members > 1,
+            .n_units = tap->id == FH1_TAP_LOSS ? 1 : fh1_tap_units(j->c, tap->id), .chain = chain_length(j, tap->id),
+            .multiplier = tap->id == FH1_TAP_LOGITS ? j->c->m_lm : 1};
+        st = gld_judge_tap(&errors, &r, &where);
+    }
+    if (!st) {
+        if (s->n > 0 && s->width > 0)
+            unravel(ordinal_of(j, s, tokens, where / s->width, where % s->width), &tap->t, r.where);
+        st = fh1_report_add(j->report, &r);
+    }
+    free(a.unit);
+    free(a.skip);
+    free(a.slack);
+    return st;
+}
+
+/* ---- one step, all steps ---- */
+
+static fh1_status open_slots(gld_judgement *j)
+{
+    const gld_step *step = gld_current(j);
+    j->n_slots = step->n_taps;
+    j->slots = calloc((size_t)step->n_taps + 1, sizeof *j->slots);
+    if (!j->slots) return fh1_no_memory((size_t)step->n_taps * sizeof *j->slots, "a step");
+    j->n_logits = step->n_logits;
+    for (int64_t i = 0; i < step->n_taps; ++i) {
+        char name[FH1_TAP_NAME_SIZE];
+        j->slots[i].tap = &step->taps[i];
+        fh1_tap_name(step->taps[i].id, step->taps[i].layer, name);
+        j->slots[i].judged = !j->o->taps || fnmatch(j->o->taps, name, 0) == 0;
+        if (step->taps[i].id == FH1_TAP_LOSS) j->n_logits = step->batch.T; /* the loss needs all positions */
+    }
+    return NULL;
+}
+
+static void close_slots(gld_judgement *j)
+{
+    for (int64_t i = 0; i < j->n_slots; ++i) {
+        gld_slot *s = &j->slots[i];
+        free(s->value);
+        free(s->local);
+        free(s->free_run);
+        free(s->emulated2);
+        free(s->abs_sum);
+    }
+    free(j->slots);
+    j->slots = NULL;
+    j->n_slots = 0;
+}
+
+static fh1_status judge_step(gld_judgement *j, const fh1_tokens *tokens)
+{
+    FH1_TRY(gld_run_step(j, j->truth, j->free_cache, RUN_FREE, 0));
+    FH1_TRY(gld_run_step(j, j->truth, j->local_cache, RUN_LOCAL, 0));
+    for (int i = 0; i < j->n_members; ++i) FH1_TRY(gld_run_step(j, j->emulated, j->member_cache[i], RUN_EMULATED, i));
+    for (int64_t i = 0; i < j->n_slots; ++i) {
+        gld_slot *s = &j->slots[i];
+        if (fh1_tap_is_cache(s->tap->id)) FH1_TRY(gld_read_cache_slot(j, s));
+        if (!s->judged || !s->value) continue;
+        FH1_TRY(judge_slot(j, s, tokens));
+    }
+    for (int64_t i = 0; i < j->n_slots; ++i)
+        if (fh1_tap_is_cache(j->slots[i].tap->id)) FH1_TRY(gld_import_judged(j, &j->slots[i]));
+    return NULL;
+}
+
+/* Whether every call has every tap of the layers: then each recorded tap is one op away from its inputs. */
+static bool complete(const gld_judgement *j)
+{
+    const int64_t all = FH1_TAP_INPUT_LAYERNORM + (FH1_TAP_LAYER - FH1_TAP_INPUT_LAYERNORM + 1) * j->c->n_layers +
+                        FH1_TAP_LOGITS - FH1_TAP_FINAL_LAYERNORM + 1;
+    for (int64_t i = 0; i < j->trace->n_steps; ++i) {
+        int64_t n = 0;
+        for (int64_t k = 0; k < j->trace->steps[i].n_taps; ++k) {
+            const fh1_tap_id id = j->trace->steps[i].taps[k].id;
+            n += !fh1_tap_is_cache(id) && id != FH1_TAP_LOSS;
+        }
+        if (n < all) return false;
+    }
+    return true;
+}
+
+static fh1_status open_engines(gld_judgement *j)
+{
+    const gld_judge_options *o = j->o;
+    const int64_t B = j->trace->steps[0].batch.B;
+    const size_t n = (size_t)(j->c->n_layers * B * j->c->H);
+    if (!(j->decay = calloc(n, sizeof *j->decay))) return fh1_no_memory(n * sizeof *j->decay, "decay sums");
+    j->truth = o->make_engine("ref-f64", fh1_profile_find("exact"), o->variants);
+    if (!j->truth) return fh1_no_memory(sizeof *j->truth, "the truth");
+    FH1_TRY(fh1_cache_new(j->c, FH1_F64, B, &j->free_cache));
+    FH1_TRY(fh1_cache_new(j->c, FH1_F64, B, &j->local_cache));
+    if (o->profile->storage == FH1_F64) return NULL;
+    j->emulated = o->make_engine("ref-bf16", o->profile, o->variants); /* that name: scans in chunks */
+    if (!j->emulated) return fh1_no_memory(sizeof *j->emulated, "the emulated pipeline");
+    const int n_members = complete(j) ? 1 : MEMBERS;
+    while (j->n_members < n_members) {
+        FH1_TRY(fh1_cache_new(j->c, FH1_F32, B, &j->member_cache[j->n_members]));
+        ++j->n_members;
+    }
+    return NULL;
+}
+
+static void close_engines(gld_judgement *j)
+{
+    if (j->truth) j->truth->free(j->truth);
+    if (j->emulated) j->emulated->free(j->emulated);
+    fh1_cache_free(j->free_cache);
+    fh1_cache_free(j->local_cache);
+    for (int i = 0; i < j->n_members; ++i) fh1_cache_free(j->member_cache[i]);
+    free(j->decay);
+}
+
+fh1_status gld_judge(const gld_trace *t, const gld_judge_options *o, fh1_report *report)
+{
+    gld_judgement j = {.o = o, .trace = t, .report = report, .c = &o->model->config};
+    fh1_status s = gld_trace_check_inputs(t, j.c);
+    if (!s) s = open_engines(&j);
+    for (j.step = 0; !s && j.step < t->n_steps; ++j.step) {
+        const fh1_batch *b = &t->steps[j.step].batch;
+        fh1_tokens tokens = {0};
+        j.one_token = b->T == 1 && j.free_cache->n_cols > 0;
+        s = fh1_tokens_pack(b, j.c->V, j.free_cache, &tokens);
+        if (s) break;
+        s = open_slots(&j);
+        if (!s) s = judge_step(&j, &tokens);
+        if (s) s = fh1_where(s, "step %lld", (long long)j.step);
+        close_slots(&j);
+        fh1_tokens_free(&tokens);
+    }
+    close_engines(&j);
+    return s;
+}

@@ -1,0 +1,200 @@
+#include "golden/judge_rules.h"
+
+#include "oracle/compare.h"
+
+#include <float.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* The constants of the rules, each with its reading; the derivations are in docs/numerics.md. */
+#define SIGMAS 4.0          /* of a sum of independent roundings: one element in 16 000 would exceed it */
+#define RMS_TAP 2.0         /* whole tap against the emulated pipeline */
+#define RMS_UNIT 4.0        /* one channel or head: fewer elements, more scatter */
+#define RMS_TOKEN 8.0       /* one token: an error that sits at one place only */
+#define MIN_ELEMENTS 32     /* below, a ratio of two RMS values means little */
+#define EXACT_RELATIVE 1e-11
+
+typedef struct {
+    double err2, emu2, ref2, floor2;
+    double max_err;
+    int64_t n, argmax;
+} bin;
+
+static void bin_add(bin *b, double err, double emu2, double ref, double floor, int64_t i)
+{
+    if (b->n == 0 || !fh1_within(err, b->max_err)) {
+        b->max_err = err;
+        b->argmax = i;
+    }
+    b->err2 += err * err;
+    b->emu2 += emu2;
+    b->ref2 += ref * ref;
+    b->floor2 += floor * floor;
+    b->n += 1;
+}
+
+/* RMS error over RMS allowed, where allowed = max(factor · emulated, one ulp). */
+static double bin_margin(const bin *b, double factor, double *allowed)
+{
+    const double n = (double)b->n, emu = sqrt(b->emu2 / n), floor = sqrt(b->floor2 / n);
+    *allowed = factor * emu > floor ? factor * emu : floor;
+    if (!(*allowed > 0)) *allowed = DBL_MIN;
+    return sqrt(b->err2 / n) / *allowed;
+}
+
+static bool judged_here(const gld_tap_errors *t, int64_t i)
+{
+    return !t->skip || !t->skip[i];
+}
+
+/* Half an ulp where the larger of two values stands: a rounding at a binade border may go either way. */
+static double half_ulp(fh1_dtype type, double a, double b)
+{
+    return fh1_dtype_ulp(type, fabs(a) > fabs(b) ? a : b) / 2;
+}
+
+/* Linear layers, per element: half an ulp for each declared rounding and SIGMAS·√d·u·Σ|w·x| for the sum. */
+static double linear_allowed(const gld_tap_errors *t, int64_t i)
+{
+    double allowed = half_ulp(t->ulp_type, t->judged[i], t->local[i]);
+    if (t->id == FH1_TAP_LOGITS && t->multiplier != 0)
+        allowed += fabs(t->multiplier) * half_ulp(t->ulp_type, t->judged[i] / t->multiplier, t->local[i] / t->multiplier);
+    return allowed + SIGMAS * sqrt((double)t->chain) * t->profile->u * t->abs_sum[i];
+}
+
+typedef struct {
+    double margin, allowed, err;
+    int64_t where;
+    const char *rule;
+} decision;
+
+static void decide(decision *d, double margin, double allowed, double err, int64_t where, const char *rule)
+{
+    if (d->rule && fh1_within(margin, d->margin)) return;
+    *d = (decision){margin, allowed, err, where, rule};
+}
+
+static void per_element(const gld_tap_errors *t, double exact_allowed, decision *d)
+{
+    for (int64_t i = 0; i < t->n_tokens * t->width; ++i) {
+        if (!judged_here(t, i)) continue;
+        const double err = fh1_error_of(t->judged[i], t->local[i]);
+        const double allowed = exact_allowed > 0 ? exact_allowed : linear_allowed(t, i);
+        decide(d, err / allowed, allowed, err, i, exact_allowed > 0 ? "1e-11 of the RMS" : "sum and rounding bound");
+    }
+}
+
+/* Elements whose class (finite, infinite, NaN) differs decide before any RMS is formed. */
+static bool class_differs(const gld_tap_errors *t, decision *d)
+{
+    for (int64_t i = 0; i < t->n_tokens * t->width; ++i)
+        if (judged_here(t, i) && !fh1_within(fh1_error_of(t->judged[i], t->local[i]), DBL_MAX)) {
+            *d = (decision){(double)INFINITY, 0, fh1_error_of(t->judged[i], t->local[i]), i,
+                            isnan(t->judged[i]) ? "NaN" : "infinite where truth is finite, or the reverse"};
+            return true;
+        }
+    return false;
+}
+
+static void bins(const gld_tap_errors *t, bin *tap, bin *unit, bin *token)
+{
+    for (int64_t i = 0; i < t->n_tokens * t->width; ++i) {
+        if (!judged_here(t, i)) continue;
+        const double err = fh1_error_of(t->judged[i], t->local[i]);
+        const double emu = t->emulated2 ? t->emulated2[i] : 0;
+        double floor = fh1_dtype_ulp(t->ulp_type, t->local[i]);
+        if (t->slack) floor += t->slack[i];
+        bin_add(tap, err, emu, t->local[i], floor, i);
+        bin_add(&unit[t->unit[i]], err, emu, t->local[i], floor, i);
+        bin_add(&token[i / t->width], err, emu, t->local[i], floor, i);
+    }
+}
+
+/* Behind a chain of ops the errors of one token's elements are not independent, they came through the same hidden
+ * vector: the tokens are the samples, and the RMS over n of them scatters by about 1/√n. */
+static double tap_factor(const gld_tap_errors *t)
+{
+    return t->far ? RMS_TAP * (1 + 1 / sqrt((double)t->n_tokens)) : RMS_TAP;
+}
+
+static void per_group(const bin *b, int64_t n, double factor, const char *rule, decision *d)
+{
+    for (int64_t g = 0; g < n; ++g) {
+        if (b[g].n < MIN_ELEMENTS) continue;
+        double allowed;
+        const double margin = bin_margin(&b[g], factor, &allowed);
+        /* A group decides only where it fails: otherwise the tap-wide figure is the one to follow over time. */
+        if (!fh1_within(margin, 1)) decide(d, margin, allowed, b[g].max_err, b[g].argmax, rule);
+    }
+}
+
+static double free_error(const gld_tap_errors *t)
+{
+    double err2 = 0, ref2 = 0;
+    if (!t->free) return (double)NAN;
+    for (int64_t i = 0; i < t->n_tokens * t->width; ++i) {
+        if (!judged_here(t, i)) continue;
+        const double e = fh1_error_of(t->judged[i], t->free[i]);
+        err2 += e * e;
+        ref2 += t->free[i] * t->free[i];
+    }
+    return ref2 > 0 ? sqrt(err2 / ref2) : (err2 > 0 ? (double)INFINITY : 0);
+}
+
+static void tell(const gld_tap_errors *t, const bin *tap, const decision *d, fh1_tap_result *out)
+{
+    const double n = (double)tap->n;
+    out->margin = d->margin;
+    out->allowed = d->allowed;
+    out->max_err = d->err;
+    out->rms_ratio = t->emulated2 && tap->emu2 > 0 ? sqrt(tap->err2 / tap->emu2) : (double)NAN;
+    out->rel_rms = tap->ref2 > 0 ? sqrt(tap->err2 / tap->ref2) : sqrt(tap->err2 / n);
+    out->free_rms = free_error(t);
+    out->reason[0] = 0;
+    if (!fh1_within(d->margin, 1)) {
+        out->verdict = FH1_FAIL;
+        snprintf(out->reason, sizeof out->reason, "%s", d->rule);
+    } else if (!(tap->ref2 > 0)) {
+        out->verdict = FH1_MISTRUSTED;
+        snprintf(out->reason, sizeof out->reason, "truth is zero everywhere");
+    } else {
+        out->verdict = FH1_PASS;
+    }
+}
+
+fh1_status gld_judge_tap(const gld_tap_errors *t, fh1_tap_result *out, int64_t *where)
+{
+    const size_t n = (size_t)(t->n_units + t->n_tokens);
+    bin tap = {0}, *unit = calloc(n ? n : 1, sizeof *unit), *token = unit ? unit + t->n_units : NULL;
+    if (!unit) return fh1_no_memory(n * sizeof *unit, "error statistics");
+    bins(t, &tap, unit, token);
+    decision d = {0};
+    *where = 0;
+    if (tap.n == 0) {
+        free(unit);
+        out->verdict = FH1_SKIP;
+        out->margin = out->rms_ratio = out->max_err = out->allowed = out->rel_rms = out->free_rms = (double)NAN;
+        snprintf(out->reason, sizeof out->reason, "no real token in this step");
+        return NULL;
+    }
+    if (!class_differs(t, &d)) {
+        const bool exact = t->profile->storage == FH1_F64;
+        const double bound = EXACT_RELATIVE * sqrt(tap.ref2 / (double)tap.n);
+        if (exact)
+            per_element(t, bound > 0 ? bound : DBL_MIN, &d);
+        else if (t->abs_sum)
+            per_element(t, 0, &d);
+        else {
+            double allowed;
+            const double margin = bin_margin(&tap, tap_factor(t), &allowed);
+            decide(&d, margin, allowed, tap.max_err, tap.argmax, "RMS of the tap");
+            per_group(unit, t->n_units, RMS_UNIT, "RMS of one channel or head", &d);
+            per_group(token, t->n_tokens, RMS_TOKEN, "RMS of one token", &d);
+        }
+    }
+    tell(t, &tap, &d, out);
+    *where = d.where;
+    free(unit);
+    return NULL;
+}

@@ -1,0 +1,65 @@
+/* Trace files: one .safetensors with the taps of successive calls on one cache (DESIGN, Trace file;
+ * docs/traces.md). */
+#pragma once
+
+#include "golden/map.h"
+#include "oracle/batch.h"
+#include "oracle/model.h"
+#include "oracle/tap.h"
+
+typedef struct {
+    fh1_tap_id id;
+    int64_t layer;
+    fh1_tensor t; /* [B, T, …] in the layout of the table; may be a strided view after a map, and
+                     may start at any byte: read through fh1_get, fh1_copy, fh1_to_f64 */
+} gld_tap;
+
+typedef struct {
+    fh1_batch batch; /* ids, mask, positions, seq_idx, labels of this call */
+    gld_tap *taps;   /* sorted by fh1_tap_order */
+    int64_t n_taps;
+    int64_t n_logits; /* T' of the logits tap, 0 when not recorded */
+} gld_step;
+
+typedef struct {
+    gld_step *steps;
+    int64_t n_steps;
+    char path[1024];
+    char contract[128]; /* metadata fh1.contract, empty when absent */
+    char variant[256];  /* metadata fh1.variant */
+    char producer[256];
+    fh1_dtype dtype; /* of the taps, for the default contract: BF16 or F16 if any tap is, else F32 if
+                        any is, else F64 */
+    void *owner;
+} gld_trace;
+
+/* Reads and checks a trace against the model's shapes; only m->config is used, no weight. FH1_E_INPUT:
+ * no fh1.trace metadata or another version (with a map it may be absent), a missing stepJ/input_ids
+ * (reported first, by that name), a gap in the steps, a name that is neither an input nor a tap of this
+ * model, inputs that are no I64, taps that are no float, a layout other than the table's (expected and
+ * found), and whatever gld_trace_check_inputs finds. `map` may be NULL. Views live as long as the trace. */
+fh1_status gld_trace_open(const char *path, const fh1_model *m, const gld_map *map, gld_trace *out);
+void gld_trace_free(gld_trace *t); /* also fine on zeroed or failed ones */
+
+/* Walks the inputs of all steps as an engine would (ids, masks, positions, documents against the
+ * vocabulary and the earlier steps) without computing. Errors say "step J", row and column. */
+fh1_status gld_trace_check_inputs(const gld_trace *t, const fh1_config *c);
+
+/* An empty in-memory trace that copies inputs and owns what is recorded. */
+fh1_status gld_trace_new(gld_trace *out);
+/* Starts the next step with a copy of `b`. B is the same in all steps. */
+fh1_status gld_trace_add_step(gld_trace *t, const fh1_batch *b);
+/* Adds an owned, NaN-free zero-filled tensor of that shape to the last step and returns its view. A tap
+ * that the step already has is FH1_E_INTERNAL. */
+fh1_status gld_trace_add_tap(gld_trace *t, fh1_tap_id id, int64_t layer, fh1_dtype dtype, const fh1_tensor *shape,
+                             fh1_tensor *view);
+/* Writes it as a file (atomic; refuses an existing target without force). Metadata: fh1.trace, then
+ * fh1.contract, fh1.variant and fh1.producer where set, then `meta_pairs`: key, value, … NULL (may be NULL). */
+fh1_status gld_trace_write(const gld_trace *t, const char *path, bool force, const char *const *meta_pairs);
+
+const gld_tap *gld_trace_find(const gld_trace *t, int64_t step, fh1_tap_id id, int64_t layer);
+
+/* Whether a tap is chosen by a list of globs (fnmatch on tap names, separated by commas); NULL chooses all. */
+bool gld_taps_match(const char *globs, fh1_tap_id id, int64_t layer);
+/* FH1_E_INPUT for a glob of the list that matches no tap of a model with n_layers layers. */
+fh1_status gld_taps_check(const char *globs, int64_t n_layers);

@@ -1,0 +1,157 @@
+#include "oracle/contract.h"
+
+#include <ctype.h>
+#include <stdio.h>
+#include <string.h>
+
+/* transformers' eager CPU path keeps every intermediate in the model's type, softmax, norms and silu
+ * going through f32 and rounding once. Two values stay f32: the scan output of a prefill and the
+ * state in the cache (read in 5.23.0 and seen in its traces). */
+#define EAGER_POINTS(r)                                                                               \
+    {                                                                                                 \
+        [FH1_RP_EMBED] = r, [FH1_RP_NORM_INNER] = r, [FH1_RP_NORM] = r, [FH1_RP_SCALE_IN] = r,        \
+        [FH1_RP_LINEAR] = r, [FH1_RP_KEY] = r, [FH1_RP_ROPE_TABLE] = r, [FH1_RP_ROPE] = r,            \
+        [FH1_RP_SCORE] = r, [FH1_RP_PROB] = r, [FH1_RP_CONTEXT] = r, [FH1_RP_MUP_VECTOR] = r,         \
+        [FH1_RP_MUP] = r, [FH1_RP_CONV] = r, [FH1_RP_CONV_ACT] = r, [FH1_RP_DT] = r,                  \
+        [FH1_RP_STEP] = r, [FH1_RP_SSD] = FH1_ROUND_NONE, [FH1_RP_GATE_SILU] = r,                     \
+        [FH1_RP_GATED] = r, [FH1_RP_BRANCH] = r, [FH1_RP_RESIDUAL] = r, [FH1_RP_MLP] = r,             \
+        [FH1_RP_LOGITS] = r                                                                           \
+    }
+
+static const fh1_profile profiles[] = {
+    {"exact", "f64 throughout, rounds nowhere else", FH1_F64, {FH1_ROUND_NONE}, 0x1p-53},
+    {"fp32", "f32 throughout, rounds nowhere else", FH1_F32, {FH1_ROUND_NONE}, 0x1p-24},
+    {"hf-eager-bf16", "transformers on the CPU, eager attention, bf16 model", FH1_BF16,
+     EAGER_POINTS(FH1_ROUND_BF16), 0x1p-24},
+    {"hf-eager-fp16", "transformers on the CPU, eager attention, f16 model", FH1_F16,
+     EAGER_POINTS(FH1_ROUND_F16), 0x1p-24},
+};
+
+static const fh1_variant_info variants[] = {
+    {"mup_rounded", FH1_VAR_MUP_ROUNDED,
+     "ssm_multipliers rounded to bf16: a model loaded as bf16, then moved to float32 (transformers, all versions)"},
+    {"decode_no_dt_limit", FH1_VAR_DECODE_NO_DT_LIMIT,
+     "time_step_limit ignored in one-token steps (transformers 5.15 to 5.23, CUDA kernels of all versions)"},
+    {"no_dt_limit", FH1_VAR_NO_DT_LIMIT, "time_step_limit ignored everywhere (transformers 4.53 to 5.3)"},
+    {"in_proj_bias_at_pads", FH1_VAR_IN_PROJ_BIAS_AT_PADS,
+     "the bias of in_proj at left pads enters the conv window (transformers, all versions up to 5.23)"},
+    {"right_pad_cache", FH1_VAR_RIGHT_PAD_CACHE,
+     "after right padding: conv window of the last columns, state decayed over the pads (transformers, all "
+     "versions up to 5.23)"},
+    {"history_dropped", FH1_VAR_HISTORY_DROPPED,
+     "several tokens on a cache start from empty conv and state (transformers 4.53 to 5.12)"},
+    {"pads_in_mixer", FH1_VAR_PADS_IN_MIXER,
+     "in a padded batch of one, pads are real tokens for the mixer (transformers 4.53 to 5.14)"},
+    {"mixer_leaks_docs", FH1_VAR_MIXER_LEAKS_DOCS,
+     "documents part in attention only, conv and state run on (transformers up to about 5.19; all versions "
+     "where only restarted positions mark the documents)"},
+    {"theta_class_default", FH1_VAR_THETA_CLASS_DEFAULT,
+     "rope_theta 1e5 whatever config.json says (a folder of transformers 5 read by 4.57)"},
+};
+
+enum {
+    N_PROFILES = sizeof profiles / sizeof *profiles,
+    N_VARIANTS = sizeof variants / sizeof *variants
+};
+
+const fh1_profile *fh1_profile_at(int i)
+{
+    return i >= 0 && i < N_PROFILES ? &profiles[i] : NULL;
+}
+
+const fh1_profile *fh1_profile_find(const char *name)
+{
+    for (int i = 0; i < N_PROFILES; i++)
+        if (strcmp(profiles[i].name, name) == 0) return &profiles[i];
+    return NULL;
+}
+
+const fh1_variant_info *fh1_variant_at(int i)
+{
+    return i >= 0 && i < N_VARIANTS ? &variants[i] : NULL;
+}
+
+const fh1_profile *fh1_profile_for_dtype(fh1_dtype t)
+{
+    switch (t) {
+    case FH1_F32: return fh1_profile_find("fp32");
+    case FH1_BF16: return fh1_profile_find("hf-eager-bf16");
+    case FH1_F16: return fh1_profile_find("hf-eager-fp16");
+    default: return fh1_profile_find("exact");
+    }
+}
+
+fh1_dtype fh1_profile_tap_dtype(const fh1_profile *p, fh1_tap_id id, bool one_token, const fh1_config *c)
+{
+    (void)c; /* no profile so far lets the geometry decide */
+    if (p->storage == FH1_F64 || p->storage == FH1_F32) return p->storage;
+    if (id == FH1_TAP_CACHE_SSM || id == FH1_TAP_LOSS) return FH1_F32;
+    if (id == FH1_TAP_SSD && !one_token) return FH1_F32;
+    return p->storage;
+}
+
+/* The next name of a list, without the blanks around it: [*begin, *begin + *n). False at the end. */
+static bool next_name(const char **rest, char separator, const char **begin, int *n)
+{
+    if (!*rest) return false;
+    const char *end = strchr(*rest, separator), *stop = end ? end : *rest + strlen(*rest);
+    while (*rest < stop && isspace((unsigned char)**rest)) ++*rest;
+    while (stop > *rest && isspace((unsigned char)stop[-1])) stop--;
+    *begin = *rest;
+    *n = (int)(stop - *rest);
+    *rest = end ? end + 1 : NULL;
+    return true;
+}
+
+static bool same_name(const char *begin, int n, const char *name)
+{
+    return strlen(name) == (size_t)n && memcmp(begin, name, (size_t)n) == 0;
+}
+
+static void append_name(char *list, size_t size, const char *name)
+{
+    size_t used = strlen(list);
+    snprintf(list + used, size - used, "%s%s", used ? ", " : "", name);
+}
+
+static fh1_status add_variant(const char *begin, int n, unsigned *set)
+{
+    for (int i = 0; i < N_VARIANTS; i++) {
+        if (!same_name(begin, n, variants[i].name)) continue;
+        *set |= variants[i].bit;
+        return NULL;
+    }
+    char known[256] = "";
+    for (int i = 0; i < N_VARIANTS; i++) append_name(known, sizeof known, variants[i].name);
+    return fh1_expected(FH1_BAD("unknown variant '%.*s'", n > 80 ? 80 : n, begin), "one of %s", known);
+}
+
+fh1_status fh1_variants_parse(const char *list, unsigned *set)
+{
+    const char *rest = list, *name;
+    int n;
+    *set = 0;
+    if (list[strspn(list, " \t\r\n")] == '\0') return NULL;
+    while (next_name(&rest, ',', &name, &n)) FH1_TRY(add_variant(name, n, set));
+    return NULL;
+}
+
+fh1_status fh1_contract_parse(const char *text, const fh1_profile **profile, unsigned *set)
+{
+    const char *rest = text, *name;
+    int n;
+    *profile = NULL;
+    *set = 0;
+    next_name(&rest, '+', &name, &n);
+    for (int i = 0; i < N_PROFILES; i++)
+        if (same_name(name, n, profiles[i].name)) *profile = &profiles[i];
+    if (!*profile) {
+        char known[256] = "";
+        for (int i = 0; i < N_PROFILES; i++) append_name(known, sizeof known, profiles[i].name);
+        fh1_status s = FH1_BAD("unknown rounding profile '%.*s'", n > 80 ? 80 : n, name);
+        s = fh1_expected(s, "one of %s", known);
+        return fh1_hint(s, "switches follow the profile, as in fp32+mup_rounded");
+    }
+    while (next_name(&rest, '+', &name, &n)) FH1_TRY(add_variant(name, n, set));
+    return NULL;
+}

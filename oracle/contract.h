@@ -1,0 +1,82 @@
+/* Contracts: what an engine declares about its own rounding; and variants: named departures from the
+ * consistent semantics that reproduce a deviation of a real library.
+ *
+ * A profile lists every point where a pipeline rounds, and to what. `exact` and `fp32` round nowhere
+ * but in their own arithmetic; `hf-eager-bf16` has the points of transformers' eager CPU path. A
+ * contract is a profile plus switches: "fp32+mup_rounded". */
+#pragma once
+
+#include "oracle/round.h"
+#include "oracle/tap.h"
+
+typedef enum {
+    FH1_RP_EMBED,        /* table value · embedding_multiplier */
+    FH1_RP_NORM_INNER,   /* x · rsqrt(mean x² + eps), before the weight */
+    FH1_RP_NORM,         /* · weight */
+    FH1_RP_SCALE_IN,     /* n · attention_in_multiplier, n · ssm_in_multiplier */
+    FH1_RP_LINEAR,       /* every matrix product, bias included */
+    FH1_RP_KEY,          /* k · key_multiplier */
+    FH1_RP_ROPE_TABLE,   /* cos and sin */
+    FH1_RP_ROPE,         /* both products and their sum */
+    FH1_RP_SCORE,        /* q·k, and the scaled score */
+    FH1_RP_PROB,         /* softmax output */
+    FH1_RP_CONTEXT,      /* p·v */
+    FH1_RP_MUP_VECTOR,   /* the ssm_multipliers themselves */
+    FH1_RP_MUP,          /* p ⊙ mup vector */
+    FH1_RP_CONV,         /* conv output, before silu */
+    FH1_RP_CONV_ACT,     /* silu of it */
+    FH1_RP_DT,           /* dt + bias, softplus, clamp: one rounding each */
+    FH1_RP_STEP,         /* one-token step: Δ·B, Δ·B·x, the state read for y, y, D·x, their sum */
+    FH1_RP_SSD,          /* scan output of a prefill */
+    FH1_RP_GATE_SILU,    /* silu(z) where there is no gated norm */
+    FH1_RP_GATED,        /* input of out_proj */
+    FH1_RP_BRANCH,       /* branch output · ssm_out / attention_out multiplier, and their sum */
+    FH1_RP_RESIDUAL,     /* residual sums */
+    FH1_RP_MLP,          /* gate·m, silu, silu·up, down·m */
+    FH1_RP_LOGITS,       /* logits · lm_head_multiplier */
+    FH1_RP_COUNT
+} fh1_point;
+
+typedef struct {
+    const char *name;
+    const char *summary;           /* one line for --help and docs */
+    fh1_dtype storage;             /* type that taps are stored in */
+    fh1_round at[FH1_RP_COUNT];
+    double u;                      /* unit roundoff of the sums: 2^-53 (exact) or 2^-24 */
+} fh1_profile;
+
+const fh1_profile *fh1_profile_find(const char *name);   /* NULL when unknown */
+const fh1_profile *fh1_profile_at(int i);                /* NULL past the last */
+
+/* Variants, a set of bits. */
+typedef enum {
+    FH1_VAR_MUP_ROUNDED = 1 << 0,          /* ssm_multipliers rounded to bf16 (bf16 load, then .to(float32)) */
+    FH1_VAR_DECODE_NO_DT_LIMIT = 1 << 1,   /* time_step_limit ignored in one-token steps */
+    FH1_VAR_NO_DT_LIMIT = 1 << 2,          /* time_step_limit ignored everywhere */
+    FH1_VAR_IN_PROJ_BIAS_AT_PADS = 1 << 3, /* bias of in_proj at left pads enters the conv window */
+    FH1_VAR_RIGHT_PAD_CACHE = 1 << 4,      /* after right padding: conv window of the last columns, state decayed */
+    FH1_VAR_HISTORY_DROPPED = 1 << 5,      /* several tokens on a cache start from empty conv and state */
+    FH1_VAR_PADS_IN_MIXER = 1 << 6,        /* a padded batch of one: pads are real tokens for the mixer */
+    FH1_VAR_MIXER_LEAKS_DOCS = 1 << 7,     /* documents reset attention only, not conv and state */
+    FH1_VAR_THETA_CLASS_DEFAULT = 1 << 8   /* rope_theta 1e5, the class default of 4.57 */
+} fh1_variant;
+
+typedef struct {
+    const char *name;
+    unsigned bit;
+    const char *summary;
+} fh1_variant_info;
+
+const fh1_variant_info *fh1_variant_at(int i);           /* NULL past the last */
+/* "a,b" (blanks allowed, empty = none) into a set; FH1_E_INPUT names an unknown one and lists all. */
+fh1_status fh1_variants_parse(const char *list, unsigned *set);
+
+/* "profile" or "profile+switch+…" where a switch is a variant name. FH1_E_INPUT lists the profiles. */
+fh1_status fh1_contract_parse(const char *text, const fh1_profile **profile, unsigned *variants);
+/* The contract of a trace without one, by the type of its tensors: F64 exact, F32 fp32, BF16
+ * hf-eager-bf16, F16 hf-eager-fp16. */
+const fh1_profile *fh1_profile_for_dtype(fh1_dtype t);
+
+/* The type in which a tap is stored under a profile: what one ulp of it means. `one_token` tells a
+ * one-token step on a cache (its scan output is rounded, a prefill's is not). */
+fh1_dtype fh1_profile_tap_dtype(const fh1_profile *p, fh1_tap_id id, bool one_token, const fh1_config *c);

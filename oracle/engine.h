@@ -1,0 +1,70 @@
+/* An engine: anything that runs the model and shows its taps. Tests and the judge meet engines only
+ * through this table. */
+#pragma once
+
+#include "oracle/batch.h"
+#include "oracle/cache.h"
+#include "oracle/contract.h"
+#include "oracle/model.h"
+#include "oracle/tap.h"
+
+typedef struct fh1_engine fh1_engine;
+
+/* Per-op entry points on dense arrays in the engine's compute type (void * = float or double as
+ * `dtype` says), weights as stored. M tokens are the rows of one sequence unless said otherwise.
+ * Outputs are assigned, never accumulated, unless said otherwise. The formulas stand at the
+ * functions of reference/ of the same name. */
+typedef struct {
+    /* y[M,D] = table[id[m]] (before embedding_multiplier) */
+    fh1_status (*embed)(fh1_engine *e, int64_t M, const int64_t *ids, const fh1_tensor *table, void *y);
+    /* y[M,D] = w · x·rsqrt(mean x² + eps) */
+    fh1_status (*rmsnorm)(fh1_engine *e, int64_t M, int64_t D, const void *x, const fh1_tensor *w, double eps,
+                          void *y);
+    /* y[M,n] = x[M,k]·Wᵀ + b, W [n,k], b [n] or data == NULL */
+    fh1_status (*linear)(fh1_engine *e, int64_t M, const void *x, const fh1_tensor *w, const fh1_tensor *b,
+                         void *y);
+    /* y[T,c] = silu(conv(x)); window [c,K-1] is read and updated; doc[T] cuts taps (NULL: one document) */
+    fh1_status (*conv1d)(fh1_engine *e, int64_t T, int64_t c, int64_t K, const void *x, const fh1_tensor *w,
+                         const fh1_tensor *b, const int64_t *doc, int64_t window_doc, void *window, void *y);
+    /* dt[T,H] = clamp(softplus(raw + bias), lo, hi) */
+    fh1_status (*dt_softplus)(fh1_engine *e, int64_t T, int64_t H, const void *raw, const fh1_tensor *bias,
+                              double lo, double hi, void *dt);
+    /* y[T,H,P] of the scan over x[T,H,P], B[T,G,N], C[T,G,N], dt[T,H]; state [H,P,N] read and updated */
+    fh1_status (*ssd_scan)(fh1_engine *e, int64_t T, int64_t H, int64_t P, int64_t N, int64_t G, const void *x,
+                           const void *B, const void *C, const void *dt, const fh1_tensor *A_log,
+                           const fh1_tensor *D, const int64_t *doc, int64_t state_doc, void *state, void *y);
+    /* out[M,d] from y and z; norm weight data == NULL: y·silu(z) */
+    fh1_status (*gated_norm)(fh1_engine *e, int64_t M, int64_t d, int64_t G, const void *y, const void *z,
+                             const fh1_tensor *w, double eps, bool norm_before_gate, void *out);
+    /* x[T,heads,A] rotated in place by the positions */
+    fh1_status (*rope)(fh1_engine *e, const fh1_config *c, int64_t T, int64_t heads, const int64_t *position,
+                       int64_t seq_len, void *x);
+    /* out[T,Hq,A] from q[T,Hq,A] and the S >= T keys and values [Hkv,S,A]; query t sees keys
+     * first[t] .. S - T + t */
+    fh1_status (*attention)(fh1_engine *e, int64_t T, int64_t S, int64_t Hq, int64_t Hkv, int64_t A,
+                            const void *q, const void *k, const void *v, const int64_t *first, void *out);
+    /* act[M,F] = silu(gate·m_gate)·up */
+    fh1_status (*swiglu)(fh1_engine *e, int64_t M, int64_t F, const void *gate, double m_gate, const void *up,
+                         void *act);
+    /* mean over labels != -100 of logsumexp(logits) - logits[label]; logits [M,V], labels [M] shifted by
+     * the caller; NaN when no label counts */
+    fh1_status (*cross_entropy)(fh1_engine *e, int64_t M, int64_t V, const void *logits, const int64_t *labels,
+                                double *loss);
+} fh1_ops;
+
+struct fh1_engine {
+    char name[32];                /* ref-f64, ref-f32, ref-bf16 … */
+    fh1_dtype dtype;              /* F32 or F64: arithmetic, cache, and type of taps handed to sinks */
+    const fh1_profile *profile;   /* its contract */
+    unsigned variants;            /* fh1_variant bits */
+    bool chunked;                 /* prefill scans run in chunks of Q, as transformers computes them */
+    const fh1_ops *ops;
+    /* One call of the model. Appends to `cache` (never NULL; its dtype is the engine's). Logits of the
+     * last `n_logits` columns of each row go to `logits` [B, n_logits, V] (dense, engine dtype; NULL =
+     * not wanted and not computed unless a sink is given; columns of padding are 0). On error the cache
+     * is unusable until reset. */
+    fh1_status (*forward)(fh1_engine *e, const fh1_model *m, const fh1_batch *b, fh1_cache *cache,
+                          int64_t n_logits, void *logits, const fh1_tap_sink *sink);
+    void (*free)(fh1_engine *e);
+    void *ctx;
+};

@@ -1,0 +1,51 @@
+/* A model in memory: the config and a table of weight views by their Hugging Face name. Each view
+ * points into a mapped file (or a buffer of a test); bf16 stays bf16. */
+#pragma once
+
+#include "oracle/config.h"
+#include "oracle/tensor.h"
+
+typedef struct {
+    char *name;
+    fh1_tensor t;
+} fh1_weight;
+
+/* The weights of one layer, data == NULL where the config has none. Linear weights are [out, in]. */
+typedef struct {
+    fh1_tensor input_layernorm, pre_ff_layernorm;             /* [D] */
+    fh1_tensor q_w, q_b, k_w, k_b, v_w, v_b, o_w, o_b;
+    fh1_tensor A_log, D, dt_bias;                             /* [H] */
+    fh1_tensor in_w, in_b;                                    /* [2d+2GN+H, D] */
+    fh1_tensor conv_w, conv_b;                                /* [c, 1, K], [c] */
+    fh1_tensor norm;                                          /* [d_ssm] */
+    fh1_tensor out_w, out_b;                                  /* [D, d_ssm] */
+    fh1_tensor gate_w, gate_b, up_w, up_b, down_w, down_b;
+} fh1_layer;
+
+typedef struct {
+    fh1_config config;
+    fh1_tensor embed;           /* [V, D] */
+    fh1_tensor final_layernorm; /* [D] */
+    fh1_tensor lm_head;         /* [V, D]; the same view as embed when tied */
+    fh1_layer *layers;          /* config.n_layers */
+
+    fh1_weight *weights;        /* n_weights, sorted by name; views only */
+    int64_t n_weights;
+    void *owner;                /* what keeps the memory alive; released by free_owner */
+    void (*free_owner)(void *owner);
+    char path[1024];            /* as given by the user, for messages and repro lines */
+    char revision[80];          /* free text for reports: file hashes, seed; may be empty */
+} fh1_model;
+
+/* Resolve every name of the config in `weights`, check shapes and float types, set config.V from the
+ * embedding tensor. A missing, extra or wrongly shaped tensor is FH1_E_INPUT naming it; a tied model
+ * may store lm_head.weight too if its bytes are those of the embedding. Takes `weights` (malloc'ed
+ * array with malloc'ed names) over in any case; sets the fields above `owner` and leaves owner,
+ * free_owner, path and revision to the caller, also when it fails. */
+fh1_status fh1_model_bind(fh1_model *m, const fh1_config *config, fh1_weight *weights, int64_t n);
+void fh1_model_free(fh1_model *m); /* releases tables and the owner; m itself is the caller's */
+
+/* For each tensor name that `config` requires, in checkpoint order: visit(user, name, shape). Stops
+ * at the first error. Used by bind, init and info. */
+typedef fh1_status (*fh1_weight_visit)(void *user, const char *name, int rank, const int64_t *shape);
+fh1_status fh1_config_weights(const fh1_config *c, fh1_weight_visit visit, void *user);

@@ -1,0 +1,55 @@
+/* Verdicts and how they are told: a console table, JSON lines (DESIGN: section Verdicts).
+ *
+ * A *subject* is what is judged at once: an engine, a trace, a case of a suite. Its verdict: FAIL if any
+ * tap FAILs, PASS if none FAILs and one PASSes, else MISTRUSTED. Its first divergence is the FAIL of the
+ * lowest step, then the lowest order. The summary follows the same rule over all taps of all subjects;
+ * a subject of which something else was wanted (fh1_report_end_subject) makes it FAIL.
+ *
+ * JSON lines carry the keys of DESIGN plus rel_rms, free_rms and, where there is one, reason; the summary
+ * also "subject" (of the first divergence), "subjects", "mistrusted_subjects", "expected_failures" and,
+ * where an expectation was missed, "reason". Numbers have nine digits. Names are shown as by
+ * fh1_printable, so that no file name can break a line. */
+#pragma once
+
+#include "oracle/tap.h"
+
+#include <stdio.h>
+
+typedef enum { FH1_PASS, FH1_FAIL, FH1_MISTRUSTED, FH1_SKIP } fh1_verdict;
+const char *fh1_verdict_name(fh1_verdict v);
+
+/* The verdict on one tap of one step of one subject. */
+typedef struct {
+    const char *subject;        /* engine name or "trace:FILE" */
+    char tap[FH1_TAP_NAME_SIZE];
+    int64_t step, order;        /* order within the step, fh1_tap_order */
+    fh1_verdict verdict;
+    char reason[160];           /* SKIP, MISTRUSTED: why; FAIL: which rule */
+    double margin;              /* error / allowed of the deciding rule; > 1 fails */
+    double rms_ratio;           /* RMS error / RMS error of the emulated pipeline; NaN without one */
+    double max_err, allowed;    /* at `where` */
+    double rel_rms;             /* RMS error / RMS of truth, local */
+    double free_rms;            /* the same against truth's own upstream; NaN when not run */
+    int rank;
+    int64_t where[FH1_MAX_RANK];
+} fh1_tap_result;
+
+typedef struct fh1_report fh1_report;
+
+typedef enum { FH1_REPORT_TABLE, FH1_REPORT_JSON } fh1_report_form;
+
+/* Results go to `out` (not owned). In table form only failures, warnings and one line per subject are
+ * printed unless `verbose`. */
+fh1_status fh1_report_new(fh1_report_form form, bool verbose, FILE *out, fh1_report **report);
+/* A result of another subject than the one before closes that one, as end_subject with its name would. */
+fh1_status fh1_report_add(fh1_report *r, const fh1_tap_result *t);
+/* Closes the subject that was reported last (table form: its line with counts, worst margin and first
+ * divergence). `expect_fail` counts a FAIL at `expect_tap` of `expect_step` as the wanted outcome (a
+ * golden wrong trace): the subject is then good if its first divergence is exactly that one, and bad
+ * otherwise. expect_tap NULL: a PASS is wanted. `label` is "group name" or "group:name"; the table sums
+ * up by group. */
+void fh1_report_end_subject(fh1_report *r, const char *label, const char *expect_tap, int64_t expect_step);
+/* The summary, last; `repro` is the command line that runs this again. Closes an open subject. Returns the
+ * exit code: 0 for PASS, 1 for FAIL and MISTRUSTED, 3 if `out` could not be written or memory ran out. */
+int fh1_report_finish(fh1_report *r, const char *version, const char *repro);
+void fh1_report_free(fh1_report *r);

@@ -1,0 +1,235 @@
+#include "oracle/tap.h"
+
+#include <assert.h>
+#include <stdio.h>
+#include <string.h>
+
+enum {
+    N_HEAD = FH1_TAP_INPUT_LAYERNORM,                                /* model-level taps before the layers */
+    N_PER_LAYER = FH1_TAP_LAYER - FH1_TAP_INPUT_LAYERNORM + 1,
+    N_CACHE = FH1_TAP_CACHE_SSM - FH1_TAP_CACHE_KEY + 1
+};
+
+#define NO_INPUT FH1_TAP_COUNT
+
+/* The table of docs/taps.md. `name` is the whole name for model-level taps, what follows
+ * "model.layers.<i>" for per-layer taps, and what follows "cache.<i>" for cache taps. */
+static const struct {
+    const char *name;
+    fh1_tap_id input; /* of a linear tap */
+    const char *definition;
+} taps[FH1_TAP_COUNT] = {
+    [FH1_TAP_EMBED] = {"model.embed_tokens", NO_INPUT, "table lookup, before embedding_multiplier"},
+    [FH1_TAP_INPUT] = {"model.layers.0.input", NO_INPUT, "after embedding_multiplier"},
+    [FH1_TAP_INPUT_LAYERNORM] = {".input_layernorm", NO_INPUT, "norm before both mixers"},
+    [FH1_TAP_Q_PROJ] = {".self_attn.q_proj", FH1_TAP_INPUT_LAYERNORM, "queries, bias included"},
+    [FH1_TAP_K_PROJ] = {".self_attn.k_proj", FH1_TAP_INPUT_LAYERNORM, "keys, before key_multiplier"},
+    [FH1_TAP_V_PROJ] = {".self_attn.v_proj", FH1_TAP_INPUT_LAYERNORM, "values, as cached"},
+    [FH1_TAP_Q_ROPE] = {".self_attn.q_rope", NO_INPUT, "queries after the rotation"},
+    [FH1_TAP_K_ROPE] = {".self_attn.k_rope", NO_INPUT, "keys after key_multiplier and rotation, as cached"},
+    [FH1_TAP_CONTEXT] = {".self_attn.context", NO_INPUT, "weighted values of all heads, input of o_proj"},
+    [FH1_TAP_O_PROJ] = {".self_attn.o_proj", FH1_TAP_CONTEXT, "before attention_out_multiplier"},
+    [FH1_TAP_IN_PROJ] = {".mamba.in_proj", FH1_TAP_INPUT_LAYERNORM,
+                         "z, x, B, C, dt in this order, before ssm_multipliers"},
+    [FH1_TAP_CONV_ACT] = {".mamba.conv_act", NO_INPUT, "x, B, C after conv, silu and mask"},
+    [FH1_TAP_DT] = {".mamba.dt", NO_INPUT, "step size after bias, softplus and clamp"},
+    [FH1_TAP_SSD] = {".mamba.ssd", NO_INPUT, "scan output including D*x, before the gate"},
+    [FH1_TAP_GATED] = {".mamba.gated", NO_INPUT, "after the gate or the gated norm, input of out_proj"},
+    [FH1_TAP_OUT_PROJ] = {".mamba.out_proj", FH1_TAP_GATED, "before ssm_out_multiplier"},
+    [FH1_TAP_MID] = {".mid", NO_INPUT, "residual after both mixers"},
+    [FH1_TAP_PRE_FF_LAYERNORM] = {".pre_ff_layernorm", NO_INPUT, "norm before the MLP"},
+    [FH1_TAP_GATE_PROJ] = {".feed_forward.gate_proj", FH1_TAP_PRE_FF_LAYERNORM, "before its multiplier"},
+    [FH1_TAP_UP_PROJ] = {".feed_forward.up_proj", FH1_TAP_PRE_FF_LAYERNORM, "up projection"},
+    [FH1_TAP_ACT] = {".feed_forward.act", NO_INPUT, "silu(gate) * up, input of down_proj"},
+    [FH1_TAP_DOWN_PROJ] = {".feed_forward.down_proj", FH1_TAP_ACT, "before its multiplier"},
+    [FH1_TAP_LAYER] = {"", NO_INPUT, "layer output, the residual after the MLP"},
+    [FH1_TAP_FINAL_LAYERNORM] = {"model.final_layernorm", NO_INPUT, "norm before lm_head"},
+    [FH1_TAP_LOGITS] = {"logits", FH1_TAP_FINAL_LAYERNORM, "after lm_head_multiplier"},
+    [FH1_TAP_CACHE_KEY] = {".key", NO_INPUT, "keys after the step"},
+    [FH1_TAP_CACHE_VALUE] = {".value", NO_INPUT, "values after the step"},
+    [FH1_TAP_CACHE_CONV] = {".conv", NO_INPUT,
+                            "last K-1 pre-conv columns of the row's document, oldest first, missing ones 0"},
+    [FH1_TAP_CACHE_SSM] = {".ssm", NO_INPUT, "state after the last real token"},
+    [FH1_TAP_LOSS] = {"loss", NO_INPUT, "mean over valid shifted labels"},
+};
+
+bool fh1_tap_is_cache(fh1_tap_id id)
+{
+    return id >= FH1_TAP_CACHE_KEY && id <= FH1_TAP_CACHE_SSM;
+}
+
+static bool in_layer(fh1_tap_id id)
+{
+    return id >= FH1_TAP_INPUT_LAYERNORM && id <= FH1_TAP_LAYER;
+}
+
+bool fh1_tap_is_per_layer(fh1_tap_id id)
+{
+    return in_layer(id) || fh1_tap_is_cache(id);
+}
+
+bool fh1_tap_is_linear(fh1_tap_id id)
+{
+    return taps[id].input != NO_INPUT;
+}
+
+fh1_tap_id fh1_tap_linear_input(fh1_tap_id id)
+{
+    assert(fh1_tap_is_linear(id));
+    return taps[id].input;
+}
+
+const char *fh1_tap_definition(fh1_tap_id id)
+{
+    return taps[id].definition;
+}
+
+const char *fh1_tap_name(fh1_tap_id id, int64_t layer, char buf[FH1_TAP_NAME_SIZE])
+{
+    const char *name = taps[id].name;
+    if (in_layer(id)) snprintf(buf, FH1_TAP_NAME_SIZE, "model.layers.%lld%s", (long long)layer, name);
+    else if (fh1_tap_is_cache(id)) snprintf(buf, FH1_TAP_NAME_SIZE, "cache.%lld%s", (long long)layer, name);
+    else snprintf(buf, FH1_TAP_NAME_SIZE, "%s", name);
+    return buf;
+}
+
+/* A layer number as it is printed: digits only, no leading zero, below n. */
+static bool parse_layer(const char **s, int64_t n, int64_t *out)
+{
+    const char *p = *s;
+    int64_t v = 0;
+    if (*p < '0' || *p > '9' || (p[0] == '0' && p[1] >= '0' && p[1] <= '9')) return false;
+    for (; *p >= '0' && *p <= '9'; p++) {
+        v = v * 10 + (*p - '0');
+        if (v >= n) return false; /* also keeps v far from overflow */
+    }
+    *s = p;
+    *out = v;
+    return true;
+}
+
+static bool find_tap(const char *name, int first, int last, fh1_tap_id *id)
+{
+    for (int i = first; i <= last; i++) {
+        if (strcmp(name, taps[i].name) != 0) continue;
+        *id = (fh1_tap_id)i;
+        return true;
+    }
+    return false;
+}
+
+bool fh1_tap_parse(const char *name, int64_t n_layers, fh1_tap_id *id, int64_t *layer)
+{
+    static const char layers[] = "model.layers.", cache[] = "cache.";
+    *layer = 0;
+    if (find_tap(name, 0, N_HEAD - 1, id) || find_tap(name, FH1_TAP_FINAL_LAYERNORM, FH1_TAP_LOGITS, id) ||
+        find_tap(name, FH1_TAP_LOSS, FH1_TAP_LOSS, id)) return true;
+
+    const char *rest = name + sizeof layers - 1;
+    if (strncmp(name, layers, sizeof layers - 1) == 0)
+        return parse_layer(&rest, n_layers, layer) &&
+               find_tap(rest, FH1_TAP_INPUT_LAYERNORM, FH1_TAP_LAYER, id);
+    rest = name + sizeof cache - 1;
+    if (strncmp(name, cache, sizeof cache - 1) == 0)
+        return parse_layer(&rest, n_layers, layer) && find_tap(rest, FH1_TAP_CACHE_KEY, FH1_TAP_CACHE_SSM, id);
+    return false;
+}
+
+int64_t fh1_tap_order(fh1_tap_id id, int64_t layer, int64_t n_layers)
+{
+    int64_t after_layers = N_HEAD + N_PER_LAYER * n_layers;
+    int64_t after_logits = after_layers + FH1_TAP_LOGITS - FH1_TAP_LAYER;
+    if (id < FH1_TAP_INPUT_LAYERNORM) return id;
+    if (in_layer(id)) return N_HEAD + N_PER_LAYER * layer + (id - FH1_TAP_INPUT_LAYERNORM);
+    if (id <= FH1_TAP_LOGITS) return after_layers + (id - FH1_TAP_FINAL_LAYERNORM);
+    if (fh1_tap_is_cache(id)) return after_logits + N_CACHE * layer + (id - FH1_TAP_CACHE_KEY);
+    return after_logits + N_CACHE * n_layers;
+}
+
+/* The axes of one token (of one batch row for cache taps, n_cols slots). Units lie along the first of
+ * them, `per_unit` entries each: more than one where a flat axis holds heads. */
+typedef struct {
+    int rank;
+    int64_t dim[3];
+    int64_t per_unit;
+} layout;
+
+static layout flat(int64_t n, int64_t per_unit)
+{
+    return (layout){1, {n, 0, 0}, per_unit};
+}
+
+static layout layout_of(const fh1_config *c, fh1_tap_id id, int64_t n_cols)
+{
+    switch (id) {
+    case FH1_TAP_Q_PROJ: return flat(c->Hq * c->A, 1);
+    case FH1_TAP_K_PROJ:
+    case FH1_TAP_V_PROJ: return flat(c->Hkv * c->A, 1);
+    case FH1_TAP_Q_ROPE: return (layout){2, {c->Hq, c->A, 0}, 1};
+    case FH1_TAP_K_ROPE: return (layout){2, {c->Hkv, c->A, 0}, 1};
+    case FH1_TAP_CONTEXT: return flat(c->Hq * c->A, c->A);
+    case FH1_TAP_IN_PROJ: return flat(fh1_in_proj_dim(c), 1);
+    case FH1_TAP_CONV_ACT: return flat(fh1_conv_dim(c), 1);
+    case FH1_TAP_DT: return flat(c->H, 1);
+    case FH1_TAP_SSD: return flat(c->d_ssm, c->P);
+    case FH1_TAP_GATED: return flat(c->d_ssm, 1);
+    case FH1_TAP_GATE_PROJ:
+    case FH1_TAP_UP_PROJ:
+    case FH1_TAP_ACT: return flat(c->F, 1);
+    case FH1_TAP_LOGITS: return flat(c->V, 1);
+    case FH1_TAP_CACHE_KEY:
+    case FH1_TAP_CACHE_VALUE: return (layout){3, {c->Hkv, n_cols, c->A}, 1};
+    case FH1_TAP_CACHE_CONV: return (layout){2, {fh1_conv_dim(c), c->K - 1, 0}, 1};
+    case FH1_TAP_CACHE_SSM: return (layout){3, {c->H, c->P, c->N}, 1};
+    case FH1_TAP_LOSS: return (layout){0, {0}, 1};
+    default: return flat(c->D, 1);
+    }
+}
+
+static fh1_tensor shape_with(const layout *l, int n_lead, const int64_t *lead)
+{
+    int64_t shape[FH1_MAX_RANK];
+    int rank = 0;
+    for (int i = 0; i < n_lead; i++) shape[rank++] = lead[i];
+    for (int i = 0; i < l->rank; i++) shape[rank++] = l->dim[i];
+    return fh1_view(NULL, FH1_F64, rank, shape);
+}
+
+fh1_tensor fh1_tap_shape(const fh1_config *c, fh1_tap_id id, int64_t B, int64_t T, int64_t n_logits,
+                         int64_t n_cols)
+{
+    layout l = layout_of(c, id, n_cols);
+    int64_t lead[2] = {B, id == FH1_TAP_LOGITS ? n_logits : T};
+    return shape_with(&l, id == FH1_TAP_LOSS ? 0 : fh1_tap_is_cache(id) ? 1 : 2, lead);
+}
+
+fh1_tensor fh1_tap_packed_shape(const fh1_config *c, fh1_tap_id id, int64_t M)
+{
+    assert(!fh1_tap_is_cache(id) && id != FH1_TAP_LOSS);
+    layout l = layout_of(c, id, 0);
+    return shape_with(&l, 1, &M);
+}
+
+int64_t fh1_tap_units(const fh1_config *c, fh1_tap_id id)
+{
+    layout l = layout_of(c, id, 0);
+    return l.rank == 0 ? 1 : l.dim[0] / l.per_unit;
+}
+
+int64_t fh1_tap_unit_of(const fh1_config *c, fh1_tap_id id, int64_t ordinal_in_token)
+{
+    assert(id != FH1_TAP_CACHE_KEY && id != FH1_TAP_CACHE_VALUE); /* S is not known here */
+    layout l = layout_of(c, id, 0);
+    if (l.rank == 0) return 0;
+    int64_t inner = l.per_unit;
+    for (int i = 1; i < l.rank; i++) inner *= l.dim[i];
+    return ordinal_in_token / inner;
+}
+
+int64_t fh1_tap_unit_of_index(const fh1_config *c, fh1_tap_id id, const int64_t *index)
+{
+    layout l = layout_of(c, id, 0);
+    if (l.rank == 0) return 0;
+    int n_lead = fh1_tap_is_cache(id) ? 1 : 2;
+    return index[n_lead] / l.per_unit;
+}

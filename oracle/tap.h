@@ -1,0 +1,81 @@
+/* Taps: the named intermediate tensors that engines are compared on (DESIGN: section Taps; the table
+ * is docs/taps.md, printed for one model by `fh1 taps`). */
+#pragma once
+
+#include "oracle/batch.h"
+#include "oracle/config.h"
+#include "oracle/round.h"
+#include "oracle/tensor.h"
+
+/* In the order of the table; the per-layer ones repeat for each layer. */
+typedef enum {
+    FH1_TAP_EMBED,           /* model.embed_tokens */
+    FH1_TAP_INPUT,           /* model.layers.0.input */
+    FH1_TAP_INPUT_LAYERNORM, /* first per-layer tap */
+    FH1_TAP_Q_PROJ, FH1_TAP_K_PROJ, FH1_TAP_V_PROJ,
+    FH1_TAP_Q_ROPE, FH1_TAP_K_ROPE,
+    FH1_TAP_CONTEXT, FH1_TAP_O_PROJ,
+    FH1_TAP_IN_PROJ, FH1_TAP_CONV_ACT, FH1_TAP_DT, FH1_TAP_SSD, FH1_TAP_GATED, FH1_TAP_OUT_PROJ,
+    FH1_TAP_MID, FH1_TAP_PRE_FF_LAYERNORM,
+    FH1_TAP_GATE_PROJ, FH1_TAP_UP_PROJ, FH1_TAP_ACT, FH1_TAP_DOWN_PROJ,
+    FH1_TAP_LAYER,           /* model.layers.i, last per-layer tap */
+    FH1_TAP_FINAL_LAYERNORM,
+    FH1_TAP_LOGITS,
+    FH1_TAP_CACHE_KEY, FH1_TAP_CACHE_VALUE, FH1_TAP_CACHE_CONV, FH1_TAP_CACHE_SSM, /* per layer */
+    FH1_TAP_LOSS,
+    FH1_TAP_COUNT
+} fh1_tap_id;
+
+bool fh1_tap_is_per_layer(fh1_tap_id id);  /* cache taps included */
+bool fh1_tap_is_cache(fh1_tap_id id);
+bool fh1_tap_is_linear(fh1_tap_id id);     /* output of one matrix product, logits included */
+/* For a linear tap: the tap that the product reads (the only one between is a multiplier). */
+fh1_tap_id fh1_tap_linear_input(fh1_tap_id id);
+
+#define FH1_TAP_NAME_SIZE 96
+/* "model.layers.3.mamba.ssd" into buf; layer is ignored for model-level taps. */
+const char *fh1_tap_name(fh1_tap_id id, int64_t layer, char buf[FH1_TAP_NAME_SIZE]);
+/* The reverse; false for a name that is no tap of a model with n_layers layers. */
+bool fh1_tap_parse(const char *name, int64_t n_layers, fh1_tap_id *id, int64_t *layer);
+/* Rank of a tap in the order of first divergence within one step. */
+int64_t fh1_tap_order(fh1_tap_id id, int64_t layer, int64_t n_layers);
+/* One line that defines it, for `fh1 taps`. */
+const char *fh1_tap_definition(fh1_tap_id id);
+
+/* The shape in a trace: [B, T, …]; `n_logits` = T' columns of logits, `n_cols` = S slots of the cache
+ * after the step. data is NULL, dtype F64. */
+fh1_tensor fh1_tap_shape(const fh1_config *c, fh1_tap_id id, int64_t B, int64_t T, int64_t n_logits,
+                         int64_t n_cols);
+/* The shape for the M packed tokens: [M, …]; not for cache taps and loss. */
+fh1_tensor fh1_tap_packed_shape(const fh1_config *c, fh1_tap_id id, int64_t M);
+/* How many last axes make one judged unit and which axis counts units: a channel of the last axis, or
+ * a head for head-shaped taps (q_rope, k_rope, context, ssd, cache.*). Returns the number of units and
+ * the unit of a row-major ordinal within one token (of one batch row for cache.conv and cache.ssm). */
+int64_t fh1_tap_units(const fh1_config *c, fh1_tap_id id);
+int64_t fh1_tap_unit_of(const fh1_config *c, fh1_tap_id id, int64_t ordinal_in_token);
+/* The same from a full index in the shape of fh1_tap_shape, batch axis first. Works for every tap,
+ * and is the only one for cache.key and cache.value, where S lies inside the unit. */
+int64_t fh1_tap_unit_of_index(const fh1_config *c, fh1_tap_id id, const int64_t *index);
+
+/* What an engine hands to a sink at each tap of a call. Cache taps are not sent: they are read from
+ * the cache after the call. */
+typedef struct {
+    fh1_tap_id id;
+    int64_t layer;             /* 0 for model-level taps */
+    fh1_tensor value;          /* [M, …] packed tokens, dense, in the engine's compute type; a sink may
+                                  overwrite it (teacher forcing): the engine goes on from what it finds */
+    const fh1_tokens *tokens;
+    const int64_t *kept;       /* logits only: which packed tokens the rows of value belong to
+                                  (logits_to_keep); NULL elsewhere: row m is token m */
+    const double *abs_sum;     /* linear taps when asked for: Σ|w·x| (+ |bias|), shape of value */
+} fh1_tap_event;
+
+typedef struct fh1_tap_sink {
+    void *user;
+    fh1_status (*tap)(void *user, const fh1_tap_event *e);
+    /* Optional (may be NULL): whether abs_sum is wanted for this linear tap. */
+    bool (*want_abs_sum)(void *user, fh1_tap_id id, int64_t layer);
+    /* Optional: the rounding that the judged contract applies to the scaled input of this linear tap
+     * (n·m_attn_in, n·m_ssm_in), applied by an exact engine too. See docs/numerics.md. */
+    fh1_round (*input_round)(void *user, fh1_tap_id id, int64_t layer);
+} fh1_tap_sink;

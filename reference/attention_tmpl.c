@@ -1,0 +1,106 @@
+/* Queries are taken in tiles that see the same document. The keys before the tile are visible to all of them and go
+ * through gemm; the last keys, where causality cuts, go one by one, so that no key a query must not see is touched. */
+#include "reference/attention.h"
+
+#include "oracle/thread.h"
+#include "reference/linear.h"
+
+#include <cblas.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define TILE 64            /* queries */
+#define SCORES (1 << 20)   /* scores of one tile at most, longer contexts take fewer queries */
+#define MIN_GEMM 32        /* keys below which a matrix product does not pay */
+
+typedef struct {
+    const REF(ref_attention_args) *a;
+    const fh1_profile *p;
+    int64_t tile;
+    real *scores; /* [threads, tile, S] */
+} attention_job;
+
+/* w = softmax(s) in place over n > 0 scores. */
+static void softmax(int64_t n, real *s)
+{
+    real max = s[0], sum = 0;
+    for (int64_t i = 1; i < n; ++i)
+        if (s[i] > max) max = s[i];
+    for (int64_t i = 0; i < n; ++i) sum += s[i] = r_exp(s[i] - max);
+    for (int64_t i = 0; i < n; ++i) s[i] /= sum;
+}
+
+FH1_CLONES static void add_scaled(int64_t n, real w, const real *v, real *out)
+{
+    for (int64_t i = 0; i < n; ++i) out[i] += w * v[i];
+}
+
+#if REF_BITS == 64
+#define gemm cblas_dgemm
+#else
+#define gemm cblas_sgemm
+#endif
+
+/* Queries t0..t1 of head h, all with the same first key. */
+static void tile(const attention_job *j, int64_t t0, int64_t t1, int64_t h, real *s)
+{
+    const REF(ref_attention_args) *a = j->a;
+    const fh1_profile *p = j->p;
+    const int64_t A = a->A, kv = h / (a->Hq / a->Hkv), first = a->first[t0], ld = a->Hq * A;
+    const real *q = a->q + (t0 * a->Hq + h) * A, scale = (real)(1 / sqrt((double)A));
+    const real *k = a->k + (kv * a->ld_kv + first) * A, *v = a->v + (kv * a->ld_kv + first) * A;
+    real *out = a->out + (t0 * a->Hq + h) * A;
+    int64_t shared = a->S - a->T + t0 - first; /* keys before the tile */
+    if (shared < MIN_GEMM || t1 - t0 < 2) shared = 0;
+    if (shared > 0)
+        gemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)(t1 - t0), (int)shared, (int)A, 1, q, (int)ld, k, (int)A, 0, s,
+             (int)a->S);
+    for (int64_t t = t0; t < t1; ++t) {
+        const int64_t n = a->S - a->T + t + 1 - first;
+        real *st = s + (t - t0) * a->S;
+        for (int64_t i = shared; i < n; ++i) st[i] = REF(ref_dot)(A, q + (t - t0) * ld, k + i * A);
+        for (int64_t i = 0; i < n; ++i)
+            st[i] = r_round(p->at[FH1_RP_SCORE], r_round(p->at[FH1_RP_SCORE], st[i]) * scale);
+        softmax(n, st);
+        REF(ref_round_row)(p->at[FH1_RP_PROB], n, st);
+        memset(out + (t - t0) * ld, 0, (size_t)A * sizeof *out);
+    }
+    if (shared > 0)
+        gemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)(t1 - t0), (int)A, (int)shared, 1, s, (int)a->S, v, (int)A, 0,
+             out, (int)ld);
+    for (int64_t t = t0; t < t1; ++t) {
+        const int64_t n = a->S - a->T + t + 1 - first;
+        real *row = out + (t - t0) * ld;
+        for (int64_t i = shared; i < n; ++i) add_scaled(A, s[(t - t0) * a->S + i], v + i * A, row);
+        REF(ref_round_row)(p->at[FH1_RP_CONTEXT], A, row);
+    }
+}
+
+static void tiles(void *ctx, int64_t i0, int64_t i1, int thread)
+{
+    const attention_job *j = ctx;
+    const int64_t per_head = (j->a->T + j->tile - 1) / j->tile;
+    for (int64_t i = i0; i < i1; ++i) {
+        const int64_t h = i / per_head, begin = i % per_head * j->tile;
+        const int64_t end = begin + j->tile < j->a->T ? begin + j->tile : j->a->T;
+        for (int64_t t0 = begin, t1; t0 < end; t0 = t1) {
+            for (t1 = t0 + 1; t1 < end && j->a->first[t1] == j->a->first[t0];) ++t1;
+            tile(j, t0, t1, h, j->scores + thread * j->tile * j->a->S);
+        }
+    }
+}
+
+fh1_status REF(ref_attention_fwd)(const REF(ref_attention_args) *a, const fh1_profile *p)
+{
+    if (a->T == 0) return NULL;
+    int64_t n_tile = SCORES / a->S;
+    if (n_tile > TILE) n_tile = TILE;
+    if (n_tile > a->T) n_tile = a->T;
+    if (n_tile < 1) n_tile = 1;
+    const size_t n = (size_t)fh1_threads() * (size_t)(n_tile * a->S) * sizeof(real);
+    attention_job j = {a, p, n_tile, malloc(n)};
+    if (!j.scores) return fh1_no_memory(n, "attention scores");
+    fh1_parallel_for(a->Hq * ((a->T + n_tile - 1) / n_tile), 1, tiles, &j);
+    free(j.scores);
+    return NULL;
+}

@@ -1,0 +1,89 @@
+#include "reference/conv1d.h"
+
+#include "oracle/thread.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define BLOCK 64 /* channels a piece: the accumulators stay in registers or L1 */
+
+typedef struct {
+    const REF(ref_conv1d_args) *a;
+    const fh1_profile *p;
+    real *wt; /* [K + 1, c]: taps transposed, bias last */
+} conv_job;
+
+/* The column t of the call, or of the window for t < 0; NULL where tap s of token t must be skipped. */
+static const real *column(const REF(ref_conv1d_args) *a, const real *window_t, int64_t s, int64_t t)
+{
+    const int64_t doc = a->doc ? a->doc[t] : 0;
+    if (s >= 0) return !a->doc || a->doc[s] == doc ? a->x + s * a->ldx : NULL;
+    return !a->doc || a->window_doc == doc ? window_t + (a->K - 1 + s) * a->c : NULL;
+}
+
+FH1_CLONES static void add_tap(int64_t n, const real *w, const real *x, real *acc)
+{
+    for (int64_t j = 0; j < n; ++j) acc[j] += w[j] * x[j];
+}
+
+typedef struct {
+    conv_job job;
+    const real *window_t; /* [K-1, c] */
+} conv_ctx;
+
+static void channels(void *ctx, int64_t j0, int64_t j1, int thread)
+{
+    (void)thread;
+    const conv_ctx *x = ctx;
+    const REF(ref_conv1d_args) *a = x->job.a;
+    const int64_t n = j1 - j0;
+    real acc[BLOCK];
+    for (int64_t t = 0; t < a->T; ++t) {
+        memcpy(acc, x->job.wt + a->K * a->c + j0, (size_t)n * sizeof *acc);
+        for (int64_t k = 0; k < a->K; ++k) {
+            const real *col = column(a, x->window_t, t - (a->K - 1) + k, t);
+            if (col) add_tap(n, x->job.wt + k * a->c + j0, col + j0, acc);
+        }
+        REF(ref_round_row)(x->job.p->at[FH1_RP_CONV], n, acc);
+        real *y = a->y + t * a->c + j0;
+        for (int64_t j = 0; j < n; ++j) y[j] = REF(ref_silu)(acc[j]);
+        REF(ref_round_row)(x->job.p->at[FH1_RP_CONV_ACT], n, y);
+    }
+}
+
+/* The window after the call: the last K-1 columns of the document of the last token. */
+static void next_window(const REF(ref_conv1d_args) *a, const real *window_t)
+{
+    if (a->T == 0) return;
+    for (int64_t i = 0; i < a->K - 1; ++i) {
+        const real *col = column(a, window_t, a->T - (a->K - 1) + i, a->T - 1);
+        for (int64_t j = 0; j < a->c; ++j) a->window[j * (a->K - 1) + i] = col ? col[j] : 0;
+    }
+}
+
+fh1_status REF(ref_conv1d_fwd)(const REF(ref_conv1d_args) *a, const fh1_profile *p)
+{
+    const size_t n = (size_t)(3 * a->K * a->c);
+    real *wt = malloc(n * sizeof *wt);
+    if (!wt) return fh1_no_memory(n * sizeof *wt, "conv1d taps");
+    real *window_t = wt + (a->K + 1) * a->c, *flat = window_t + (a->K - 1) * a->c;
+    REF(ref_widen)(flat, a->w, a->K * a->c);
+    for (int64_t j = 0; j < a->c; ++j) {
+        for (int64_t k = 0; k < a->K; ++k) wt[k * a->c + j] = flat[j * a->K + k];
+        for (int64_t i = 0; i < a->K - 1; ++i) window_t[i * a->c + j] = a->window[j * (a->K - 1) + i];
+    }
+    memset(wt + a->K * a->c, 0, (size_t)a->c * sizeof *wt);
+    if (a->b->data) REF(ref_widen)(wt + a->K * a->c, a->b, a->c);
+    conv_ctx ctx = {{a, p, wt}, window_t};
+    fh1_parallel_for(a->c, BLOCK, channels, &ctx);
+    next_window(a, window_t);
+    free(wt);
+    return NULL;
+}
+
+void REF(ref_conv1d_push)(int64_t c, int64_t K, const real *col, int64_t n, real *window)
+{
+    const int64_t W = K - 1;
+    for (int64_t j = 0; j < c; ++j)
+        for (int64_t i = 0; i < W; ++i) window[j * W + i] = i + n < W ? window[j * W + i + n] : col[j];
+}

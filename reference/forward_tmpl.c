@@ -1,0 +1,167 @@
+/* The whole model from its ops (docs/numerics.md has the formulas in one place). */
+#include "reference/call.h"
+#include "reference/cross_entropy.h"
+#include "reference/embed.h"
+#include "reference/linear.h"
+#include "reference/residual.h"
+#include "reference/rmsnorm.h"
+#include "reference/rope.h"
+#include "reference/swiglu.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static fh1_status allocate(REF(ref_call) *k)
+{
+    const fh1_config *c = k->c;
+    const int64_t M = k->t.M;
+    struct {
+        real **at;
+        int64_t width;
+    } part[] = {{&k->x, c->D}, {&k->n, c->D}, {&k->scaled, c->D}, {&k->proj, fh1_in_proj_dim(c)},
+                {&k->conv, fh1_conv_dim(c)}, {&k->dt, c->H}, {&k->y, c->d_ssm}, {&k->mixer, c->D}, {&k->attn, c->D},
+                {&k->q, c->Hq * c->A}, {&k->k, c->Hkv * c->A}, {&k->v, c->Hkv * c->A}, {&k->ctx, c->Hq * c->A},
+                {&k->gate, c->F}, {&k->up, c->F}, {&k->down, c->D}, {&k->cos_sin, c->A}};
+    const size_t n_parts = sizeof part / sizeof *part;
+    int64_t width = 0, total, bytes;
+    for (size_t i = 0; i < n_parts; ++i) width += part[i].width;
+    if (!fh1_mul_i64(width, M + 1, &total) || !fh1_mul_i64(total, (int64_t)sizeof(real), &bytes))
+        return fh1_hint(FH1_BAD("a call of %lld tokens does not fit any memory", (long long)M), "split the prompt");
+    if (!(k->memory = malloc((size_t)bytes))) return fh1_no_memory((size_t)bytes, "the activations of one call");
+    real *next = k->memory;
+    for (size_t i = 0; i < n_parts; ++i) {
+        *part[i].at = next;
+        next += M * part[i].width;
+    }
+    return NULL;
+}
+
+static fh1_status embed(REF(ref_call) *k)
+{
+    const fh1_config *c = k->c;
+    REF(ref_embed_fwd)(k->t.M, k->t.id, &k->m->embed, k->x);
+    FH1_TRY(REF(ref_tap)(k, FH1_TAP_EMBED, 0, k->x));
+    for (int64_t i = 0; i < k->t.M * c->D; ++i) k->x[i] *= (real)c->m_emb;
+    REF(ref_round_row)(k->p->at[FH1_RP_EMBED], k->t.M * c->D, k->x);
+    return REF(ref_tap)(k, FH1_TAP_INPUT, 0, k->x);
+}
+
+static fh1_status mlp(REF(ref_call) *k, int64_t layer)
+{
+    const fh1_config *c = k->c;
+    const fh1_layer *l = &k->m->layers[layer];
+    const int64_t M = k->t.M;
+    FH1_TRY(REF(ref_linear_tap)(k, FH1_TAP_GATE_PROJ, layer, M, NULL, k->n, &l->gate_w, &l->gate_b, 1, k->gate));
+    FH1_TRY(REF(ref_linear_tap)(k, FH1_TAP_UP_PROJ, layer, M, NULL, k->n, &l->up_w, &l->up_b, 1, k->up));
+    REF(ref_swiglu_fwd)(M, c->F, k->gate, c->m_gate, k->up, k->p, k->gate);
+    FH1_TRY(REF(ref_tap)(k, FH1_TAP_ACT, layer, k->gate));
+    return REF(ref_linear_tap)(k, FH1_TAP_DOWN_PROJ, layer, M, NULL, k->gate, &l->down_w, &l->down_b, 1, k->down);
+}
+
+static fh1_status layer_fwd(REF(ref_call) *k, int64_t layer)
+{
+    const fh1_config *c = k->c;
+    const fh1_layer *l = &k->m->layers[layer];
+    const int64_t M = k->t.M, n = M * c->D;
+    FH1_TRY(REF(ref_rmsnorm_fwd)(M, c->D, k->x, &l->input_layernorm, c->eps, k->p, k->n));
+    FH1_TRY(REF(ref_tap)(k, FH1_TAP_INPUT_LAYERNORM, layer, k->n));
+    FH1_TRY(REF(ref_self_attn_fwd)(k, layer));
+    FH1_TRY(REF(ref_mixer_fwd)(k, layer));
+    REF(ref_residual_mix)(n, k->mixer, c->m_ssm_out, k->attn, c->m_attn_out, k->p, k->x);
+    FH1_TRY(REF(ref_tap)(k, FH1_TAP_MID, layer, k->x));
+
+    FH1_TRY(REF(ref_rmsnorm_fwd)(M, c->D, k->x, &l->pre_ff_layernorm, c->eps, k->p, k->n));
+    FH1_TRY(REF(ref_tap)(k, FH1_TAP_PRE_FF_LAYERNORM, layer, k->n));
+    FH1_TRY(mlp(k, layer));
+    REF(ref_residual_add)(n, k->down, c->m_down, k->p, k->x);
+    return REF(ref_tap)(k, FH1_TAP_LAYER, layer, k->x);
+}
+
+/* labels are stored unshifted: token m predicts the label of the next column of its row. */
+static fh1_status loss(REF(ref_call) *k, const fh1_batch *b, const real *logits)
+{
+    const fh1_tokens *t = &k->t;
+    int64_t *label = malloc((size_t)(t->M + 1) * sizeof *label);
+    if (!label) return fh1_no_memory((size_t)(t->M + 1) * sizeof *label, "labels");
+    for (int64_t m = 0; m < t->M; ++m)
+        label[m] = t->col[m] + 1 < t->T ? b->labels[t->row[m] * t->T + t->col[m] + 1] : -100;
+    real value = (real)REF(ref_cross_entropy_fwd)(t->M, k->c->V, logits, label);
+    free(label);
+    fh1_tap_event ev = {.id = FH1_TAP_LOSS, .tokens = t, .value = fh1_view(&value, REF_DTYPE, 0, NULL)};
+    return k->sink->tap(k->sink->user, &ev);
+}
+
+/* Logits of the last n_logits columns: the kept tokens only, then scattered to [B, n_logits, V]. */
+static fh1_status head(REF(ref_call) *k, const fh1_batch *b, int64_t n_logits, real *out)
+{
+    const fh1_config *c = k->c;
+    const fh1_tokens *t = &k->t;
+    if (n_logits == 0 || (!out && !k->sink)) return NULL;
+    int64_t *kept = malloc((size_t)(t->M + 1) * sizeof *kept), n = 0;
+    if (!kept) return fh1_no_memory((size_t)(t->M + 1) * sizeof *kept, "logits");
+    for (int64_t m = 0; m < t->M; ++m)
+        if (t->col[m] >= t->T - n_logits) {
+            memmove(k->scaled + n * c->D, k->n + m * c->D, (size_t)c->D * sizeof(real));
+            kept[n++] = m;
+        }
+    fh1_status s = NULL;
+    const size_t bytes = (size_t)(n * c->V + 1) * sizeof(real);
+    real *logits = malloc(bytes);
+    if (!logits) s = fh1_no_memory(bytes, "logits");
+    if (!s)
+        s = REF(ref_linear_tap)(k, FH1_TAP_LOGITS, 0, n, kept, k->scaled, &k->m->lm_head, NULL, c->m_lm, logits);
+    if (!s && b->labels && k->sink && n == t->M) s = loss(k, b, logits);
+    if (!s && out) {
+        memset(out, 0, (size_t)(t->B * n_logits * c->V) * sizeof *out);
+        for (int64_t i = 0; i < n; ++i)
+            memcpy(out + (t->row[kept[i]] * n_logits + t->col[kept[i]] - (t->T - n_logits)) * c->V, logits + i * c->V,
+                   (size_t)c->V * sizeof *out);
+    }
+    free(logits);
+    free(kept);
+    return s;
+}
+
+/* FH1_VAR_PADS_IN_MIXER, a padded batch of one in transformers up to 5.14: the mixer ignores the mask, so
+ * padding is computed as if it were tokens; attention keeps the two apart. */
+static void keep_pads(REF(ref_call) *k, fh1_batch *b)
+{
+    if (!(k->e->variants & FH1_VAR_PADS_IN_MIXER) || b->B != 1 || !b->mask) return;
+    if (k->cache->n_cols == 0)
+        while (k->pads_kept < b->T && b->mask[k->pads_kept] == 0) ++k->pads_kept;
+    b->mask = NULL;
+}
+
+static fh1_status run(REF(ref_call) *k, const fh1_batch *b, int64_t n_logits, real *logits)
+{
+    FH1_TRY(allocate(k));
+    FH1_TRY(fh1_cache_prepare(k->cache, &k->t));
+    fh1_config theta = *k->c;
+    if (k->e->variants & FH1_VAR_THETA_CLASS_DEFAULT) theta.rope = (fh1_rope){.theta = 1e5};
+    const int64_t longest = k->t.max_position + 1;
+    REF(ref_rope_table)(&theta, k->t.M, k->t.position, longest > k->cache->rope_seq_len ? longest : k->cache->rope_seq_len,
+                        k->p, k->cos_sin);
+    FH1_TRY(embed(k));
+    for (int64_t i = 0; i < k->c->n_layers; ++i) FH1_TRY(layer_fwd(k, i));
+    FH1_TRY(REF(ref_rmsnorm_fwd)(k->t.M, k->c->D, k->x, &k->m->final_layernorm, k->c->eps, k->p, k->n));
+    FH1_TRY(REF(ref_tap)(k, FH1_TAP_FINAL_LAYERNORM, 0, k->n));
+    FH1_TRY(head(k, b, n_logits, logits));
+    fh1_cache_commit(k->cache, &k->t);
+    if (k->pads_kept > 0) k->cache->rows[0].doc_begin = k->pads_kept;
+    return NULL;
+}
+
+fh1_status REF(ref_forward)(fh1_engine *e, const fh1_model *m, const fh1_batch *b, fh1_cache *cache,
+                            int64_t n_logits, void *logits, const fh1_tap_sink *sink)
+{
+    REF(ref_call) k = {.e = e, .m = m, .c = &m->config, .p = e->profile, .cache = cache, .sink = sink};
+    fh1_batch inputs = *b;
+    keep_pads(&k, &inputs);
+    k.one_token = b->T == 1 && cache->n_cols > 0;
+    FH1_TRY(fh1_tokens_pack(&inputs, m->config.V, cache, &k.t));
+    if (n_logits < 0 || n_logits > b->T) n_logits = b->T;
+    fh1_status s = run(&k, b, n_logits, logits);
+    free(k.memory);
+    fh1_tokens_free(&k.t);
+    return s;
+}

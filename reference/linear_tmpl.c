@@ -1,0 +1,217 @@
+/* Matrix products with stored weights. The many-row path widens one panel of weight rows at a time into
+ * a buffer of the thread and calls a single-threaded gemm on it; the few-row path never calls gemm, which
+ * would pack the weights and run at a fraction of the memory bandwidth. */
+#include "reference/linear.h"
+
+#include "oracle/thread.h"
+#include "reference/lanes.h"
+
+#include <cblas.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define FEW_ROWS 8
+#define PANEL_BYTES (1 << 20) /* a widened panel: large enough to amortise the packing of x, small enough
+                                 for the last-level cache */
+#define MAX_ROWS_PER_PIECE 512
+
+typedef struct {
+    int64_t M, N, K;
+    const real *x;
+    const fh1_tensor *w;
+    const real *bias; /* widened, |b| for abs; NULL when there is none */
+    real *y;
+    bool abs; /* sum |w·x| instead of w·x; x is then already |x| */
+    fh1_round round;
+    int64_t panel;
+    real *scratch; /* [threads, panel, K], NULL when the stored type is real already */
+} linear_job;
+
+FH1_CLONES real REF(ref_dot)(int64_t n, const real *a, const real *b)
+{
+    ref_vec acc[REF_SUMS] = {{0}};
+    int64_t i = 0;
+    for (; i + REF_LANES <= n; i += REF_LANES)
+        for (int l = 0; l < REF_SUMS; ++l) acc[l] += ref_load(a + i + l * REF_VEC_LEN) * ref_load(b + i + l * REF_VEC_LEN);
+    real tail = 0;
+    for (; i < n; ++i) tail += a[i] * b[i];
+    return ref_sum(acc) + tail;
+}
+
+/* One row of bf16 weights against M rows of x: y[m*ldy] = w·x[m]. Two rows of x at a time share the widened
+ * weights; M = 1 is the decode step, bound by memory. */
+FH1_CLONES static void dot_bf16(int64_t n, const uint16_t *w, int64_t M, const real *x, real *y, int64_t ldy)
+{
+    int64_t m = 0;
+    for (; m + 2 <= M; m += 2) {
+        const real *x0 = x + m * n, *x1 = x0 + n;
+        ref_vec a0[REF_SUMS] = {{0}}, a1[REF_SUMS] = {{0}};
+        int64_t i = 0;
+        for (; i + REF_LANES <= n; i += REF_LANES) {
+            ref_vec v[REF_SUMS];
+            ref_load_bf16(w + i, v);
+            for (int l = 0; l < REF_SUMS; ++l) {
+                a0[l] += v[l] * ref_load(x0 + i + l * REF_VEC_LEN);
+                a1[l] += v[l] * ref_load(x1 + i + l * REF_VEC_LEN);
+            }
+        }
+        real t0 = 0, t1 = 0;
+        for (; i < n; ++i) {
+            t0 += (real)fh1_bf16_to_f32(w[i]) * x0[i];
+            t1 += (real)fh1_bf16_to_f32(w[i]) * x1[i];
+        }
+        y[m * ldy] = ref_sum(a0) + t0;
+        y[(m + 1) * ldy] = ref_sum(a1) + t1;
+    }
+    for (; m < M; ++m) {
+        const real *x0 = x + m * n;
+        ref_vec a0[REF_SUMS] = {{0}};
+        int64_t i = 0;
+        for (; i + REF_LANES <= n; i += REF_LANES) {
+            ref_vec v[REF_SUMS];
+            ref_load_bf16(w + i, v);
+            for (int l = 0; l < REF_SUMS; ++l) a0[l] += v[l] * ref_load(x0 + i + l * REF_VEC_LEN);
+        }
+        real t0 = 0;
+        for (; i < n; ++i) t0 += (real)fh1_bf16_to_f32(w[i]) * x0[i];
+        y[m * ldy] = ref_sum(a0) + t0;
+    }
+}
+
+/* One row of f32 weights against one row of x. */
+FH1_CLONES static real dot_f32(int64_t n, const float *w, const real *x)
+{
+    ref_vec acc[REF_SUMS] = {{0}};
+    int64_t i = 0;
+    for (; i + REF_LANES <= n; i += REF_LANES) {
+        ref_vec v[REF_SUMS];
+        ref_load_f32(w + i, v);
+        for (int l = 0; l < REF_SUMS; ++l) acc[l] += v[l] * ref_load(x + i + l * REF_VEC_LEN);
+    }
+    real tail = 0;
+    for (; i < n; ++i) tail += (real)w[i] * x[i];
+    return ref_sum(acc) + tail;
+}
+
+static void finish(const linear_job *j, int64_t n0, int64_t n1)
+{
+    for (int64_t m = 0; m < j->M; ++m) {
+        real *ym = j->y + m * j->N;
+        if (j->bias)
+            for (int64_t n = n0; n < n1; ++n) ym[n] += j->bias[n];
+        REF(ref_round_row)(j->round, n1 - n0, ym + n0);
+    }
+}
+
+static const void *weight_row(const fh1_tensor *w, int64_t n)
+{
+    return (const char *)w->data + (size_t)(n * w->shape[1]) * (size_t)(fh1_dtype_bits(w->dtype) / 8);
+}
+
+static void few_rows(void *ctx, int64_t n0, int64_t n1, int thread)
+{
+    const linear_job *j = ctx;
+    const bool direct = j->w->dtype == FH1_BF16 || j->w->dtype == FH1_F32;
+    real *row = direct ? NULL : j->scratch + thread * j->K;
+    for (int64_t n = n0; n < n1; ++n) {
+        const void *w = weight_row(j->w, n);
+        if (!direct) {
+            fh1_tensor t = fh1_view1((void *)(uintptr_t)w, j->w->dtype, j->K);
+            REF(ref_widen)(row, &t, j->K);
+        }
+        if (j->w->dtype == FH1_BF16) {
+            dot_bf16(j->K, w, j->M, j->x, j->y + n, j->N);
+            continue;
+        }
+        for (int64_t m = 0; m < j->M; ++m) {
+            const real *x = j->x + m * j->K;
+            j->y[m * j->N + n] = direct ? dot_f32(j->K, w, x) : REF(ref_dot)(j->K, row, x);
+        }
+    }
+    finish(j, n0, n1);
+}
+
+static void many_rows(void *ctx, int64_t n0, int64_t n1, int thread)
+{
+    const linear_job *j = ctx;
+    const real *w = weight_row(j->w, n0);
+    if (j->scratch) {
+        real *panel = j->scratch + (int64_t)thread * j->panel * j->K;
+        fh1_tensor t = fh1_view1((void *)(uintptr_t)weight_row(j->w, n0), j->w->dtype, (n1 - n0) * j->K);
+        REF(ref_widen)(panel, &t, (n1 - n0) * j->K);
+        if (j->abs)
+            for (int64_t i = 0; i < (n1 - n0) * j->K; ++i) panel[i] = r_fabs(panel[i]);
+        w = panel;
+    }
+#if REF_BITS == 64
+    cblas_dgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)j->M, (int)(n1 - n0), (int)j->K, 1.0, j->x, (int)j->K,
+                w, (int)j->K, 0.0, j->y + n0, (int)j->N);
+#else
+    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)j->M, (int)(n1 - n0), (int)j->K, 1.0f, j->x, (int)j->K,
+                w, (int)j->K, 0.0f, j->y + n0, (int)j->N);
+#endif
+    finish(j, n0, n1);
+}
+
+/* The bias as real, to be freed; *out is NULL when there is none. */
+static fh1_status widen_bias(const fh1_tensor *b, bool absolute, real **out)
+{
+    *out = NULL;
+    if (!b || !b->data) return NULL;
+    const int64_t n = b->shape[0];
+    if (!(*out = malloc((size_t)n * sizeof **out))) return fh1_no_memory((size_t)n * sizeof **out, "a bias");
+    REF(ref_widen)(*out, b, n);
+    for (int64_t i = 0; absolute && i < n; ++i) (*out)[i] = r_fabs((*out)[i]);
+    return NULL;
+}
+
+static fh1_status run(linear_job *j)
+{
+    if (j->M == 0) return NULL;
+    const bool few = j->M <= FEW_ROWS && !j->abs;
+    j->panel = few ? 1 : PANEL_BYTES / (int64_t)sizeof(real) / j->K / 16 * 16;
+    if (j->panel < 16 && !few) j->panel = 16;
+    if (j->panel > MAX_ROWS_PER_PIECE) j->panel = MAX_ROWS_PER_PIECE;
+    const bool direct = few ? j->w->dtype == FH1_BF16 || j->w->dtype == FH1_F32
+                            : j->w->dtype == REF_DTYPE && !j->abs;
+    if (!direct) {
+        size_t n = (size_t)fh1_threads() * (size_t)j->panel * (size_t)j->K * sizeof(real);
+        if (!(j->scratch = malloc(n))) return fh1_no_memory(n, "a weight panel");
+    }
+    if (few) {
+        int64_t grain = (64 << 10) / j->K; /* about 128 KiB of bf16 a piece: balanced, and long streams */
+        fh1_parallel_for(j->N, grain < 1 ? 1 : grain, few_rows, j);
+    } else {
+        fh1_parallel_for(j->N, j->panel, many_rows, j);
+    }
+    free(j->scratch);
+    return NULL;
+}
+
+fh1_status REF(ref_linear_fwd)(int64_t M, const real *x, const fh1_tensor *w, const fh1_tensor *b,
+                               const fh1_profile *p, real *y)
+{
+    real *bias;
+    FH1_TRY(widen_bias(b, false, &bias));
+    linear_job j = {.M = M, .N = w->shape[0], .K = w->shape[1], .x = x, .w = w, .bias = bias, .y = y,
+                    .round = p->at[FH1_RP_LINEAR]};
+    fh1_status s = run(&j);
+    free(bias);
+    return s;
+}
+
+fh1_status REF(ref_linear_abs_sum)(int64_t M, const real *x, const fh1_tensor *w, const fh1_tensor *b, real *s)
+{
+    const size_t n = (size_t)(M * w->shape[1]);
+    real *bias, *ax = malloc((n ? n : 1) * sizeof *ax);
+    if (!ax) return fh1_no_memory(n * sizeof *ax, "the gauge of a linear layer");
+    for (size_t i = 0; i < n; ++i) ax[i] = r_fabs(x[i]);
+    fh1_status st = widen_bias(b, true, &bias);
+    if (!st) {
+        linear_job j = {.M = M, .N = w->shape[0], .K = w->shape[1], .x = ax, .w = w, .bias = bias, .y = s, .abs = true};
+        st = run(&j);
+    }
+    free(bias);
+    free(ax);
+    return st;
+}

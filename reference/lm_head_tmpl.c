@@ -1,0 +1,12 @@
+#include "reference/lm_head.h"
+
+#include "reference/linear.h"
+
+fh1_status REF(ref_lm_head_fwd)(int64_t M, const real *h, const fh1_tensor *w, double m_lm, const fh1_profile *p,
+                                real *logits)
+{
+    FH1_TRY(REF(ref_linear_fwd)(M, h, w, NULL, p, logits));
+    for (int64_t i = 0; i < M * w->shape[0]; ++i)
+        logits[i] = r_round(p->at[FH1_RP_LOGITS], logits[i] * (real)m_lm);
+    return NULL;
+}

@@ -1,0 +1,190 @@
+/* The Mamba-2 branch of a layer. Per row of the batch, since conv window and state belong to rows. */
+#include "reference/call.h"
+#include "reference/conv1d.h"
+#include "reference/dt_softplus.h"
+#include "reference/gated_norm.h"
+#include "reference/ssd_chunk.h"
+#include "reference/ssd_step.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* u: m₀ on z, m₁ on x, m₂ on B, m₃ on C, m₄ on dt; transformers holds it in the model's type. */
+static void mup_vector(const REF(ref_call) *k, real u[5])
+{
+    const bool rounded = k->e->variants & FH1_VAR_MUP_ROUNDED;
+    for (int s = 0; s < 5; ++s) {
+        u[s] = r_round(k->p->at[FH1_RP_MUP_VECTOR], (real)k->c->m_ssm[s]);
+        if (rounded) u[s] = (real)fh1_round_f64(FH1_ROUND_BF16, (double)(float)k->c->m_ssm[s]);
+    }
+}
+
+/* Segment bounds of in_proj's columns: z | x | B | C | dt. */
+static void segments(const fh1_config *c, int64_t bound[6])
+{
+    const int64_t GN = c->G * c->N, width[5] = {c->d_ssm, c->d_ssm, GN, GN, c->H};
+    bound[0] = 0;
+    for (int s = 0; s < 5; ++s) bound[s + 1] = bound[s] + width[s];
+}
+
+static void apply_mup(const REF(ref_call) *k, int64_t rows, real *proj)
+{
+    const int64_t width = fh1_in_proj_dim(k->c);
+    int64_t bound[6];
+    real u[5];
+    segments(k->c, bound);
+    mup_vector(k, u);
+    for (int64_t m = 0; m < rows; ++m) {
+        real *pm = proj + m * width;
+        for (int s = 0; s < 5; ++s)
+            for (int64_t i = bound[s]; i < bound[s + 1]; ++i) pm[i] *= u[s];
+        REF(ref_round_row)(k->p->at[FH1_RP_MUP], width, pm);
+    }
+}
+
+/* What a padding column holds after in_proj and the mup vector when its input was masked: the bias. */
+static fh1_status pad_column(const REF(ref_call) *k, const fh1_layer *l, real **out)
+{
+    const int64_t width = fh1_in_proj_dim(k->c);
+    real *col = calloc((size_t)width, sizeof *col);
+    if (!col) return fh1_no_memory((size_t)width * sizeof *col, "a padding column");
+    if (l->in_b.data) {
+        REF(ref_widen)(col, &l->in_b, width);
+        REF(ref_round_row)(k->p->at[FH1_RP_LINEAR], width, col);
+        apply_mup(k, 1, col);
+    }
+    *out = col;
+    return NULL;
+}
+
+static void dt_limits(const REF(ref_call) *k, double *lo, double *hi)
+{
+    *lo = k->c->dt_lo;
+    *hi = k->c->dt_hi;
+    const unsigned v = k->e->variants;
+    if ((v & FH1_VAR_NO_DT_LIMIT) || ((v & FH1_VAR_DECODE_NO_DT_LIMIT) && k->one_token)) {
+        *lo = 0;
+        *hi = (double)INFINITY;
+    }
+}
+
+typedef struct {
+    real *window, *state;
+    const int64_t *doc; /* of the row's tokens, NULL: documents are ignored */
+    int64_t begin, n;   /* the row's packed tokens */
+    int64_t held_doc;   /* document of window and state */
+} row_view;
+
+static row_view view_row(const REF(ref_call) *k, int64_t layer, int64_t b)
+{
+    fh1_cache_row *r = &k->cache->rows[b];
+    row_view v = {.window = r->conv[layer], .state = r->ssm[layer], .begin = k->t.row_begin[b],
+                  .n = k->t.row_begin[b + 1] - k->t.row_begin[b], .held_doc = r->doc};
+    if (!(k->e->variants & FH1_VAR_MIXER_LEAKS_DOCS)) v.doc = k->t.doc + v.begin;
+    return v;
+}
+
+/* Variants of real libraries that change what a row starts from. */
+static fh1_status before_row(const REF(ref_call) *k, const fh1_layer *l, int64_t b, const row_view *v)
+{
+    const fh1_config *c = k->c;
+    if ((k->e->variants & FH1_VAR_HISTORY_DROPPED) && k->t.T > 1) {
+        memset(v->window, 0, (size_t)(fh1_conv_dim(c) * (c->K - 1)) * sizeof(real));
+        memset(v->state, 0, (size_t)(c->H * c->P * c->N) * sizeof(real));
+    }
+    if ((k->e->variants & FH1_VAR_IN_PROJ_BIAS_AT_PADS) && k->t.n_left[b] > 0) {
+        real *col;
+        FH1_TRY(pad_column(k, l, &col));
+        REF(ref_conv1d_push)(fh1_conv_dim(c), c->K, col + c->d_ssm, k->t.n_left[b], v->window);
+        free(col);
+    }
+    return NULL;
+}
+
+/* FH1_VAR_RIGHT_PAD_CACHE: the window ends in padding columns and the state decays over them. */
+static fh1_status after_row(const REF(ref_call) *k, const fh1_layer *l, int64_t b, const row_view *v)
+{
+    const fh1_config *c = k->c;
+    if (!(k->e->variants & FH1_VAR_RIGHT_PAD_CACHE) || k->t.n_right[b] == 0) return NULL;
+    real *col, *dt;
+    FH1_TRY(pad_column(k, l, &col));
+    dt = col + c->d_ssm + fh1_conv_dim(c);
+    double lo, hi;
+    dt_limits(k, &lo, &hi);
+    REF(ref_dt_softplus_fwd)(1, c->H, dt, c->H, &l->dt_bias, lo, hi, k->p, dt);
+    REF(ref_conv1d_push)(fh1_conv_dim(c), c->K, col + c->d_ssm, k->t.n_right[b], v->window);
+    REF(ref_ssd_decay)(c->H, c->P, c->N, dt, &l->A_log, k->t.n_right[b], v->state);
+    free(col);
+    return NULL;
+}
+
+/* Where a left-padded row starts in a window that already holds padding columns, the document of the
+ * window is the one that begins: otherwise the selection by document would skip them. */
+static int64_t window_doc(const REF(ref_call) *k, int64_t b, const row_view *v)
+{
+    const bool pads_count = (k->e->variants & FH1_VAR_IN_PROJ_BIAS_AT_PADS) && k->t.n_left[b] > 0;
+    return pads_count && v->n > 0 ? k->t.doc[v->begin] : v->held_doc;
+}
+
+static fh1_status conv_rows(REF(ref_call) *k, const fh1_layer *l, int64_t layer)
+{
+    const fh1_config *c = k->c;
+    const int64_t width = fh1_in_proj_dim(c), conv = fh1_conv_dim(c);
+    for (int64_t b = 0; b < k->t.B; ++b) {
+        row_view v = view_row(k, layer, b);
+        FH1_TRY(before_row(k, l, b, &v));
+        REF(ref_conv1d_args) a = {.T = v.n, .c = conv, .K = c->K, .ldx = width, .w = &l->conv_w, .b = &l->conv_b,
+                                  .x = k->proj + v.begin * width + c->d_ssm, .doc = v.doc,
+                                  .window_doc = window_doc(k, b, &v), .window = v.window,
+                                  .y = k->conv + v.begin * conv};
+        FH1_TRY(REF(ref_conv1d_fwd)(&a, k->p));
+    }
+    return NULL;
+}
+
+static fh1_status scan_rows(REF(ref_call) *k, const fh1_layer *l, int64_t layer)
+{
+    const fh1_config *c = k->c;
+    for (int64_t b = 0; b < k->t.B; ++b) {
+        row_view v = view_row(k, layer, b);
+        REF(ref_ssd_args) a = {.T = v.n, .H = c->H, .P = c->P, .N = c->N, .G = c->G, .ldx = fh1_conv_dim(c),
+                               .xbc = k->conv + v.begin * fh1_conv_dim(c), .dt = k->dt + v.begin * c->H,
+                               .A_log = &l->A_log, .D = &l->D, .doc = v.doc, .state_doc = v.held_doc,
+                               .state = v.state, .y = k->y + v.begin * c->d_ssm};
+        if (k->one_token && v.n == 1)
+            REF(ref_ssd_step_fwd)(&a, k->p);
+        else if (k->e->chunked)
+            FH1_TRY(REF(ref_ssd_chunk_fwd)(&a, c->Q, k->p));
+        else
+            REF(ref_ssd_scan_fwd)(&a, k->p);
+        FH1_TRY(after_row(k, l, b, &v));
+    }
+    return NULL;
+}
+
+fh1_status REF(ref_mixer_fwd)(REF(ref_call) *k, int64_t layer)
+{
+    const fh1_config *c = k->c;
+    const fh1_layer *l = &k->m->layers[layer];
+    const int64_t M = k->t.M, width = fh1_in_proj_dim(c);
+    double lo, hi;
+
+    REF(ref_scale_input)(k, FH1_TAP_IN_PROJ, layer, c->m_ssm_in);
+    FH1_TRY(REF(ref_linear_tap)(k, FH1_TAP_IN_PROJ, layer, M, NULL, k->scaled, &l->in_w, &l->in_b, 1, k->proj));
+    apply_mup(k, M, k->proj);
+
+    FH1_TRY(conv_rows(k, l, layer));
+    FH1_TRY(REF(ref_tap)(k, FH1_TAP_CONV_ACT, layer, k->conv));
+
+    dt_limits(k, &lo, &hi);
+    REF(ref_dt_softplus_fwd)(M, c->H, k->proj + c->d_ssm + fh1_conv_dim(c), width, &l->dt_bias, lo, hi, k->p, k->dt);
+    FH1_TRY(REF(ref_tap)(k, FH1_TAP_DT, layer, k->dt));
+
+    FH1_TRY(scan_rows(k, l, layer));
+    FH1_TRY(REF(ref_tap)(k, FH1_TAP_SSD, layer, k->y));
+
+    FH1_TRY(REF(ref_gated_norm_fwd)(M, c->d_ssm, c->G, k->y, k->proj, width, &l->norm, c->eps, c->norm_before_gate,
+                                    k->p, k->y));
+    FH1_TRY(REF(ref_tap)(k, FH1_TAP_GATED, layer, k->y));
+    return REF(ref_linear_tap)(k, FH1_TAP_OUT_PROJ, layer, M, NULL, k->y, &l->out_w, &l->out_b, 1, k->mixer);
+}

@@ -1,0 +1,45 @@
+#include "reference/rope.h"
+
+#define MAX_HALF 4096 /* A/2; fh1_config_check keeps the head width below 8192 */
+
+void REF(ref_rope_table)(const fh1_config *c, int64_t M, const int64_t *position, int64_t seq_len,
+                         const fh1_profile *p, real *cos_sin)
+{
+    const int64_t half = c->A / 2;
+    real freq[MAX_HALF];
+    double scale;
+#if REF_BITS == 64
+    fh1_rope_frequencies(c, seq_len, freq, &scale);
+#else
+    fh1_rope_frequencies_f32(c, seq_len, freq, &scale);
+#endif
+    real *cosines = cos_sin, *sines = cos_sin + M * half;
+    for (int64_t m = 0; m < M; ++m)
+        for (int64_t i = 0; i < half; ++i) {
+            const real angle = (real)position[m] * freq[i];
+#if REF_BITS == 64
+            cosines[m * half + i] = cos(angle) * scale;
+            sines[m * half + i] = sin(angle) * scale;
+#else
+            cosines[m * half + i] = cosf(angle) * (float)scale;
+            sines[m * half + i] = sinf(angle) * (float)scale;
+#endif
+        }
+    REF(ref_round_row)(p->at[FH1_RP_ROPE_TABLE], 2 * M * half, cos_sin);
+}
+
+void REF(ref_rope_fwd)(int64_t M, int64_t heads, int64_t A, const real *cos_sin, const fh1_profile *p, real *x)
+{
+    const int64_t half = A / 2;
+    const fh1_round r = p->at[FH1_RP_ROPE];
+    for (int64_t m = 0; m < M; ++m)
+        for (int64_t h = 0; h < heads; ++h) {
+            real *lo = x + (m * heads + h) * A, *hi = lo + half;
+            for (int64_t i = 0; i < half; ++i) {
+                const real c = cos_sin[m * half + i], s = cos_sin[(M + m) * half + i];
+                const real a = lo[i], b = hi[i];
+                lo[i] = r_round(r, r_round(r, a * c) + r_round(r, -b * s));
+                hi[i] = r_round(r, r_round(r, b * c) + r_round(r, a * s));
+            }
+        }
+}

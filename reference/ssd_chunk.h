@@ -1,0 +1,12 @@
+#pragma once
+
+#include "reference/ssd_scan.h"
+
+/* The recurrence of ssd_scan.h in chunks of Q tokens, as transformers and the GPU kernels compute it; equal in
+ * exact arithmetic, different in rounding. It emulates honest pipelines (ref-bf16 and the judge's yardstick);
+ * truth never uses it. Per chunk, with l_t = Δ_t A, Λ_t = Σ l up to t and x̂ = Δx:
+ *   y_t = Σ_{s<=t} (C_t·B_s) exp(Σ_{s<k<=t} l_k) x̂_s + exp(Λ_t) C_t·S + D x_t
+ *   S  <- exp(Λ_last) S + Σ_s exp(Λ_last - Λ_s) x̂_s ⊗ B_s
+ * The difference Λ_last - Λ_s is where an f32 pipeline loses u·|Λ|. The chunk grid restarts with each document.
+ * Arguments as there; FH1_E_INTERNAL without memory. */
+fh1_status REF(ref_ssd_chunk_fwd)(const REF(ref_ssd_args) *a, int64_t Q, const fh1_profile *p);

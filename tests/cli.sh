@@ -1,0 +1,169 @@
+#!/usr/bin/env bash
+# The program as a user meets it: exit codes, one line per error that names the thing, nothing on stdout after bad
+# input, and verdicts that change when a fault is planted. Argument: the fh1 program; run from the root of the tree.
+set -euo pipefail
+fh1=$1
+model=golden/models/odd
+trace=golden/traces/odd/t37.safetensors
+dir=$(mktemp -d)
+trap 'rm -rf "$dir"' EXIT
+checks=0 failures=0
+
+complain() {
+    echo "FAILED: $1"
+    failures=$((failures + 1))
+}
+
+# run CODE ARGUMENTS…: runs fh1; output in $dir/out and $dir/err; the exit code must be CODE.
+run() {
+    local want=$1 code=0
+    shift
+    checks=$((checks + 1))
+    "$fh1" "$@" > "$dir/out" 2> "$dir/err" || code=$?
+    if ((code != want)); then
+        complain "exit $code instead of $want: fh1 $*"
+        head -c 400 "$dir/err"
+    fi
+}
+
+# says TEXT: the output of the last run contains TEXT.
+says() { grep -qF -- "$1" "$dir/out" || complain "stdout does not say '$1'"; }
+
+# bad TEXT ARGUMENTS…: exit 2, nothing on stdout, and one line on stderr that contains TEXT.
+bad() {
+    local text=$1
+    shift
+    run 2 "$@"
+    [[ ! -s $dir/out ]] || complain "partial output: fh1 $*"
+    [[ $(wc -l < "$dir/err") == 1 ]] || complain "not one line on stderr: fh1 $*"
+    grep -q '^fh1' "$dir/err" || complain "no 'fh1' at the start: fh1 $*"
+    grep -qF -- "$text" "$dir/err" || { complain "stderr does not say '$text': fh1 $*" && cat "$dir/err"; }
+}
+
+# Two's-complement little-endian bytes of $1 in $2 bytes, as \x escapes.
+bytes() {
+    local i v=$1 out=
+    for ((i = 0; i < $2; i++)); do out+=$(printf '\\x%02x' $(((v >> (8 * i)) & 255))); done
+    printf '%s' "$out"
+}
+
+# safetensors FILE HEADER DATA: DATA as \x escapes.
+safetensors() {
+    printf "$(bytes ${#2} 8)" > "$1"
+    printf '%s' "$2" >> "$1"
+    printf "$3" >> "$1"
+}
+
+# one_step FILE IDS SHAPE [EXTRA-HEADER EXTRA-DATA]: a trace with one call.
+one_step() {
+    local ids=$2 data= id n=0
+    for id in $ids; do data+=$(bytes "$id" 8) && n=$((n + 8)); done
+    safetensors "$1" "{\"__metadata__\":{\"fh1.trace\":\"1\"},\"step0/input_ids\":{\"dtype\":\"I64\",\"shape\":$3,\"data_offsets\":[0,$n]}${4:-}}" "$data${5:-}"
+}
+
+# copy NAME SED-EXPRESSION: the model with a changed config.json.
+copy() {
+    mkdir -p "$dir/$1"
+    cp "$model"/*.safetensors "$dir/$1/"
+    sed -E "$2" "$model/config.json" > "$dir/$1/config.json"
+}
+
+# -- help and usage
+run 0 --help && says 'fh1 check'
+run 0 --version && says 'commit'
+for command in info taps trace run check diff init; do
+    run 0 "$command" --help && says "usage: fh1 $command" && says 'example: '
+done
+run 2
+bad "unknown command 'chekc'" chekc
+bad 'MODEL' check
+bad '--tokens' info "$model" --tokens 0
+bad '--bogus' check "$model" --bogus
+bad 'ref-f99' check "$model" --engine ref-f99
+bad 'hf-eager-bf17' check "$model" --trace "$trace" --contract hf-eager-bf17
+bad 'no_such_variant' check "$model" --trace "$trace" --variant no_such_variant
+bad 'one of --ids, --seed and --like' trace "$model" --engine ref-f32 -o "$dir/x"
+
+# -- good paths
+run 0 info "$model" && says 'ssm_multipliers[4] (dt)'
+run 0 info "$model" --json && says '"tied_head":true'
+run 0 taps "$model" && says 'model.layers.i.mamba.conv_act'
+run 0 taps "$model" --json && says '"tap":"cache.2.ssm"'
+run 0 check "$model" --trace "$trace" && says PASS
+run 0 check "$model" --trace "$trace" --json && says '"summary":true'
+run 0 check "$model" --engine ref-f32 && says PASS
+run 0 trace "$model" --engine ref-f32 --seed 7 --tokens 9 --batch 2 --decode 2 -o "$dir/a.safetensors"
+run 0 trace "$model" --engine ref-f32 --like "$dir/a.safetensors" -o "$dir/b.safetensors"
+run 0 diff "$dir/a.safetensors" "$dir/b.safetensors" && says '0 differ'
+run 0 check "$model" --trace "$dir/a.safetensors" && says PASS
+run 1 diff "$dir/a.safetensors" "$trace"
+bad 'exists' trace "$model" --engine ref-f32 --seed 7 --tokens 9 -o "$dir/a.safetensors"
+
+printf '5 17 23\n42\n' > "$dir/ids"
+run 0 run "$model" --ids "$dir/ids" -n 6 && [[ $(wc -lw < "$dir/out" | tr -s ' ') == ' 2 12' ]] || complain 'run: 2 rows of 6 ids'
+cp "$dir/out" "$dir/both"
+printf '42\n' > "$dir/solo"
+run 0 run "$model" --ids "$dir/solo" -n 6
+[[ $(tail -n1 "$dir/both") == "$(cat "$dir/out")" ]] || complain 'run: a padded row differs from the row alone'
+
+run 0 init --config "$model/config.json" -o "$dir/made" --seed 3 --dtype f32
+run 0 check "$dir/made" --engine ref-f32 && says PASS
+bad 'exists' init --config "$model/config.json" -o "$dir/made" --seed 3
+run 0 init --config "$model/config.json" -o "$dir/again" --seed 3 --dtype f32
+cmp "$dir/made/model.safetensors" "$dir/again/model.safetensors" || complain 'init: one seed, two files'
+
+# -- planted faults: a wrong trace is named, and so is a NaN
+copy key 's/"key_multiplier": [0-9.]+/"key_multiplier": 1.0/'
+run 0 trace "$dir/key" --engine ref-f32 --seed 7 --tokens 9 -o "$dir/key.safetensors"
+run 1 check "$model" --trace "$dir/key.safetensors" --json && says '"first_divergence":{"tap":"model.layers.0.self_attn.k_rope","step":0'
+nan=$(printf '\\x00\\x00\\xc0\\x7f%.0s' {1..33})
+one_step "$dir/nan" 5 '[1,1]' ',"step0/model.embed_tokens":{"dtype":"F32","shape":[1,1,33],"data_offsets":[8,140]}' "$nan"
+run 1 check "$model" --trace "$dir/nan" && says 'model.embed_tokens'
+
+# -- bad models
+copy no_key '/"key_multiplier"/d'
+bad 'key_multiplier' info "$dir/no_key"
+copy rope 's/"rope_type": "default"/"rope_type": "spiral"/'
+bad 'spiral' info "$dir/rope"
+copy contradiction 's/"rms_norm_eps"/"rope_theta": 5.0, "rms_norm_eps"/'
+bad 'rope_theta' info "$dir/contradiction"
+copy shape 's/"intermediate_size": 45/"intermediate_size": 46/'
+bad 'feed_forward' info "$dir/shape"
+copy shard ''
+rm "$dir/shard/model.safetensors"
+printf '{"metadata":{"total_size":4},"weight_map":{"model.embed_tokens.weight":"model-00001-of-00002.safetensors"}}' > "$dir/shard/model.safetensors.index.json"
+bad 'model-00001-of-00002.safetensors' info "$dir/shard"
+bad 'config.json' info "$dir"
+
+# -- bad traces and ids
+one_step "$dir/t" 97 '[1,1]'
+bad '97' check "$model" --trace "$dir/t"
+one_step "$dir/t" '' '[1,0]'
+bad 'step0' check "$model" --trace "$dir/t"
+one_step "$dir/t" 5 '[1,1]' ',"step0/model.embed_tokens":{"dtype":"F32","shape":[1,33,1],"data_offsets":[8,140]}' "$nan"
+bad '[1, 33, 1]' check "$model" --trace "$dir/t"
+one_step "$dir/t" 5 '[1,1]' ',"step0/model.layers.0.unknown":{"dtype":"F32","shape":[1,1,33],"data_offsets":[8,140]}' "$nan"
+bad 'model.layers.0.unknown' check "$model" --trace "$dir/t"
+for mask in '1 0 1' '1 1 2'; do
+    data=
+    for v in $mask; do data+=$(bytes "$v" 8); done
+    one_step "$dir/t" '5 6 7' '[1,3]' ',"step0/attention_mask":{"dtype":"I64","shape":[1,3],"data_offsets":[24,48]}' "$data"
+    bad 'mask' check "$model" --trace "$dir/t"
+done
+head -c 1000 "$trace" > "$dir/t"
+bad "$dir/t" check "$model" --trace "$dir/t"
+printf '5 97\n' > "$dir/ids"
+bad 'line 1, column 3' run "$model" --ids "$dir/ids" -n 2
+: > "$dir/ids"
+bad 'no token ids' run "$model" --ids "$dir/ids" -n 2
+bad 'suite.json' check --suite "$dir"
+
+# -- a result that cannot be written
+if [[ -w /dev/full ]]; then
+    code=0
+    "$fh1" taps "$model" > /dev/full 2> "$dir/err" || code=$?
+    ((code == 3)) || complain "full disk: exit $code instead of 3"
+fi
+
+echo "$checks command lines, $failures failures"
+((failures == 0))
