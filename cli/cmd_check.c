@@ -25,7 +25,7 @@ static const char help[] =
     "                  instead of what the trace declares ('' = none). Here, as for --contract, an unknown\n"
     "                  name lists the known ones\n"
     "  --map FILE      renames and transposes the taps of a foreign trace (docs/traces.md)\n"
-    "  --taps GLOB     judge only taps whose name matches, as '*.mamba.*'\n"
+    "  --taps GLOB     judge only taps whose name matches, as '*.mamba.*'; several with commas\n"
     "  --seed N        of the seeded schedule (default 1)\n"
     "  --verbose       one line per tap instead of failures only\n"
     "  --json          JSON lines: one object per tap and subject, the summary last\n\n"
@@ -104,6 +104,8 @@ static fh1_status run(check_options *o, int argc, char **argv, int *code)
     char *repro = cli_repro(argc, argv);
     if (!repro) return fh1_no_memory(0, "the command line");
     fh1_status s = check_plan_make(&effective, &plan);
+    for (int i = 0; !s && o->taps && i < plan.n_subjects; i++)
+        s = gld_taps_check(o->taps, plan.subjects[i].model->config.n_layers);
     if (!s) s = judge_all(&effective, &plan, repro, code);
     check_plan_free(&plan);
     free(repro);

@@ -1,7 +1,6 @@
 #include "golden/judge_state.h"
 
 #include <assert.h>
-#include <fnmatch.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -34,7 +33,7 @@ static int64_t ordinal_of(const gld_judgement *j, const gld_slot *s, const fh1_t
 static bool padding_slot(const gld_judgement *j, fh1_tap_id id, const int64_t *index)
 {
     if (id != FH1_TAP_CACHE_KEY && id != FH1_TAP_CACHE_VALUE) return false;
-    const fh1_cache_row *row = &j->local_cache->rows[index[0]];
+    const fh1_cache_row *row = &j->books->rows[index[0]];
     int64_t lo = 0, hi = row->n; /* columns rise: binary search */
     while (lo < hi) {
         const int64_t mid = (lo + hi) / 2;
@@ -118,6 +117,28 @@ static fh1_status judge_slot(gld_judgement *j, gld_slot *s, const fh1_tokens *to
     return st;
 }
 
+/* A label whose predecessor is padding: what logits at padding say means nothing, so the loss over them does not. */
+static bool loss_reads_padding(const fh1_batch *b, const fh1_tokens *tokens)
+{
+    for (int64_t row = 0; b->labels && row < b->B; ++row)
+        for (int64_t t = 1; t < b->T; ++t) {
+            const int64_t before = t - 1;
+            const bool padding = before < tokens->n_left[row] || before >= b->T - tokens->n_right[row];
+            if (padding && b->labels[row * b->T + t] != -100) return true;
+        }
+    return false;
+}
+
+static fh1_status skip_loss(gld_judgement *j, const gld_slot *s)
+{
+    fh1_tap_result r = {.subject = j->o->subject, .step = j->step, .verdict = FH1_SKIP, .margin = (double)NAN,
+                        .rms_ratio = (double)NAN, .max_err = (double)NAN, .allowed = (double)NAN, .rel_rms = (double)NAN,
+                        .free_rms = (double)NAN, .order = fh1_tap_order(FH1_TAP_LOSS, 0, j->c->n_layers)};
+    fh1_tap_name(s->tap->id, 0, r.tap);
+    snprintf(r.reason, sizeof r.reason, "a label is predicted from padding: set it to -100");
+    return fh1_report_add(j->report, &r);
+}
+
 /* ---- one step, all steps ---- */
 
 static fh1_status open_slots(gld_judgement *j)
@@ -128,10 +149,8 @@ static fh1_status open_slots(gld_judgement *j)
     if (!j->slots) return fh1_no_memory((size_t)step->n_taps * sizeof *j->slots, "a step");
     j->n_logits = step->n_logits;
     for (int64_t i = 0; i < step->n_taps; ++i) {
-        char name[FH1_TAP_NAME_SIZE];
         j->slots[i].tap = &step->taps[i];
-        fh1_tap_name(step->taps[i].id, step->taps[i].layer, name);
-        j->slots[i].judged = !j->o->taps || fnmatch(j->o->taps, name, 0) == 0;
+        j->slots[i].judged = !j->o->taps || gld_taps_match(j->o->taps, step->taps[i].id, step->taps[i].layer);
         if (step->taps[i].id == FH1_TAP_LOSS) j->n_logits = step->batch.T; /* the loss needs all positions */
     }
     return NULL;
@@ -161,7 +180,8 @@ static fh1_status judge_step(gld_judgement *j, const fh1_tokens *tokens)
         gld_slot *s = &j->slots[i];
         if (fh1_tap_is_cache(s->tap->id)) FH1_TRY(gld_read_cache_slot(j, s));
         if (!s->judged || !s->value) continue;
-        FH1_TRY(judge_slot(j, s, tokens));
+        const bool meaningless = s->tap->id == FH1_TAP_LOSS && loss_reads_padding(&gld_current(j)->batch, tokens);
+        FH1_TRY(meaningless ? skip_loss(j, s) : judge_slot(j, s, tokens));
     }
     for (int64_t i = 0; i < j->n_slots; ++i)
         if (fh1_tap_is_cache(j->slots[i].tap->id)) FH1_TRY(gld_import_judged(j, &j->slots[i]));
@@ -192,6 +212,7 @@ static fh1_status open_engines(gld_judgement *j)
     if (!(j->decay = calloc(n, sizeof *j->decay))) return fh1_no_memory(n * sizeof *j->decay, "decay sums");
     j->truth = o->make_engine("ref-f64", fh1_profile_find("exact"), o->variants);
     if (!j->truth) return fh1_no_memory(sizeof *j->truth, "the truth");
+    FH1_TRY(gld_books_new(j->c, B, &j->books_config, &j->books));
     FH1_TRY(fh1_cache_new(j->c, FH1_F64, B, &j->free_cache));
     FH1_TRY(fh1_cache_new(j->c, FH1_F64, B, &j->local_cache));
     if (o->profile->storage == FH1_F64) return NULL;
@@ -209,6 +230,7 @@ static void close_engines(gld_judgement *j)
 {
     if (j->truth) j->truth->free(j->truth);
     if (j->emulated) j->emulated->free(j->emulated);
+    fh1_cache_free(j->books);
     fh1_cache_free(j->free_cache);
     fh1_cache_free(j->local_cache);
     for (int i = 0; i < j->n_members; ++i) fh1_cache_free(j->member_cache[i]);
@@ -223,10 +245,13 @@ fh1_status gld_judge(const gld_trace *t, const gld_judge_options *o, fh1_report 
     for (j.step = 0; !s && j.step < t->n_steps; ++j.step) {
         const fh1_batch *b = &t->steps[j.step].batch;
         fh1_tokens tokens = {0};
-        j.one_token = b->T == 1 && j.free_cache->n_cols > 0;
-        s = fh1_tokens_pack(b, j.c->V, j.free_cache, &tokens);
-        if (s) break;
-        s = open_slots(&j);
+        j.one_token = b->T == 1 && j.books->n_cols > 0;
+        s = fh1_tokens_pack(b, j.c->V, j.books, &tokens);
+        if (!s) s = fh1_cache_prepare(j.books, &tokens);
+        if (!s) {
+            fh1_cache_commit(j.books, &tokens);
+            s = open_slots(&j);
+        }
         if (!s) s = judge_step(&j, &tokens);
         if (s) s = fh1_where(s, "step %lld", (long long)j.step);
         close_slots(&j);

@@ -30,6 +30,8 @@ typedef struct {
     int64_t n_slots;
     bool one_token;
     fh1_engine *truth, *emulated;
+    fh1_cache *books;  /* rows, columns and documents as the masks say */
+    fh1_config books_config;
     fh1_cache *free_cache, *local_cache, *member_cache[MEMBERS];
     int n_members;     /* 0 under `exact` */
     double *decay;     /* [n_layers, B, H]: units of u that a decay may be off by, from the local run */

@@ -37,11 +37,14 @@ static void read_row(const fh1_tensor *t, int64_t b, int64_t col, int64_t width,
     for (int64_t i = 0; i < width; ++i) out[i] = fh1_get(t, first + i);
 }
 
-/* Row of the recorded logits that token m stands in, or -1: a trace may hold the last columns only. */
+/* Column of the recorded tensor that token m stands in; -1 where it is not judged: a trace may hold the last columns of
+ * the logits only, and under FH1_VAR_PADS_IN_MIXER the engines compute padding too. */
 static int64_t recorded_column(const gld_judgement *j, const fh1_tap_event *e, int64_t m)
 {
+    const fh1_batch *b = &gld_current(j)->batch;
     const int64_t col = e->tokens->col[m];
-    return e->id == FH1_TAP_LOGITS ? col - (e->tokens->T - gld_current(j)->n_logits) : col;
+    if (b->mask && b->mask[e->tokens->row[m] * b->mask_len + b->mask_len - b->T + col] == 0) return -1;
+    return e->id == FH1_TAP_LOGITS ? col - (b->T - gld_current(j)->n_logits) : col;
 }
 
 static int64_t token_of(const fh1_tap_event *e, int64_t r)

@@ -6,12 +6,12 @@
 #include <stdint.h>
 
 typedef struct {
-    char *name, *model, *trace;   /* model and trace are paths, resolved against the suite's folder */
-    char *contract, *variant;     /* NULL when absent: the trace's own metadata counts */
-    bool expect_fail;             /* "expect": "FAIL", a golden wrong trace */
-    char *expect_tap;             /* the first divergence that must be found; NULL for PASS */
+    char *name, *model, *trace; /* model and trace are paths, resolved against the suite's folder */
+    char *contract, *variant;   /* NULL when absent: the trace's own metadata counts */
+    bool expect_fail;           /* "expect": "FAIL", a golden wrong trace */
+    char *expect_tap;           /* the first divergence that must be found; NULL for PASS */
     int64_t expect_step;
-    char *bug, *note;             /* NULL when absent */
+    char *bug, *note; /* NULL when absent */
 } gld_case;
 
 typedef struct {

@@ -121,14 +121,20 @@ fh1_status gld_trace_add_step(gld_trace *t, const fh1_batch *b)
     return NULL;
 }
 
+fh1_status gld_books_new(const fh1_config *c, int64_t B, fh1_config *least, fh1_cache **out)
+{
+    *least = *c;
+    least->n_layers = least->Hkv = least->A = least->K = 1;
+    least->d_ssm = least->H = least->P = least->G = least->N = 1;
+    return fh1_cache_new(least, FH1_F32, B, out);
+}
+
 fh1_status gld_trace_check_inputs(const gld_trace *t, const fh1_config *c)
 {
     if (t->n_steps == 0) return NULL;
-    fh1_config least = *c; /* of the cache only rows, columns and documents are looked at */
-    least.n_layers = least.Hkv = least.A = least.K = 1;
-    least.d_ssm = least.H = least.P = least.G = least.N = 1;
+    fh1_config least;
     fh1_cache *cache;
-    FH1_TRY(fh1_cache_new(&least, FH1_F32, t->steps[0].batch.B, &cache));
+    FH1_TRY(gld_books_new(c, t->steps[0].batch.B, &least, &cache));
     fh1_status s = NULL;
     for (int64_t j = 0; j < t->n_steps && !s; j++) {
         fh1_tokens tokens = {0};
