@@ -93,6 +93,9 @@ static fh1_status check_target(const char *path, bool folder, bool force)
     if (!force) return already_there(path);
     if (folder != (S_ISDIR(st.st_mode) != 0))
         return fh1_where(FH1_BAD("the target exists and is a %s", folder ? "file" : "folder"), "%s", path);
+    if (!folder && !S_ISREG(st.st_mode) && !S_ISLNK(st.st_mode)) /* a rename would take a device or a pipe away */
+        return fh1_hint(fh1_where(FH1_BAD("the target exists and is no regular file"), "%s", path),
+                        "write to a new file and copy it there");
     return folder ? check_replaceable(path) : NULL;
 }
 

@@ -37,10 +37,8 @@ static bool padding_slot(const gld_judgement *j, fh1_tap_id id, const int64_t *i
     int64_t lo = 0, hi = row->n; /* columns rise: binary search */
     while (lo < hi) {
         const int64_t mid = (lo + hi) / 2;
-        if (row->col[mid] < index[2])
-            lo = mid + 1;
-        else
-            hi = mid;
+        if (row->col[mid] < index[2]) lo = mid + 1;
+        else hi = mid;
     }
     return lo == row->n || row->col[lo] != index[2];
 }
@@ -48,7 +46,10 @@ static bool padding_slot(const gld_judgement *j, fh1_tap_id id, const int64_t *i
 static int64_t chain_length(const gld_judgement *j, fh1_tap_id id)
 {
     const fh1_config *c = j->c;
-    return id == FH1_TAP_O_PROJ ? c->Hq * c->A : id == FH1_TAP_OUT_PROJ ? c->d_ssm : id == FH1_TAP_DOWN_PROJ ? c->F : c->D;
+    return id == FH1_TAP_O_PROJ      ? c->Hq * c->A
+           : id == FH1_TAP_OUT_PROJ  ? c->d_ssm
+           : id == FH1_TAP_DOWN_PROJ ? c->F
+                                     : c->D;
 }
 
 static fh1_dtype coarser(fh1_dtype a, fh1_dtype b)
@@ -69,8 +70,13 @@ static fh1_status annotate(const gld_judgement *j, const gld_slot *s, const fh1_
     a->skip = calloc((size_t)(n + 1), sizeof *a->skip);
     a->slack = malloc((size_t)(n + 1) * sizeof *a->slack);
     if (!a->unit || !a->skip || !a->slack) return fh1_no_memory((size_t)n * 13, "error annotations");
-    const gld_slack_args args = {.config = j->c, .id = s->tap->id, .tokens = tokens, .n = s->n, .width = s->width,
-                                 .local = s->local, .decay = j->decay + s->tap->layer * tokens->B * j->c->H};
+    const gld_slack_args args = {.config = j->c,
+                                 .id = s->tap->id,
+                                 .tokens = tokens,
+                                 .n = s->n,
+                                 .width = s->width,
+                                 .local = s->local,
+                                 .decay = j->decay + s->tap->layer * tokens->B * j->c->H};
     gld_slack(&args, a->slack);
     for (int64_t r = 0; r < s->n; ++r)
         for (int64_t i = 0; i < s->width; ++i) {
@@ -91,18 +97,32 @@ static fh1_status judge_slot(gld_judgement *j, gld_slot *s, const fh1_tokens *to
 {
     const gld_tap *tap = s->tap;
     annotations a = {0};
-    fh1_tap_result r = {.subject = j->o->subject, .step = j->step,
-                        .order = fh1_tap_order(tap->id, tap->layer, j->c->n_layers), .rank = tap->t.rank};
+    fh1_tap_result r = {.subject = j->o->subject,
+                        .step = j->step,
+                        .order = fh1_tap_order(tap->id, tap->layer, j->c->n_layers),
+                        .rank = tap->t.rank};
     fh1_tap_name(tap->id, tap->layer, r.tap);
     fh1_status st = annotate(j, s, tokens, &a);
     int64_t where = 0;
     if (!st) {
         const gld_tap_errors errors = {
-            .id = tap->id, .config = j->c, .profile = j->o->profile,
+            .id = tap->id,
+            .config = j->c,
+            .profile = j->o->profile,
             .ulp_type = coarser(tap->t.dtype, fh1_profile_tap_dtype(j->o->profile, tap->id, j->one_token, j->c)),
-            .n_tokens = s->n, .width = s->width, .judged = s->value, .local = s->local, .free = s->free_run,
-            .emulated2 = s->emulated2, .abs_sum = s->abs_sum, .slack = a.slack, .skip = a.skip, .unit = a.unit, .far = j->n_members > 1,
-            .n_units = tap->id == FH1_TAP_LOSS ? 1 : fh1_tap_units(j->c, tap->id), .chain = chain_length(j, tap->id),
+            .n_tokens = s->n,
+            .width = s->width,
+            .judged = s->value,
+            .local = s->local,
+            .free_rms = s->free_rms,
+            .emulated2 = s->emulated2,
+            .abs_sum = s->abs_sum,
+            .slack = a.slack,
+            .skip = a.skip,
+            .unit = a.unit,
+            .far = j->n_members > 1,
+            .n_units = tap->id == FH1_TAP_LOSS ? 1 : fh1_tap_units(j->c, tap->id),
+            .chain = chain_length(j, tap->id),
             .multiplier = tap->id == FH1_TAP_LOGITS ? j->c->m_lm : 1};
         st = gld_judge_tap(&errors, &r, &where);
     }
@@ -131,9 +151,16 @@ static bool loss_reads_padding(const fh1_batch *b, const fh1_tokens *tokens)
 
 static fh1_status skip_loss(gld_judgement *j, const gld_slot *s)
 {
-    fh1_tap_result r = {.subject = j->o->subject, .step = j->step, .verdict = FH1_SKIP, .margin = (double)NAN,
-                        .rms_ratio = (double)NAN, .max_err = (double)NAN, .allowed = (double)NAN, .rel_rms = (double)NAN,
-                        .free_rms = (double)NAN, .order = fh1_tap_order(FH1_TAP_LOSS, 0, j->c->n_layers)};
+    fh1_tap_result r = {.subject = j->o->subject,
+                        .step = j->step,
+                        .verdict = FH1_SKIP,
+                        .margin = (double)NAN,
+                        .rms_ratio = (double)NAN,
+                        .max_err = (double)NAN,
+                        .allowed = (double)NAN,
+                        .rel_rms = (double)NAN,
+                        .free_rms = (double)NAN,
+                        .order = fh1_tap_order(FH1_TAP_LOSS, 0, j->c->n_layers)};
     fh1_tap_name(s->tap->id, 0, r.tap);
     snprintf(r.reason, sizeof r.reason, "a label is predicted from padding: set it to -100");
     return fh1_report_add(j->report, &r);
@@ -162,7 +189,6 @@ static void close_slots(gld_judgement *j)
         gld_slot *s = &j->slots[i];
         free(s->value);
         free(s->local);
-        free(s->free_run);
         free(s->emulated2);
         free(s->abs_sum);
     }

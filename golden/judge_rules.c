@@ -8,11 +8,11 @@
 #include <string.h>
 
 /* The constants of the rules, each with its reading; the derivations are in docs/numerics.md. */
-#define SIGMAS 4.0          /* of a sum of independent roundings: one element in 16 000 would exceed it */
-#define RMS_TAP 2.0         /* whole tap against the emulated pipeline */
-#define RMS_UNIT 4.0        /* one channel or head: fewer elements, more scatter */
-#define RMS_TOKEN 8.0       /* one token: an error that sits at one place only */
-#define MIN_ELEMENTS 32     /* below, a ratio of two RMS values means little */
+#define SIGMAS 4.0      /* of a sum of independent roundings: one element in 16 000 would exceed it */
+#define RMS_TAP 2.0     /* whole tap against the emulated pipeline */
+#define RMS_UNIT 4.0    /* one channel or head: fewer elements, more scatter */
+#define RMS_TOKEN 8.0   /* one token: an error that sits at one place only */
+#define MIN_ELEMENTS 32 /* below, a ratio of two RMS values means little */
 #define EXACT_RELATIVE 1e-11
 
 typedef struct {
@@ -59,7 +59,8 @@ static double linear_allowed(const gld_tap_errors *t, int64_t i)
 {
     double allowed = half_ulp(t->ulp_type, t->judged[i], t->local[i]);
     if (t->id == FH1_TAP_LOGITS && t->multiplier != 0)
-        allowed += fabs(t->multiplier) * half_ulp(t->ulp_type, t->judged[i] / t->multiplier, t->local[i] / t->multiplier);
+        allowed +=
+            fabs(t->multiplier) * half_ulp(t->ulp_type, t->judged[i] / t->multiplier, t->local[i] / t->multiplier);
     return allowed + SIGMAS * sqrt((double)t->chain) * t->profile->u * t->abs_sum[i];
 }
 
@@ -129,19 +130,6 @@ static void per_group(const bin *b, int64_t n, double factor, const char *rule, 
     }
 }
 
-static double free_error(const gld_tap_errors *t)
-{
-    double err2 = 0, ref2 = 0;
-    if (!t->free) return (double)NAN;
-    for (int64_t i = 0; i < t->n_tokens * t->width; ++i) {
-        if (!judged_here(t, i)) continue;
-        const double e = fh1_error_of(t->judged[i], t->free[i]);
-        err2 += e * e;
-        ref2 += t->free[i] * t->free[i];
-    }
-    return ref2 > 0 ? sqrt(err2 / ref2) : (err2 > 0 ? (double)INFINITY : 0);
-}
-
 static void tell(const gld_tap_errors *t, const bin *tap, const decision *d, fh1_tap_result *out)
 {
     const double n = (double)tap->n;
@@ -150,7 +138,7 @@ static void tell(const gld_tap_errors *t, const bin *tap, const decision *d, fh1
     out->max_err = d->err;
     out->rms_ratio = t->emulated2 && tap->emu2 > 0 ? sqrt(tap->err2 / tap->emu2) : (double)NAN;
     out->rel_rms = tap->ref2 > 0 ? sqrt(tap->err2 / tap->ref2) : sqrt(tap->err2 / n);
-    out->free_rms = free_error(t);
+    out->free_rms = t->free_rms;
     out->reason[0] = 0;
     if (!fh1_within(d->margin, 1)) {
         out->verdict = FH1_FAIL;
@@ -181,10 +169,8 @@ fh1_status gld_judge_tap(const gld_tap_errors *t, fh1_tap_result *out, int64_t *
     if (!class_differs(t, &d)) {
         const bool exact = t->profile->storage == FH1_F64;
         const double bound = EXACT_RELATIVE * sqrt(tap.ref2 / (double)tap.n);
-        if (exact)
-            per_element(t, bound > 0 ? bound : DBL_MIN, &d);
-        else if (t->abs_sum)
-            per_element(t, 0, &d);
+        if (exact) per_element(t, bound > 0 ? bound : DBL_MIN, &d);
+        else if (t->abs_sum) per_element(t, 0, &d);
         else {
             double allowed;
             const double margin = bin_margin(&tap, tap_factor(t), &allowed);

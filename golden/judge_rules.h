@@ -11,11 +11,11 @@ typedef struct {
     fh1_tap_id id;
     const fh1_config *config;
     const fh1_profile *profile;
-    fh1_dtype ulp_type;      /* the coarser of the contract's type for this tap and the tensor's own */
+    fh1_dtype ulp_type; /* the coarser of the contract's type for this tap and the tensor's own */
     int64_t n_tokens, width;
     const double *judged;
     const double *local;     /* f64 from the judged engine's own upstream */
-    const double *free;      /* f64 from the inputs; may be NULL */
+    double free_rms;         /* relative error against truth's own upstream, passed on to the report */
     const double *emulated2; /* mean square error of the contract's pipeline, run from the judged upstream, per
                                 element; NULL under `exact` */
     const double *abs_sum;   /* linear taps whose input was recorded: Σ|w·x|; NULL otherwise */
@@ -23,9 +23,9 @@ typedef struct {
     const bool *skip;        /* [n_tokens*width] elements that are not judged, or NULL */
     const int32_t *unit;     /* [n_tokens*width] channel or head of each element */
     int64_t n_units;
-    bool far;                /* taps between the recorded ones are missing: a chain of ops, see RMS_TAP */
-    int64_t chain;           /* linear taps: length of the sum */
-    double multiplier;       /* linear taps: factor applied after the product (logits), else 1 */
+    bool far;          /* taps between the recorded ones are missing: a chain of ops, see RMS_TAP */
+    int64_t chain;     /* linear taps: length of the sum */
+    double multiplier; /* linear taps: factor applied after the product (logits), else 1 */
 } gld_tap_errors;
 
 /* Fills verdict, reason, margin, rms_ratio, max_err, allowed, rel_rms, free_rms of `out` and returns the

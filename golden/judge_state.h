@@ -12,10 +12,11 @@
 /* What is known about one recorded tap of the current step. Arrays are packed: [n, width]. */
 typedef struct {
     const gld_tap *tap;
-    bool judged;       /* the glob lets it through */
+    bool judged; /* the glob lets it through */
     int64_t n, width;
-    double *value;     /* judged values of real tokens */
-    double *local, *free_run, *abs_sum;
+    double *value; /* judged values of real tokens */
+    double *local, *abs_sum;
+    double free_rms;   /* relative error against the free run */
     double *emulated2; /* mean square error of the emulated runs */
 } gld_slot;
 
@@ -25,16 +26,16 @@ typedef struct {
     fh1_report *report;
     const fh1_config *c;
     int64_t step;
-    int64_t n_logits;  /* columns computed, >= those recorded */
-    gld_slot *slots;       /* one per recorded tap of the step */
+    int64_t n_logits; /* columns computed, >= those recorded */
+    gld_slot *slots;  /* one per recorded tap of the step */
     int64_t n_slots;
     bool one_token;
     fh1_engine *truth, *emulated;
-    fh1_cache *books;  /* rows, columns and documents as the masks say */
+    fh1_cache *books; /* rows, columns and documents as the masks say */
     fh1_config books_config;
     fh1_cache *free_cache, *local_cache, *member_cache[MEMBERS];
-    int n_members;     /* 0 under `exact` */
-    double *decay;     /* [n_layers, B, H]: units of u that a decay may be off by, from the local run */
+    int n_members; /* 0 under `exact` */
+    double *decay; /* [n_layers, B, H]: units of u that a decay may be off by, from the local run */
 } gld_judgement;
 
 typedef enum { RUN_FREE, RUN_LOCAL, RUN_EMULATED } gld_run;

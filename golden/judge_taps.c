@@ -85,8 +85,8 @@ static fh1_status read_judged(gld_judgement *j, const fh1_tap_event *e, gld_slot
 }
 
 /* Copies the rows of the event that the trace has, in the order of read_judged. With `force` the engine goes
- * on from the judged values; a value that is no number is left to the engine, so that one NaN does not make
- * everything behind it unjudgeable. */
+ * on from the judged values; `out` may be NULL. A value that is no number is left to the engine, so that one NaN does
+ * not make everything behind it unjudgeable. */
 static void take(gld_judgement *j, const fh1_tap_event *e, gld_slot *s, bool force, double *out)
 {
     const int64_t rows = e->id == FH1_TAP_LOSS ? 1 : e->value.shape[0];
@@ -95,12 +95,10 @@ static void take(gld_judgement *j, const fh1_tap_event *e, gld_slot *s, bool for
         if (e->id != FH1_TAP_LOSS && recorded_column(j, e, token_of(e, r)) < 0) continue;
         for (int64_t i = 0; i < s->width; ++i) {
             const double judged = s->value[n * s->width + i];
-            element(&e->value, r * s->width + i, &out[n * s->width + i]);
+            if (out) element(&e->value, r * s->width + i, &out[n * s->width + i]);
             if (!force || fh1_class(judged) != 0) continue;
-            if (e->value.dtype == FH1_F64)
-                ((double *)e->value.data)[r * s->width + i] = judged;
-            else
-                ((float *)e->value.data)[r * s->width + i] = (float)judged;
+            if (e->value.dtype == FH1_F64) ((double *)e->value.data)[r * s->width + i] = judged;
+            else ((float *)e->value.data)[r * s->width + i] = (float)judged;
         }
         ++n;
     }
@@ -163,6 +161,19 @@ static void add_square(const gld_judgement *j, gld_slot *s, const double *value)
     }
 }
 
+/* RMS of judged - truth over RMS of truth. Slots of padding, where truth holds exact zeros, are left out. */
+static double relative_rms(const gld_slot *s, const double *truth)
+{
+    double err2 = 0, ref2 = 0;
+    for (int64_t i = 0; i < s->n * s->width; ++i) {
+        if (truth[i] == 0 && fh1_tap_is_cache(s->tap->id)) continue;
+        const double err = fh1_error_of(s->value[i], truth[i]);
+        err2 += err * err;
+        ref2 += truth[i] * truth[i];
+    }
+    return ref2 > 0 ? sqrt(err2 / ref2) : err2 > 0 ? (double)INFINITY : 0;
+}
+
 static fh1_status on_tap(void *user, const fh1_tap_event *e)
 {
     run_sink *sink = user;
@@ -174,23 +185,27 @@ static fh1_status on_tap(void *user, const fh1_tap_event *e)
         return NULL;
     }
     if (!s->value) FH1_TRY(read_judged(j, e, s));
+    if (!s->judged) { /* only forced */
+        take(j, e, s, sink->run != RUN_FREE, NULL);
+        return NULL;
+    }
     double *values;
     FH1_TRY(grab(&values, s->n * s->width));
     take(j, e, s, sink->run != RUN_FREE, values);
-    if (sink->run == RUN_FREE) {
-        s->free_run = values;
-    } else if (sink->run == RUN_LOCAL) {
+    if (sink->run == RUN_LOCAL) {
         s->local = values;
-        if (e->abs_sum) FH1_TRY(take_abs_sum(j, e, s));
+        return e->abs_sum ? take_abs_sum(j, e, s) : NULL;
+    }
+    fh1_status st = NULL;
+    if (sink->run == RUN_FREE) {
+        s->free_rms = relative_rms(s, values);
     } else {
-        fh1_status st = NULL;
         if (!s->emulated2 && !(st = grab(&s->emulated2, s->n * s->width)))
             memset(s->emulated2, 0, (size_t)(s->n * s->width) * sizeof *s->emulated2);
         if (!st) add_square(j, s, values);
-        free(values);
-        return st;
     }
-    return NULL;
+    free(values);
+    return st;
 }
 
 /* The per-element bound of a linear layer holds when its very input was recorded. */
@@ -254,7 +269,10 @@ fh1_status gld_read_cache_slot(gld_judgement *j, gld_slot *s)
     s->width = n / s->n;
     FH1_TRY(grab(&s->value, n));
     for (int64_t i = 0; i < n; ++i) s->value[i] = fh1_get(t, i);
-    FH1_TRY(export_part(j->free_cache, s->tap, n, &s->free_run));
+    double *free_values;
+    FH1_TRY(export_part(j->free_cache, s->tap, n, &free_values));
+    s->free_rms = relative_rms(s, free_values);
+    free(free_values);
     FH1_TRY(export_part(j->local_cache, s->tap, n, &s->local));
     if (j->n_members == 0) return NULL;
     FH1_TRY(grab(&s->emulated2, n));

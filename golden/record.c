@@ -226,28 +226,17 @@ static fh1_status decoder_open(decoder *d, recorder *r, const fh1_batch *prompt,
     return read_rows(d, t);
 }
 
-/* The row's argmax; -1 for NaN. */
-static int64_t argmax(const fh1_tensor *logits, int64_t row, int64_t V)
-{
-    fh1_tensor t = row_of(logits, row, V);
-    int64_t best = 0;
-    for (int64_t v = 0; v < V; v++) {
-        double x = fh1_get(&t, v);
-        if (isnan(x)) return -1;
-        if (x > fh1_get(&t, best)) best = v;
-    }
-    return best;
-}
-
 /* Chooses every row's token from the logits of a call with `columns` of them, after its column `col`. */
 static fh1_status choose(decoder *d, int64_t step, int64_t columns, const int64_t *col, int64_t *tokens)
 {
-    int64_t V = d->r->m->config.V;
-    fh1_tensor logits = fh1_view2(d->logits, d->r->e->dtype, d->B * columns, V);
+    fh1_engine *e = d->r->e;
+    const int64_t V = d->r->m->config.V;
+    const size_t row_bytes = (size_t)(V * (fh1_dtype_bits(e->dtype) / 8));
     for (int64_t b = 0; b < d->B; b++) {
-        d->ids[b] = argmax(&logits, b * columns + (col ? col[b] - (d->T - columns) : 0), V);
+        const int64_t row = b * columns + (col ? col[b] - (d->T - columns) : 0);
+        FH1_TRY(e->ops->sample(e, 1, V, (const char *)d->logits + (size_t)row * row_bytes, &d->ids[b]));
         if (d->ids[b] < 0) {
-            fh1_status s = fh1_fail(FH1_E_WRONG, "the logits of engine %s are NaN", d->r->e->name);
+            fh1_status s = fh1_fail(FH1_E_WRONG, "the logits of engine %s are NaN", e->name);
             return fh1_where(s, "step %lld, row %lld", (long long)step, (long long)b);
         }
         if (tokens) tokens[b * d->n + step] = d->ids[b];

@@ -45,8 +45,8 @@ void gld_trace_free(gld_trace *t); /* also fine on zeroed or failed ones */
  * vocabulary and the earlier steps) without computing. Errors say "step J", row and column. */
 fh1_status gld_trace_check_inputs(const gld_trace *t, const fh1_config *c);
 
-/* A cache that only keeps the books of a schedule: rows, columns, documents. `least` is its config, filled here, and must
- * outlive it. Advance it with fh1_cache_prepare and fh1_cache_commit. */
+/* A cache that only keeps the books of a schedule: rows, columns, documents. `least` is its config, filled here, and
+ * must outlive it. Advance it with fh1_cache_prepare and fh1_cache_commit. */
 fh1_status gld_books_new(const fh1_config *c, int64_t B, fh1_config *least, struct fh1_cache **out);
 
 /* An empty in-memory trace that copies inputs and owns what is recorded. */

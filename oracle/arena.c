@@ -59,8 +59,8 @@ fh1_status fh1_arena_get(fh1_arena *a, size_t n_bytes, const char *name, void **
 
 static fh1_status damaged(const piece *p, const char *side, size_t distance)
 {
-    fh1_status s = fh1_fail(FH1_E_INTERNAL, "memory %s '%s' (%zu bytes) was overwritten, %zu bytes away", side,
-                            p->name, p->n_bytes, distance);
+    fh1_status s = fh1_fail(FH1_E_INTERNAL, "memory %s '%s' (%zu bytes) was overwritten, %zu bytes away", side, p->name,
+                            p->n_bytes, distance);
     return fh1_hint(s, "an op wrote outside its output; run the sanitizer build for the place");
 }
 

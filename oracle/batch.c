@@ -36,8 +36,8 @@ static fh1_status check_sizes(const fh1_batch *in, const fh1_cache *past)
     if (in->B < 1) return found_int(fh1_expected(FH1_BAD("a call needs rows"), "B of 1 or more"), in->B);
     if (in->T < 1) return found_int(fh1_expected(FH1_BAD("a call needs new tokens"), "T of 1 or more"), in->T);
     if (!fh1_mul_i64(in->B, in->T, &n) || n > MAX_POSITION || n_past > MAX_POSITION - in->T)
-        return FH1_BAD("too many tokens: %lld rows of %lld after %lld columns", (long long)in->B,
-                       (long long)in->T, (long long)n_past);
+        return FH1_BAD("too many tokens: %lld rows of %lld after %lld columns", (long long)in->B, (long long)in->T,
+                       (long long)n_past);
     if (past && past->B != in->B) {
         fh1_status s = FH1_BAD("the number of rows changed between calls on one cache");
         return found_int(fh1_expected(s, "%lld rows, as in the cache", (long long)past->B), in->B);
@@ -183,8 +183,7 @@ static fh1_status pack_rows(const fh1_batch *in, int64_t V, const fh1_cache *pas
         if (in->mask) FH1_TRY(check_past_mask(in, b, row, out->past));
         FH1_TRY(check_new_mask(in, b, &out->n_left[b], &out->n_right[b]));
         out->row_begin[b] = out->M;
-        for (int64_t t = out->n_left[b]; t < in->T - out->n_right[b]; t++)
-            FH1_TRY(pack_token(in, V, b, t, &doc, out));
+        for (int64_t t = out->n_left[b]; t < in->T - out->n_right[b]; t++) FH1_TRY(pack_token(in, V, b, t, &doc, out));
     }
     out->row_begin[in->B] = out->M;
     return check_labels(in, V);

@@ -27,7 +27,7 @@ typedef struct {
     int64_t *row, *col; /* place in [B, T] */
     int64_t *id;
     int64_t *position;
-    int64_t *doc;       /* document id */
+    int64_t *doc;              /* document id */
     int64_t *n_left, *n_right; /* [B]: padding columns before and after the row's real tokens */
     int64_t max_position;      /* over all B*T positions, padding included (HF's seq_len - 1) */
 } fh1_tokens;

@@ -121,8 +121,7 @@ static fh1_status new_row(const fh1_cache *c, fh1_cache_row *r, int64_t cap)
     r->conv = new_buffers(c, conv_size(c->config));
     r->ssm = new_buffers(c, ssm_size(c->config));
     fh1_status s = NULL;
-    if (!r->conv || !r->ssm)
-        s = fh1_no_memory((size_t)ssm_size(c->config) * elem_size(c), "the state of a cache row");
+    if (!r->conv || !r->ssm) s = fh1_no_memory((size_t)ssm_size(c->config) * elem_size(c), "the state of a cache row");
     if (!s) s = set_capacity(c, r, cap);
     if (s) free_row(c, r);
     else empty_row(c, r);

@@ -18,22 +18,22 @@ typedef enum { FH1_CACHE_KEY, FH1_CACHE_VALUE, FH1_CACHE_CONV, FH1_CACHE_SSM } f
 
 /* One row. Arrays per layer are in `layers`; elements are f32 or f64 as the cache says. */
 typedef struct {
-    int64_t n;            /* real tokens stored */
-    int64_t cap;          /* allocated tokens */
-    int64_t *col;         /* [cap] column of each stored token in [0, n_cols) */
-    int64_t doc;          /* id of the current document; -1 before the first token */
-    int64_t doc_begin;    /* index of the first stored token of the current document */
-    void **key, **value;  /* per layer [Hkv, cap, A]: head-major so that a head's keys are one block */
-    void **conv;          /* per layer [c, K-1] */
-    void **ssm;           /* per layer [H, P, N] */
+    int64_t n;           /* real tokens stored */
+    int64_t cap;         /* allocated tokens */
+    int64_t *col;        /* [cap] column of each stored token in [0, n_cols) */
+    int64_t doc;         /* id of the current document; -1 before the first token */
+    int64_t doc_begin;   /* index of the first stored token of the current document */
+    void **key, **value; /* per layer [Hkv, cap, A]: head-major so that a head's keys are one block */
+    void **conv;         /* per layer [c, K-1] */
+    void **ssm;          /* per layer [H, P, N] */
 } fh1_cache_row;
 
 typedef struct fh1_cache {
     const fh1_config *config; /* borrowed */
     fh1_dtype dtype;          /* F32 or F64 */
     int64_t B;
-    int64_t n_cols;           /* columns so far, padding included; the same for every row */
-    int64_t rope_seq_len;     /* dynamic rope: longest sequence seen, 0 = none */
+    int64_t n_cols;       /* columns so far, padding included; the same for every row */
+    int64_t rope_seq_len; /* dynamic rope: longest sequence seen, 0 = none */
     fh1_cache_row *rows;
 } fh1_cache;
 

@@ -48,17 +48,16 @@ static fh1_status check_view(const fh1_cache *c, int64_t layer, fh1_cache_part p
     static const char *const names[] = {"key", "value", "conv", "ssm"};
     fh1_tensor want = fh1_cache_shape(c, part);
     if (layer < 0 || layer >= c->config->n_layers)
-        return FH1_BAD("layer %lld is not in a cache of %lld layers", (long long)layer,
-                       (long long)c->config->n_layers);
+        return FH1_BAD("layer %lld is not in a cache of %lld layers", (long long)layer, (long long)c->config->n_layers);
     if (!fh1_dtype_is_float(t->dtype)) {
-        fh1_status s = fh1_where(FH1_BAD("a cache tensor is not of a float type"), "cache.%lld.%s",
-                                 (long long)layer, names[part]);
+        fh1_status s =
+            fh1_where(FH1_BAD("a cache tensor is not of a float type"), "cache.%lld.%s", (long long)layer, names[part]);
         return fh1_found(fh1_expected(s, "F64, F32, BF16 or F16"), "%s", fh1_dtype_name(t->dtype));
     }
     if (!fh1_same_shape(&want, t)) {
         char expected[128], found[128];
-        fh1_status s = fh1_where(FH1_BAD("a cache tensor has the wrong shape"), "cache.%lld.%s",
-                                 (long long)layer, names[part]);
+        fh1_status s =
+            fh1_where(FH1_BAD("a cache tensor has the wrong shape"), "cache.%lld.%s", (long long)layer, names[part]);
         s = fh1_expected(s, "%s", fh1_shape_text(&want, expected, sizeof expected));
         return fh1_found(s, "%s", fh1_shape_text(t, found, sizeof found));
     }

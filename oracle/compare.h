@@ -15,8 +15,8 @@ double fh1_error_of(double judged, double truth);
 
 /* Running root mean square of errors and values. */
 typedef struct {
-    double sum_sq;  /* Σ err² */
-    double ref_sq;  /* Σ truth² */
+    double sum_sq; /* Σ err² */
+    double ref_sq; /* Σ truth² */
     double max_err;
     int64_t n, argmax;
 } fh1_rms;
@@ -24,5 +24,5 @@ typedef struct {
 /* A NaN error counts as +inf. A truth whose square is not finite adds nothing to ref_sq: it would make
  * every relative error vanish. argmax is the ordinal of the first largest error. */
 void fh1_rms_add(fh1_rms *r, double err, double truth, int64_t ordinal);
-double fh1_rms_err(const fh1_rms *r);   /* sqrt(Σ err² / n), 0 for n = 0 */
-double fh1_rms_ref(const fh1_rms *r);   /* the same of truth */
+double fh1_rms_err(const fh1_rms *r); /* sqrt(Σ err² / n), 0 for n = 0 */
+double fh1_rms_ref(const fh1_rms *r); /* the same of truth */

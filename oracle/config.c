@@ -114,12 +114,10 @@ static fh1_status check_products(const fh1_config *c)
     const char *keys = NULL;
     if (!product(c->V, c->D, &t)) keys = "vocab_size * hidden_size";
     else if (!product(c->F, c->D, &t)) keys = "intermediate_size * hidden_size";
-    else if (!product(c->Hq, c->A, &q) || !product(q, c->D, &t))
-        keys = "num_attention_heads * head_dim * hidden_size";
+    else if (!product(c->Hq, c->A, &q) || !product(q, c->D, &t)) keys = "num_attention_heads * head_dim * hidden_size";
     else if (!product(c->Hkv, c->A, &kv) || !product(kv, c->D, &t))
         keys = "num_key_value_heads * head_dim * hidden_size";
-    else if (!product(c->H, c->P, &d) || !product(d, c->N, &t))
-        keys = "mamba_n_heads * mamba_d_head * mamba_d_state";
+    else if (!product(c->H, c->P, &d) || !product(d, c->N, &t)) keys = "mamba_n_heads * mamba_d_head * mamba_d_state";
     else if (!product(c->G, c->N, &gn)) keys = "mamba_n_groups * mamba_d_state";
     else if (in = 2 * d + 2 * gn + c->H, !product(in, c->D, &t) || !product(in, c->K, &t))
         keys = "(2 * mamba_d_ssm + 2 * mamba_n_groups * mamba_d_state + mamba_n_heads) * hidden_size";
@@ -144,8 +142,7 @@ static fh1_status check_heads(const fh1_config *c)
         return not_a_multiple("query heads cannot share key heads evenly", "num_attention_heads", c->Hq,
                               "num_key_value_heads", c->Hkv);
     if (c->H % c->G)
-        return not_a_multiple("mixer heads cannot share groups evenly", "mamba_n_heads", c->H, "mamba_n_groups",
-                              c->G);
+        return not_a_multiple("mixer heads cannot share groups evenly", "mamba_n_heads", c->H, "mamba_n_groups", c->G);
     if (c->d_ssm != c->H * c->P) { /* that G divides it follows */
         fh1_status s = fh1_where(FH1_BAD("the mixer's width is not that of its heads"), "mamba_d_ssm");
         s = fh1_expected(s, "mamba_n_heads * mamba_d_head = %lld", (long long)(c->H * c->P));
@@ -262,9 +259,7 @@ static fh1_status check_rope(const fh1_config *c)
     switch (r->type) {
     case FH1_ROPE_YARN: return check_yarn(r);
     case FH1_ROPE_LLAMA3: return check_llama3(r);
-    case FH1_ROPE_LONGROPE:
-        FH1_TRY(check_attention_factor(r));
-        return check_factors(c);
+    case FH1_ROPE_LONGROPE: FH1_TRY(check_attention_factor(r)); return check_factors(c);
     default: return NULL;
     }
 }

@@ -7,24 +7,22 @@
 /* transformers' eager CPU path keeps every intermediate in the model's type, softmax, norms and silu
  * going through f32 and rounding once. Two values stay f32: the scan output of a prefill and the
  * state in the cache (read in 5.23.0 and seen in its traces). */
-#define EAGER_POINTS(r)                                                                               \
-    {                                                                                                 \
-        [FH1_RP_EMBED] = r, [FH1_RP_NORM_INNER] = r, [FH1_RP_NORM] = r, [FH1_RP_SCALE_IN] = r,        \
-        [FH1_RP_LINEAR] = r, [FH1_RP_KEY] = r, [FH1_RP_ROPE_TABLE] = r, [FH1_RP_ROPE] = r,            \
-        [FH1_RP_SCORE] = r, [FH1_RP_PROB] = r, [FH1_RP_CONTEXT] = r, [FH1_RP_MUP_VECTOR] = r,         \
-        [FH1_RP_MUP] = r, [FH1_RP_CONV] = r, [FH1_RP_CONV_ACT] = r, [FH1_RP_DT] = r,                  \
-        [FH1_RP_STEP] = r, [FH1_RP_SSD] = FH1_ROUND_NONE, [FH1_RP_GATE_SILU] = r,                     \
-        [FH1_RP_GATED] = r, [FH1_RP_BRANCH] = r, [FH1_RP_RESIDUAL] = r, [FH1_RP_MLP] = r,             \
-        [FH1_RP_LOGITS] = r                                                                           \
+#define EAGER_POINTS(r)                                                                                                \
+    {                                                                                                                  \
+        [FH1_RP_EMBED] = r, [FH1_RP_NORM_INNER] = r, [FH1_RP_NORM] = r, [FH1_RP_SCALE_IN] = r, [FH1_RP_LINEAR] = r,    \
+        [FH1_RP_KEY] = r, [FH1_RP_ROPE_TABLE] = r, [FH1_RP_ROPE] = r, [FH1_RP_SCORE] = r, [FH1_RP_PROB] = r,           \
+        [FH1_RP_CONTEXT] = r, [FH1_RP_MUP_VECTOR] = r, [FH1_RP_MUP] = r, [FH1_RP_CONV] = r, [FH1_RP_CONV_ACT] = r,     \
+        [FH1_RP_DT] = r, [FH1_RP_STEP] = r, [FH1_RP_SSD] = FH1_ROUND_NONE, [FH1_RP_GATE_SILU] = r, [FH1_RP_GATED] = r, \
+        [FH1_RP_BRANCH] = r, [FH1_RP_RESIDUAL] = r, [FH1_RP_MLP] = r, [FH1_RP_LOGITS] = r                              \
     }
 
 static const fh1_profile profiles[] = {
     {"exact", "f64 throughout, rounds nowhere else", FH1_F64, {FH1_ROUND_NONE}, 0x1p-53},
     {"fp32", "f32 throughout, rounds nowhere else", FH1_F32, {FH1_ROUND_NONE}, 0x1p-24},
-    {"hf-eager-bf16", "transformers on the CPU, eager attention, bf16 model", FH1_BF16,
-     EAGER_POINTS(FH1_ROUND_BF16), 0x1p-24},
-    {"hf-eager-fp16", "transformers on the CPU, eager attention, f16 model", FH1_F16,
-     EAGER_POINTS(FH1_ROUND_F16), 0x1p-24},
+    {"hf-eager-bf16", "transformers on the CPU, eager attention, bf16 model", FH1_BF16, EAGER_POINTS(FH1_ROUND_BF16),
+     0x1p-24},
+    {"hf-eager-fp16", "transformers on the CPU, eager attention, f16 model", FH1_F16, EAGER_POINTS(FH1_ROUND_F16),
+     0x1p-24},
 };
 
 static const fh1_variant_info variants[] = {
@@ -49,10 +47,7 @@ static const fh1_variant_info variants[] = {
      "rope_theta 1e5 whatever config.json says (a folder of transformers 5 read by 4.57)"},
 };
 
-enum {
-    N_PROFILES = sizeof profiles / sizeof *profiles,
-    N_VARIANTS = sizeof variants / sizeof *variants
-};
+enum { N_PROFILES = sizeof profiles / sizeof *profiles, N_VARIANTS = sizeof variants / sizeof *variants };
 
 const fh1_profile *fh1_profile_at(int i)
 {

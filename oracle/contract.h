@@ -10,43 +10,43 @@
 #include "oracle/tap.h"
 
 typedef enum {
-    FH1_RP_EMBED,        /* table value · embedding_multiplier */
-    FH1_RP_NORM_INNER,   /* x · rsqrt(mean x² + eps), before the weight */
-    FH1_RP_NORM,         /* · weight */
-    FH1_RP_SCALE_IN,     /* n · attention_in_multiplier, n · ssm_in_multiplier */
-    FH1_RP_LINEAR,       /* every matrix product, bias included */
-    FH1_RP_KEY,          /* k · key_multiplier */
-    FH1_RP_ROPE_TABLE,   /* cos and sin */
-    FH1_RP_ROPE,         /* both products and their sum */
-    FH1_RP_SCORE,        /* q·k, and the scaled score */
-    FH1_RP_PROB,         /* softmax output */
-    FH1_RP_CONTEXT,      /* p·v */
-    FH1_RP_MUP_VECTOR,   /* the ssm_multipliers themselves */
-    FH1_RP_MUP,          /* p ⊙ mup vector */
-    FH1_RP_CONV,         /* conv output, before silu */
-    FH1_RP_CONV_ACT,     /* silu of it */
-    FH1_RP_DT,           /* dt + bias, softplus, clamp: one rounding each */
-    FH1_RP_STEP,         /* one-token step: Δ·B, Δ·B·x, the state read for y, y, D·x, their sum */
-    FH1_RP_SSD,          /* scan output of a prefill */
-    FH1_RP_GATE_SILU,    /* silu(z) where there is no gated norm */
-    FH1_RP_GATED,        /* input of out_proj */
-    FH1_RP_BRANCH,       /* branch output · ssm_out / attention_out multiplier, and their sum */
-    FH1_RP_RESIDUAL,     /* residual sums */
-    FH1_RP_MLP,          /* gate·m, silu, silu·up, down·m */
-    FH1_RP_LOGITS,       /* logits · lm_head_multiplier */
+    FH1_RP_EMBED,      /* table value · embedding_multiplier */
+    FH1_RP_NORM_INNER, /* x · rsqrt(mean x² + eps), before the weight */
+    FH1_RP_NORM,       /* · weight */
+    FH1_RP_SCALE_IN,   /* n · attention_in_multiplier, n · ssm_in_multiplier */
+    FH1_RP_LINEAR,     /* every matrix product, bias included */
+    FH1_RP_KEY,        /* k · key_multiplier */
+    FH1_RP_ROPE_TABLE, /* cos and sin */
+    FH1_RP_ROPE,       /* both products and their sum */
+    FH1_RP_SCORE,      /* q·k, and the scaled score */
+    FH1_RP_PROB,       /* softmax output */
+    FH1_RP_CONTEXT,    /* p·v */
+    FH1_RP_MUP_VECTOR, /* the ssm_multipliers themselves */
+    FH1_RP_MUP,        /* p ⊙ mup vector */
+    FH1_RP_CONV,       /* conv output, before silu */
+    FH1_RP_CONV_ACT,   /* silu of it */
+    FH1_RP_DT,         /* dt + bias, softplus, clamp: one rounding each */
+    FH1_RP_STEP,       /* one-token step: Δ·B, Δ·B·x, the state read for y, y, D·x, their sum */
+    FH1_RP_SSD,        /* scan output of a prefill */
+    FH1_RP_GATE_SILU,  /* silu(z) where there is no gated norm */
+    FH1_RP_GATED,      /* input of out_proj */
+    FH1_RP_BRANCH,     /* branch output · ssm_out / attention_out multiplier, and their sum */
+    FH1_RP_RESIDUAL,   /* residual sums */
+    FH1_RP_MLP,        /* gate·m, silu, silu·up, down·m */
+    FH1_RP_LOGITS,     /* logits · lm_head_multiplier */
     FH1_RP_COUNT
 } fh1_point;
 
 typedef struct {
     const char *name;
-    const char *summary;           /* one line for --help and docs */
-    fh1_dtype storage;             /* type that taps are stored in */
+    const char *summary; /* one line for --help and docs */
+    fh1_dtype storage;   /* type that taps are stored in */
     fh1_round at[FH1_RP_COUNT];
-    double u;                      /* unit roundoff of the sums: 2^-53 (exact) or 2^-24 */
+    double u; /* unit roundoff of the sums: 2^-53 (exact) or 2^-24 */
 } fh1_profile;
 
-const fh1_profile *fh1_profile_find(const char *name);   /* NULL when unknown */
-const fh1_profile *fh1_profile_at(int i);                /* NULL past the last */
+const fh1_profile *fh1_profile_find(const char *name); /* NULL when unknown */
+const fh1_profile *fh1_profile_at(int i);              /* NULL past the last */
 
 /* Variants, a set of bits. */
 typedef enum {
@@ -67,7 +67,7 @@ typedef struct {
     const char *summary;
 } fh1_variant_info;
 
-const fh1_variant_info *fh1_variant_at(int i);           /* NULL past the last */
+const fh1_variant_info *fh1_variant_at(int i); /* NULL past the last */
 /* "a,b" (blanks allowed, empty = none) into a set; FH1_E_INPUT names an unknown one and lists all. */
 fh1_status fh1_variants_parse(const char *list, unsigned *set);
 

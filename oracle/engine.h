@@ -18,21 +18,30 @@ typedef struct {
     /* y[M,D] = table[id[m]] (before embedding_multiplier) */
     fh1_status (*embed)(fh1_engine *e, int64_t M, const int64_t *ids, const fh1_tensor *table, void *y);
     /* y[M,D] = w · x·rsqrt(mean x² + eps) */
-    fh1_status (*rmsnorm)(fh1_engine *e, int64_t M, int64_t D, const void *x, const fh1_tensor *w, double eps,
-                          void *y);
+    fh1_status (*rmsnorm)(fh1_engine *e, int64_t M, int64_t D, const void *x, const fh1_tensor *w, double eps, void *y);
     /* y[M,n] = x[M,k]·Wᵀ + b, W [n,k], b [n] or data == NULL */
-    fh1_status (*linear)(fh1_engine *e, int64_t M, const void *x, const fh1_tensor *w, const fh1_tensor *b,
-                         void *y);
+    fh1_status (*linear)(fh1_engine *e, int64_t M, const void *x, const fh1_tensor *w, const fh1_tensor *b, void *y);
     /* y[T,c] = silu(conv(x)); window [c,K-1] is read and updated; doc[T] cuts taps (NULL: one document) */
     fh1_status (*conv1d)(fh1_engine *e, int64_t T, int64_t c, int64_t K, const void *x, const fh1_tensor *w,
                          const fh1_tensor *b, const int64_t *doc, int64_t window_doc, void *window, void *y);
+    /* the same for T = 1: x[c], y[c] */
+    fh1_status (*conv1d_step)(fh1_engine *e, int64_t c, int64_t K, const void *x, const fh1_tensor *w,
+                              const fh1_tensor *b, void *window, void *y);
     /* dt[T,H] = clamp(softplus(raw + bias), lo, hi) */
-    fh1_status (*dt_softplus)(fh1_engine *e, int64_t T, int64_t H, const void *raw, const fh1_tensor *bias,
-                              double lo, double hi, void *dt);
+    fh1_status (*dt_softplus)(fh1_engine *e, int64_t T, int64_t H, const void *raw, const fh1_tensor *bias, double lo,
+                              double hi, void *dt);
     /* y[T,H,P] of the scan over x[T,H,P], B[T,G,N], C[T,G,N], dt[T,H]; state [H,P,N] read and updated */
     fh1_status (*ssd_scan)(fh1_engine *e, int64_t T, int64_t H, int64_t P, int64_t N, int64_t G, const void *x,
-                           const void *B, const void *C, const void *dt, const fh1_tensor *A_log,
-                           const fh1_tensor *D, const int64_t *doc, int64_t state_doc, void *state, void *y);
+                           const void *B, const void *C, const void *dt, const fh1_tensor *A_log, const fh1_tensor *D,
+                           const int64_t *doc, int64_t state_doc, void *state, void *y);
+    /* the same in chunks of Q tokens, as transformers and GPU kernels compute it */
+    fh1_status (*ssd_chunk)(fh1_engine *e, int64_t T, int64_t H, int64_t P, int64_t N, int64_t G, int64_t Q,
+                            const void *x, const void *B, const void *C, const void *dt, const fh1_tensor *A_log,
+                            const fh1_tensor *D, const int64_t *doc, int64_t state_doc, void *state, void *y);
+    /* one token with the rounding points of a decode step */
+    fh1_status (*ssd_step)(fh1_engine *e, int64_t H, int64_t P, int64_t N, int64_t G, const void *x, const void *B,
+                           const void *C, const void *dt, const fh1_tensor *A_log, const fh1_tensor *D, void *state,
+                           void *y);
     /* out[M,d] from y and z; norm weight data == NULL: y·silu(z) */
     fh1_status (*gated_norm)(fh1_engine *e, int64_t M, int64_t d, int64_t G, const void *y, const void *z,
                              const fh1_tensor *w, double eps, bool norm_before_gate, void *out);
@@ -41,30 +50,39 @@ typedef struct {
                        int64_t seq_len, void *x);
     /* out[T,Hq,A] from q[T,Hq,A] and the S >= T keys and values [Hkv,S,A]; query t sees keys
      * first[t] .. S - T + t */
-    fh1_status (*attention)(fh1_engine *e, int64_t T, int64_t S, int64_t Hq, int64_t Hkv, int64_t A,
-                            const void *q, const void *k, const void *v, const int64_t *first, void *out);
+    fh1_status (*attention)(fh1_engine *e, int64_t T, int64_t S, int64_t Hq, int64_t Hkv, int64_t A, const void *q,
+                            const void *k, const void *v, const int64_t *first, void *out);
+    /* the same for one query: q, out [Hq,A], all S keys from `first` on are seen */
+    fh1_status (*attention_step)(fh1_engine *e, int64_t S, int64_t Hq, int64_t Hkv, int64_t A, const void *q,
+                                 const void *k, const void *v, int64_t first, void *out);
     /* act[M,F] = silu(gate·m_gate)·up */
     fh1_status (*swiglu)(fh1_engine *e, int64_t M, int64_t F, const void *gate, double m_gate, const void *up,
                          void *act);
+    /* x[n] += a·m_a + b·m_b in place, branches first; b == NULL: x += a·m_a (the MLP's residual) */
+    fh1_status (*residual)(fh1_engine *e, int64_t n, const void *a, double m_a, const void *b, double m_b, void *x);
+    /* logits[M,V] = (h[M,D]·Wᵀ)·m_lm */
+    fh1_status (*lm_head)(fh1_engine *e, int64_t M, const void *h, const fh1_tensor *w, double m_lm, void *logits);
     /* mean over labels != -100 of logsumexp(logits) - logits[label]; logits [M,V], labels [M] shifted by
      * the caller; NaN when no label counts */
     fh1_status (*cross_entropy)(fh1_engine *e, int64_t M, int64_t V, const void *logits, const int64_t *labels,
                                 double *loss);
+    /* token[M] = argmax of logits[M,V], lowest index at a tie, -1 where a logit is NaN */
+    fh1_status (*sample)(fh1_engine *e, int64_t M, int64_t V, const void *logits, int64_t *token);
 } fh1_ops;
 
 struct fh1_engine {
-    char name[32];                /* ref-f64, ref-f32, ref-bf16 … */
-    fh1_dtype dtype;              /* F32 or F64: arithmetic, cache, and type of taps handed to sinks */
-    const fh1_profile *profile;   /* its contract */
-    unsigned variants;            /* fh1_variant bits */
-    bool chunked;                 /* prefill scans run in chunks of Q, as transformers computes them */
+    char name[32];              /* ref-f64, ref-f32, ref-bf16 … */
+    fh1_dtype dtype;            /* F32 or F64: arithmetic, cache, and type of taps handed to sinks */
+    const fh1_profile *profile; /* its contract */
+    unsigned variants;          /* fh1_variant bits */
+    bool chunked;               /* prefill scans run in chunks of Q, as transformers computes them */
     const fh1_ops *ops;
     /* One call of the model. Appends to `cache` (never NULL; its dtype is the engine's). Logits of the
      * last `n_logits` columns of each row go to `logits` [B, n_logits, V] (dense, engine dtype; NULL =
      * not wanted and not computed unless a sink is given; columns of padding are 0). On error the cache
      * is unusable until reset. */
-    fh1_status (*forward)(fh1_engine *e, const fh1_model *m, const fh1_batch *b, fh1_cache *cache,
-                          int64_t n_logits, void *logits, const fh1_tap_sink *sink);
+    fh1_status (*forward)(fh1_engine *e, const fh1_model *m, const fh1_batch *b, fh1_cache *cache, int64_t n_logits,
+                          void *logits, const fh1_tap_sink *sink);
     void (*free)(fh1_engine *e);
     void *ctx;
 };

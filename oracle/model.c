@@ -6,14 +6,10 @@
 #include <string.h>
 
 /* Axes of the weights. */
-typedef enum {
-    NONE, ONE, V, D, F, Q, KV, H, IN, C, K, SSM
-} dim;
+typedef enum { NONE, ONE, V, D, F, Q, KV, H, IN, C, K, SSM } dim;
 
 /* What makes a tensor part of the model. */
-typedef enum {
-    ALWAYS, ATTENTION_BIAS, MLP_BIAS, PROJ_BIAS, PROJECTORS_BIAS, CONV_BIAS, RMS_NORM, UNTIED
-} need;
+typedef enum { ALWAYS, ATTENTION_BIAS, MLP_BIAS, PROJ_BIAS, PROJECTORS_BIAS, CONV_BIAS, RMS_NORM, UNTIED } need;
 
 typedef struct {
     const char *name; /* behind "model.layers.<i>." for those of a layer */
@@ -96,9 +92,14 @@ static bool wanted(const fh1_config *c, need n)
 /* The key of config.json that a need stands for, NULL for ALWAYS. */
 static const char *key_of(need n)
 {
-    static const char *const keys[] = {
-        NULL, "attention_bias", "mlp_bias", "mamba_proj_bias", "projectors_bias", "mamba_conv_bias",
-        "mamba_rms_norm", "tie_word_embeddings"};
+    static const char *const keys[] = {NULL,
+                                       "attention_bias",
+                                       "mlp_bias",
+                                       "mamba_proj_bias",
+                                       "projectors_bias",
+                                       "mamba_conv_bias",
+                                       "mamba_rms_norm",
+                                       "tie_word_embeddings"};
     return keys[n];
 }
 
@@ -132,8 +133,7 @@ typedef struct {
     void *user;
 } outer_visit;
 
-static fh1_status pass_on(void *user, const entry *e, int64_t layer, const char *name, int rank,
-                          const int64_t *shape)
+static fh1_status pass_on(void *user, const entry *e, int64_t layer, const char *name, int rank, const int64_t *shape)
 {
     const outer_visit *o = user;
     (void)e;
@@ -173,8 +173,7 @@ static fh1_status missing(const fh1_config *c, const entry *e, int64_t layer, co
     return fh1_hint(s, "every layer has it, and num_hidden_layers is %lld", (long long)c->n_layers);
 }
 
-static fh1_status check_one(void *user, const entry *e, int64_t layer, const char *name, int rank,
-                            const int64_t *shape)
+static fh1_status check_one(void *user, const entry *e, int64_t layer, const char *name, int rank, const int64_t *shape)
 {
     binding *b = user;
     fh1_weight *w = find(b->m, name);
@@ -228,8 +227,8 @@ static fh1_status check_stored_head(const fh1_model *m, const fh1_tensor *head)
     bool same = e->dtype == head->dtype && fh1_same_shape(e, head) && fh1_is_dense(e) && fh1_is_dense(head) &&
                 memcmp(e->data, head->data, fh1_n_bytes(e)) == 0;
     if (same) return NULL;
-    fh1_status s = fh1_where(FH1_BAD("a tied head is stored with other values than model.embed_tokens.weight"),
-                             "lm_head.weight");
+    fh1_status s =
+        fh1_where(FH1_BAD("a tied head is stored with other values than model.embed_tokens.weight"), "lm_head.weight");
     return fh1_hint(s, "set tie_word_embeddings to false in config.json, or remove the tensor");
 }
 
@@ -242,8 +241,8 @@ static fh1_status check_extra(const fh1_model *m, const bool *used)
             FH1_TRY(check_stored_head(m, &w->t));
             continue;
         }
-        fh1_status s = fh1_where(FH1_BAD("the tensor is not part of a falcon_h1 model with this config"), "%s",
-                                 w->name);
+        fh1_status s =
+            fh1_where(FH1_BAD("the tensor is not part of a falcon_h1 model with this config"), "%s", w->name);
         return hint_extra(s, &m->config, w->name);
     }
     return NULL;

@@ -12,13 +12,13 @@ typedef struct {
 
 /* The weights of one layer, data == NULL where the config has none. Linear weights are [out, in]. */
 typedef struct {
-    fh1_tensor input_layernorm, pre_ff_layernorm;             /* [D] */
+    fh1_tensor input_layernorm, pre_ff_layernorm; /* [D] */
     fh1_tensor q_w, q_b, k_w, k_b, v_w, v_b, o_w, o_b;
-    fh1_tensor A_log, D, dt_bias;                             /* [H] */
-    fh1_tensor in_w, in_b;                                    /* [2d+2GN+H, D] */
-    fh1_tensor conv_w, conv_b;                                /* [c, 1, K], [c] */
-    fh1_tensor norm;                                          /* [d_ssm] */
-    fh1_tensor out_w, out_b;                                  /* [D, d_ssm] */
+    fh1_tensor A_log, D, dt_bias; /* [H] */
+    fh1_tensor in_w, in_b;        /* [2d+2GN+H, D] */
+    fh1_tensor conv_w, conv_b;    /* [c, 1, K], [c] */
+    fh1_tensor norm;              /* [d_ssm] */
+    fh1_tensor out_w, out_b;      /* [D, d_ssm] */
     fh1_tensor gate_w, gate_b, up_w, up_b, down_w, down_b;
 } fh1_layer;
 
@@ -29,12 +29,12 @@ typedef struct {
     fh1_tensor lm_head;         /* [V, D]; the same view as embed when tied */
     fh1_layer *layers;          /* config.n_layers */
 
-    fh1_weight *weights;        /* n_weights, sorted by name; views only */
+    fh1_weight *weights; /* n_weights, sorted by name; views only */
     int64_t n_weights;
-    void *owner;                /* what keeps the memory alive; released by free_owner */
+    void *owner; /* what keeps the memory alive; released by free_owner */
     void (*free_owner)(void *owner);
-    char path[1024];            /* as given by the user, for messages and repro lines */
-    char revision[80];          /* free text for reports: file hashes, seed; may be empty */
+    char path[1024];   /* as given by the user, for messages and repro lines */
+    char revision[80]; /* free text for reports: file hashes, seed; may be empty */
 } fh1_model;
 
 /* Resolve every name of the config in `weights`, check shapes and float types, set config.V from the

@@ -20,6 +20,6 @@ typedef struct {
 
 fh1_stream fh1_stream_open(uint64_t seed, const char *name);
 uint64_t fh1_random_u64(fh1_stream s, uint64_t index);
-double fh1_random_uniform(fh1_stream s, uint64_t index);               /* in [0, 1), 53 bits */
-int64_t fh1_random_below(fh1_stream s, uint64_t index, int64_t n);     /* in [0, n), n > 0 */
-double fh1_random_normal(fh1_stream s, uint64_t index);                /* mean 0, variance 1 */
+double fh1_random_uniform(fh1_stream s, uint64_t index);           /* in [0, 1), 53 bits */
+int64_t fh1_random_below(fh1_stream s, uint64_t index, int64_t n); /* in [0, n), n > 0 */
+double fh1_random_normal(fh1_stream s, uint64_t index);            /* mean 0, variance 1 */

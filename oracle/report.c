@@ -80,8 +80,7 @@ static fh1_status add(fh1_report *r, const fh1_tap_result *t)
     if (!s->open) FH1_TRY(open_subject(s, t->subject));
     if (t->verdict == FH1_FAIL || t->verdict == FH1_MISTRUSTED) FH1_TRY(keep(s, t));
     s->count[t->verdict]++;
-    if (t->verdict == FH1_SKIP && !s->skip_reason[0])
-        memcpy(s->skip_reason, t->reason, sizeof s->skip_reason);
+    if (t->verdict == FH1_SKIP && !s->skip_reason[0]) memcpy(s->skip_reason, t->reason, sizeof s->skip_reason);
 
     bool judged = t->verdict == FH1_PASS || t->verdict == FH1_FAIL;
     bool worse = !s->worst.tap[0] || (!isnan(s->worst.margin) && !fh1_within(t->margin, s->worst.margin));
@@ -132,8 +131,8 @@ static void weigh_expectation(fh1_report_ending *e, const char *tap, int64_t ste
     }
     if (e->first) snprintf(came, sizeof came, "%s at step %lld", e->first->tap, (long long)e->first->step);
     else snprintf(came, sizeof came, "none, verdict %s", fh1_verdict_name(e->verdict));
-    snprintf(e->unmet, sizeof e->unmet, "wanted first divergence %.96s at step %lld, found %s", tap,
-             (long long)step, came);
+    snprintf(e->unmet, sizeof e->unmet, "wanted first divergence %.96s at step %lld, found %s", tap, (long long)step,
+             came);
 }
 
 /* The group of a label: what stands before the first blank or colon, or all of it. NULL without memory. */

@@ -20,16 +20,16 @@ const char *fh1_verdict_name(fh1_verdict v);
 
 /* The verdict on one tap of one step of one subject. */
 typedef struct {
-    const char *subject;        /* engine name or "trace:FILE" */
+    const char *subject; /* engine name or "trace:FILE" */
     char tap[FH1_TAP_NAME_SIZE];
-    int64_t step, order;        /* order within the step, fh1_tap_order */
+    int64_t step, order; /* order within the step, fh1_tap_order */
     fh1_verdict verdict;
-    char reason[160];           /* SKIP, MISTRUSTED: why; FAIL: which rule */
-    double margin;              /* error / allowed of the deciding rule; > 1 fails */
-    double rms_ratio;           /* RMS error / RMS error of the emulated pipeline; NaN without one */
-    double max_err, allowed;    /* at `where` */
-    double rel_rms;             /* RMS error / RMS of truth, local */
-    double free_rms;            /* the same against truth's own upstream; NaN when not run */
+    char reason[160];        /* SKIP, MISTRUSTED: why; FAIL: which rule */
+    double margin;           /* error / allowed of the deciding rule; > 1 fails */
+    double rms_ratio;        /* RMS error / RMS error of the emulated pipeline; NaN without one */
+    double max_err, allowed; /* at `where` */
+    double rel_rms;          /* RMS error / RMS of truth, local */
+    double free_rms;         /* the same against truth's own upstream; NaN when not run */
     int rank;
     int64_t where[FH1_MAX_RANK];
 } fh1_tap_result;

@@ -36,13 +36,13 @@ struct fh1_report {
     fh1_report_subject subject;
 
     int64_t subjects, expected_failures, mistrusted_subjects;
-    int64_t passes;            /* taps that PASS, and failures that came as wanted */
+    int64_t passes; /* taps that PASS, and failures that came as wanted */
     bool failed;
-    bool broken;               /* out of memory on the way: the summary cannot be trusted */
+    bool broken; /* out of memory on the way: the summary cannot be trusted */
     bool has_first;
-    fh1_tap_result first;      /* of the first bad subject */
+    fh1_tap_result first; /* of the first bad subject */
     char *first_subject;
-    char unmet[400];           /* of the first subject that missed its expectation */
+    char unmet[400]; /* of the first subject that missed its expectation */
     fh1_report_group *groups;
     size_t n_groups;
 };

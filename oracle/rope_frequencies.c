@@ -21,10 +21,10 @@ static const double PI = 3.14159265358979323846;
 /* What the library computes in Python numbers (f64) before any tensor is touched. */
 typedef struct {
     double factor;
-    double scale;       /* on cos and sin */
-    double low, high;   /* yarn: pair numbers where the ramp begins and ends; llama3: wavelengths */
+    double scale;          /* on cos and sin */
+    double low, high;      /* yarn: pair numbers where the ramp begins and ends; llama3: wavelengths */
     const double *divisor; /* longrope */
-    bool grown;         /* dynamic: seq_len is beyond max_position */
+    bool grown;            /* dynamic: seq_len is beyond max_position */
 } plan;
 
 static double yarn_scale(double factor, double mscale)
@@ -66,12 +66,8 @@ static plan make_plan(const fh1_config *c, int64_t seq_len)
     if (derived && p.factor == 0) p.factor = (double)r->max_position / original;
 
     switch (r->type) {
-    case FH1_ROPE_DYNAMIC:
-        p.grown = seq_len > r->max_position;
-        break;
-    case FH1_ROPE_YARN:
-        plan_yarn(c, &p);
-        break;
+    case FH1_ROPE_DYNAMIC: p.grown = seq_len > r->max_position; break;
+    case FH1_ROPE_YARN: plan_yarn(c, &p); break;
     case FH1_ROPE_LLAMA3:
         p.low = original / r->low_freq_factor;
         p.high = original / r->high_freq_factor;

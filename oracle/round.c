@@ -20,16 +20,16 @@ uint16_t fh1_f32_to_f16(float v)
     uint32_t sign = u >> 16 & 0x8000u;
     uint32_t m = u & 0x7fffffffu;
     if (m > 0x7f800000u) return (uint16_t)(sign | 0x7e00u | (m >> 13 & 0x3ffu)); /* quiet NaN */
-    if (m >= 0x477ff000u) return (uint16_t)(sign | 0x7c00u); /* from 65520, the tie above 65504 */
+    if (m >= 0x477ff000u) return (uint16_t)(sign | 0x7c00u);                     /* from 65520, the tie above 65504 */
     if (m >= 0x38800000u) { /* from 2^-14: normal; a carry out of the mantissa is the next exponent */
         m -= (127u - 15u) << 23;
         return (uint16_t)(sign | (m + 0xfffu + (m >> 13 & 1u)) >> 13);
     }
     if (m <= 0x33000000u) return (uint16_t)sign; /* up to 2^-25, half the smallest: ties to zero */
     /* Subnormal: count units of 2^-24. The significand 1.x has its last bit at 2^(e-23). */
-    uint32_t e = m >> 23;                /* 102 .. 112 */
+    uint32_t e = m >> 23; /* 102 .. 112 */
     uint32_t significand = (m & 0x7fffffu) | 0x800000u;
-    uint32_t shift = 126u - e;           /* 14 .. 24 */
+    uint32_t shift = 126u - e; /* 14 .. 24 */
     uint32_t half = 1u << (shift - 1u);
     uint32_t odd = significand >> shift & 1u;
     return (uint16_t)(sign | (significand + half - 1u + odd) >> shift);

@@ -67,16 +67,16 @@ static void set_once(char *part, size_t size, const char *fmt, va_list args)
 }
 
 /* The three parts differ only in their field; va_start needs a function of its own for each. */
-#define SET_PART(function, field)                                \
-    fh1_status function(fh1_status s, const char *fmt, ...)      \
-    {                                                            \
-        if (!s) return NULL;                                     \
-        fh1_error *e = (fh1_error *)s;                           \
-        va_list args;                                            \
-        va_start(args, fmt);                                     \
-        set_once(e->field, sizeof e->field, fmt, args);          \
-        va_end(args);                                            \
-        return s;                                                \
+#define SET_PART(function, field)                           \
+    fh1_status function(fh1_status s, const char *fmt, ...) \
+    {                                                       \
+        if (!s) return NULL;                                \
+        fh1_error *e = (fh1_error *)s;                      \
+        va_list args;                                       \
+        va_start(args, fmt);                                \
+        set_once(e->field, sizeof e->field, fmt, args);     \
+        va_end(args);                                       \
+        return s;                                           \
     }
 SET_PART(fh1_expected, expected)
 SET_PART(fh1_found, found)
@@ -102,9 +102,9 @@ static int printable_length(const unsigned char *p)
     }
     static const uint32_t least[5] = {0, 0, 0x80, 0x800, 0x10000};
     if (c < least[n] || c > 0x10ffff || (c >= 0xd800 && c <= 0xdfff)) return 0;
-    if (c < 0xa0) return 0;                                                    /* C1 controls */
-    if (c == 0x200e || c == 0x200f || (c >= 0x2028 && c <= 0x202e)) return 0;  /* lines, overrides */
-    if (c == 0x61c || (c >= 0x2066 && c <= 0x2069) || c == 0xfeff) return 0;   /* isolates, BOM */
+    if (c < 0xa0) return 0;                                                   /* C1 controls */
+    if (c == 0x200e || c == 0x200f || (c >= 0x2028 && c <= 0x202e)) return 0; /* lines, overrides */
+    if (c == 0x61c || (c >= 0x2066 && c <= 0x2069) || c == 0xfeff) return 0;  /* isolates, BOM */
     return n;
 }
 
@@ -144,15 +144,9 @@ const char *fh1_status_line(fh1_status s, char *buf, size_t size)
     size_t at = 0;
     bool has_e = s && s->expected[0], has_f = s && s->found[0];
     const char *const parts[] = {
-        s ? s->where : "",
-        s && s->where[0] ? ": " : "",
-        s ? s->what : "no error",
-        has_e || has_f ? " (" : "",
-        has_e ? "expected " : "", has_e ? s->expected : "",
-        has_e && has_f ? ", " : "",
-        has_f ? "found " : "", has_f ? s->found : "",
-        has_e || has_f ? ")" : "",
-        s && s->hint[0] ? "; " : "", s ? s->hint : "",
+        s ? s->where : "",        s && s->where[0] ? ": " : "", s ? s->what : "no error",    has_e || has_f ? " (" : "",
+        has_e ? "expected " : "", has_e ? s->expected : "",     has_e && has_f ? ", " : "",  has_f ? "found " : "",
+        has_f ? s->found : "",    has_e || has_f ? ")" : "",    s && s->hint[0] ? "; " : "", s ? s->hint : "",
     };
     for (size_t i = 0; i < sizeof parts / sizeof parts[0]; i++)
         if (!put(buf, size, &at, parts[i])) break;

@@ -11,16 +11,16 @@
 #include <stddef.h>
 
 typedef enum {
-    FH1_OK = 0,         /* good */
-    FH1_E_WRONG = 1,    /* the thing judged is wrong */
-    FH1_E_INPUT = 2,    /* bad usage or bad input, refusals included */
-    FH1_E_INTERNAL = 3  /* out of memory, a full disk, a broken promise inside the program */
-} fh1_code;             /* also the exit codes of every command */
+    FH1_OK = 0,        /* good */
+    FH1_E_WRONG = 1,   /* the thing judged is wrong */
+    FH1_E_INPUT = 2,   /* bad usage or bad input, refusals included */
+    FH1_E_INTERNAL = 3 /* out of memory, a full disk, a broken promise inside the program */
+} fh1_code;            /* also the exit codes of every command */
 
 typedef struct fh1_error {
     fh1_code code;
-    char what[512];      /* one sentence, always present */
-    char where[512];     /* file, offset, key or tap; may be empty, as the three below */
+    char what[512];  /* one sentence, always present */
+    char where[512]; /* file, offset, key or tap; may be empty, as the three below */
     char expected[256];
     char found[256];
     char hint[512];
@@ -51,9 +51,9 @@ const char *fh1_status_line(fh1_status s, char *buf, size_t size);
  * written as \xNN; cut between characters, never inside one. Same promises as fh1_status_line. */
 const char *fh1_printable(const char *text, char *buf, size_t size);
 
-#define FH1_TRY(expr)                        \
-    do {                                     \
-        fh1_status fh1_try_status_ = (expr); \
+#define FH1_TRY(expr)                                \
+    do {                                             \
+        fh1_status fh1_try_status_ = (expr);         \
         if (fh1_try_status_) return fh1_try_status_; \
     } while (0)
 

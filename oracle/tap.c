@@ -5,7 +5,7 @@
 #include <string.h>
 
 enum {
-    N_HEAD = FH1_TAP_INPUT_LAYERNORM,                                /* model-level taps before the layers */
+    N_HEAD = FH1_TAP_INPUT_LAYERNORM, /* model-level taps before the layers */
     N_PER_LAYER = FH1_TAP_LAYER - FH1_TAP_INPUT_LAYERNORM + 1,
     N_CACHE = FH1_TAP_CACHE_SSM - FH1_TAP_CACHE_KEY + 1
 };
@@ -123,12 +123,12 @@ bool fh1_tap_parse(const char *name, int64_t n_layers, fh1_tap_id *id, int64_t *
     static const char layers[] = "model.layers.", cache[] = "cache.";
     *layer = 0;
     if (find_tap(name, 0, N_HEAD - 1, id) || find_tap(name, FH1_TAP_FINAL_LAYERNORM, FH1_TAP_LOGITS, id) ||
-        find_tap(name, FH1_TAP_LOSS, FH1_TAP_LOSS, id)) return true;
+        find_tap(name, FH1_TAP_LOSS, FH1_TAP_LOSS, id))
+        return true;
 
     const char *rest = name + sizeof layers - 1;
     if (strncmp(name, layers, sizeof layers - 1) == 0)
-        return parse_layer(&rest, n_layers, layer) &&
-               find_tap(rest, FH1_TAP_INPUT_LAYERNORM, FH1_TAP_LAYER, id);
+        return parse_layer(&rest, n_layers, layer) && find_tap(rest, FH1_TAP_INPUT_LAYERNORM, FH1_TAP_LAYER, id);
     rest = name + sizeof cache - 1;
     if (strncmp(name, cache, sizeof cache - 1) == 0)
         return parse_layer(&rest, n_layers, layer) && find_tap(rest, FH1_TAP_CACHE_KEY, FH1_TAP_CACHE_SSM, id);
@@ -195,8 +195,7 @@ static fh1_tensor shape_with(const layout *l, int n_lead, const int64_t *lead)
     return fh1_view(NULL, FH1_F64, rank, shape);
 }
 
-fh1_tensor fh1_tap_shape(const fh1_config *c, fh1_tap_id id, int64_t B, int64_t T, int64_t n_logits,
-                         int64_t n_cols)
+fh1_tensor fh1_tap_shape(const fh1_config *c, fh1_tap_id id, int64_t B, int64_t T, int64_t n_logits, int64_t n_cols)
 {
     layout l = layout_of(c, id, n_cols);
     int64_t lead[2] = {B, id == FH1_TAP_LOGITS ? n_logits : T};

@@ -12,23 +12,39 @@ typedef enum {
     FH1_TAP_EMBED,           /* model.embed_tokens */
     FH1_TAP_INPUT,           /* model.layers.0.input */
     FH1_TAP_INPUT_LAYERNORM, /* first per-layer tap */
-    FH1_TAP_Q_PROJ, FH1_TAP_K_PROJ, FH1_TAP_V_PROJ,
-    FH1_TAP_Q_ROPE, FH1_TAP_K_ROPE,
-    FH1_TAP_CONTEXT, FH1_TAP_O_PROJ,
-    FH1_TAP_IN_PROJ, FH1_TAP_CONV_ACT, FH1_TAP_DT, FH1_TAP_SSD, FH1_TAP_GATED, FH1_TAP_OUT_PROJ,
-    FH1_TAP_MID, FH1_TAP_PRE_FF_LAYERNORM,
-    FH1_TAP_GATE_PROJ, FH1_TAP_UP_PROJ, FH1_TAP_ACT, FH1_TAP_DOWN_PROJ,
-    FH1_TAP_LAYER,           /* model.layers.i, last per-layer tap */
+    FH1_TAP_Q_PROJ,
+    FH1_TAP_K_PROJ,
+    FH1_TAP_V_PROJ,
+    FH1_TAP_Q_ROPE,
+    FH1_TAP_K_ROPE,
+    FH1_TAP_CONTEXT,
+    FH1_TAP_O_PROJ,
+    FH1_TAP_IN_PROJ,
+    FH1_TAP_CONV_ACT,
+    FH1_TAP_DT,
+    FH1_TAP_SSD,
+    FH1_TAP_GATED,
+    FH1_TAP_OUT_PROJ,
+    FH1_TAP_MID,
+    FH1_TAP_PRE_FF_LAYERNORM,
+    FH1_TAP_GATE_PROJ,
+    FH1_TAP_UP_PROJ,
+    FH1_TAP_ACT,
+    FH1_TAP_DOWN_PROJ,
+    FH1_TAP_LAYER, /* model.layers.i, last per-layer tap */
     FH1_TAP_FINAL_LAYERNORM,
     FH1_TAP_LOGITS,
-    FH1_TAP_CACHE_KEY, FH1_TAP_CACHE_VALUE, FH1_TAP_CACHE_CONV, FH1_TAP_CACHE_SSM, /* per layer */
+    FH1_TAP_CACHE_KEY,
+    FH1_TAP_CACHE_VALUE,
+    FH1_TAP_CACHE_CONV,
+    FH1_TAP_CACHE_SSM, /* per layer */
     FH1_TAP_LOSS,
     FH1_TAP_COUNT
 } fh1_tap_id;
 
-bool fh1_tap_is_per_layer(fh1_tap_id id);  /* cache taps included */
+bool fh1_tap_is_per_layer(fh1_tap_id id); /* cache taps included */
 bool fh1_tap_is_cache(fh1_tap_id id);
-bool fh1_tap_is_linear(fh1_tap_id id);     /* output of one matrix product, logits included */
+bool fh1_tap_is_linear(fh1_tap_id id); /* output of one matrix product, logits included */
 /* For a linear tap: the tap that the product reads (the only one between is a multiplier). */
 fh1_tap_id fh1_tap_linear_input(fh1_tap_id id);
 
@@ -44,8 +60,7 @@ const char *fh1_tap_definition(fh1_tap_id id);
 
 /* The shape in a trace: [B, T, …]; `n_logits` = T' columns of logits, `n_cols` = S slots of the cache
  * after the step. data is NULL, dtype F64. */
-fh1_tensor fh1_tap_shape(const fh1_config *c, fh1_tap_id id, int64_t B, int64_t T, int64_t n_logits,
-                         int64_t n_cols);
+fh1_tensor fh1_tap_shape(const fh1_config *c, fh1_tap_id id, int64_t B, int64_t T, int64_t n_logits, int64_t n_cols);
 /* The shape for the M packed tokens: [M, …]; not for cache taps and loss. */
 fh1_tensor fh1_tap_packed_shape(const fh1_config *c, fh1_tap_id id, int64_t M);
 /* How many last axes make one judged unit and which axis counts units: a channel of the last axis, or
@@ -61,13 +76,13 @@ int64_t fh1_tap_unit_of_index(const fh1_config *c, fh1_tap_id id, const int64_t 
  * the cache after the call. */
 typedef struct {
     fh1_tap_id id;
-    int64_t layer;             /* 0 for model-level taps */
-    fh1_tensor value;          /* [M, …] packed tokens, dense, in the engine's compute type; a sink may
-                                  overwrite it (teacher forcing): the engine goes on from what it finds */
+    int64_t layer;    /* 0 for model-level taps */
+    fh1_tensor value; /* [M, …] packed tokens, dense, in the engine's compute type; a sink may
+                         overwrite it (teacher forcing): the engine goes on from what it finds */
     const fh1_tokens *tokens;
-    const int64_t *kept;       /* logits only: which packed tokens the rows of value belong to
-                                  (logits_to_keep); NULL elsewhere: row m is token m */
-    const double *abs_sum;     /* linear taps when asked for: Σ|w·x| (+ |bias|), shape of value */
+    const int64_t *kept;   /* logits only: which packed tokens the rows of value belong to
+                              (logits_to_keep); NULL elsewhere: row m is token m */
+    const double *abs_sum; /* linear taps when asked for: Σ|w·x| (+ |bias|), shape of value */
 } fh1_tap_event;
 
 typedef struct fh1_tap_sink {

@@ -12,13 +12,20 @@ static const struct {
     const char *name;
     int bits, digits, e_min;
 } types[FH1_DTYPE_COUNT] = {
-    [FH1_F64] = {"F64", 64, 52, -1022}, [FH1_F32] = {"F32", 32, 23, -126},
-    [FH1_BF16] = {"BF16", 16, 7, -126}, [FH1_F16] = {"F16", 16, 10, -14},
-    [FH1_I64] = {"I64", 64, 0, 0},      [FH1_I32] = {"I32", 32, 0, 0},
-    [FH1_U8] = {"U8", 8, 0, 0},         [FH1_BOOL] = {"BOOL", 8, 0, 0},
-    [FH1_I8] = {"I8", 8, 0, 0},         [FH1_I16] = {"I16", 16, 0, 0},
-    [FH1_U16] = {"U16", 16, 0, 0},      [FH1_U32] = {"U32", 32, 0, 0},
-    [FH1_U64] = {"U64", 64, 0, 0},      [FH1_C64] = {"C64", 64, 0, 0},
+    [FH1_F64] = {"F64", 64, 52, -1022},
+    [FH1_F32] = {"F32", 32, 23, -126},
+    [FH1_BF16] = {"BF16", 16, 7, -126},
+    [FH1_F16] = {"F16", 16, 10, -14},
+    [FH1_I64] = {"I64", 64, 0, 0},
+    [FH1_I32] = {"I32", 32, 0, 0},
+    [FH1_U8] = {"U8", 8, 0, 0},
+    [FH1_BOOL] = {"BOOL", 8, 0, 0},
+    [FH1_I8] = {"I8", 8, 0, 0},
+    [FH1_I16] = {"I16", 16, 0, 0},
+    [FH1_U16] = {"U16", 16, 0, 0},
+    [FH1_U32] = {"U32", 32, 0, 0},
+    [FH1_U64] = {"U64", 64, 0, 0},
+    [FH1_C64] = {"C64", 64, 0, 0},
     [FH1_F8_E5M2] = {"F8_E5M2", 8, 0, 0},
     [FH1_F8_E4M3] = {"F8_E4M3", 8, 0, 0},
     [FH1_F8_E8M0] = {"F8_E8M0", 8, 0, 0},
@@ -184,11 +191,11 @@ static unsigned char *locate(const fh1_tensor *t, int64_t ordinal)
 }
 
 /* memcpy because tensors of foreign files start at any byte. */
-#define LOAD(type, p)                 \
-    __extension__({                   \
-        type load_v_;                 \
+#define LOAD(type, p)                        \
+    __extension__({                          \
+        type load_v_;                        \
         memcpy(&load_v_, p, sizeof load_v_); \
-        load_v_;                      \
+        load_v_;                             \
     })
 
 static double load_f64(const unsigned char *p, fh1_dtype t)
@@ -274,8 +281,8 @@ void fh1_set(const fh1_tensor *t, int64_t ordinal, double v)
 }
 
 /* One run along the last axis; equal types keep every bit, a NaN's payload included. */
-static void copy_run(unsigned char *d, int64_t d_step, fh1_dtype d_type, const unsigned char *s,
-                     int64_t s_step, fh1_dtype s_type, int64_t n)
+static void copy_run(unsigned char *d, int64_t d_step, fh1_dtype d_type, const unsigned char *s, int64_t s_step,
+                     fh1_dtype s_type, int64_t n)
 {
     size_t d_size = (size_t)types[d_type].bits / 8, s_size = (size_t)types[s_type].bits / 8;
     int64_t d_bytes = d_step * (int64_t)d_size, s_bytes = s_step * (int64_t)s_size;

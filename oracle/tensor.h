@@ -10,22 +10,40 @@
 /* The first eight are the types that fh1 computes with; the rest are recognised in files (names
  * and widths of safetensors 0.8) so that a message can name what was found. */
 typedef enum {
-    FH1_F64, FH1_F32, FH1_BF16, FH1_F16, FH1_I64, FH1_I32, FH1_U8, FH1_BOOL,
-    FH1_I8, FH1_I16, FH1_U16, FH1_U32, FH1_U64, FH1_C64,
-    FH1_F8_E5M2, FH1_F8_E4M3, FH1_F8_E8M0, FH1_F8_E5M2FNUZ, FH1_F8_E4M3FNUZ,
-    FH1_F6_E2M3, FH1_F6_E3M2, FH1_F4,
+    FH1_F64,
+    FH1_F32,
+    FH1_BF16,
+    FH1_F16,
+    FH1_I64,
+    FH1_I32,
+    FH1_U8,
+    FH1_BOOL,
+    FH1_I8,
+    FH1_I16,
+    FH1_U16,
+    FH1_U32,
+    FH1_U64,
+    FH1_C64,
+    FH1_F8_E5M2,
+    FH1_F8_E4M3,
+    FH1_F8_E8M0,
+    FH1_F8_E5M2FNUZ,
+    FH1_F8_E4M3FNUZ,
+    FH1_F6_E2M3,
+    FH1_F6_E3M2,
+    FH1_F4,
     FH1_DTYPE_COUNT
 } fh1_dtype;
 
-const char *fh1_dtype_name(fh1_dtype t);                  /* safetensors spelling: "BF16" */
-bool fh1_dtype_parse(const char *name, fh1_dtype *out);   /* false when unknown */
-int fh1_dtype_bits(fh1_dtype t);                          /* 4, 6, 8, 16, 32 or 64 */
-bool fh1_dtype_is_float(fh1_dtype t);                     /* F64, F32, BF16, F16 */
-double fh1_dtype_ulp(fh1_dtype t, double v);              /* spacing of t at |v|, floats only;
-                                                             the smallest subnormal at 0 */
+const char *fh1_dtype_name(fh1_dtype t);                /* safetensors spelling: "BF16" */
+bool fh1_dtype_parse(const char *name, fh1_dtype *out); /* false when unknown */
+int fh1_dtype_bits(fh1_dtype t);                        /* 4, 6, 8, 16, 32 or 64 */
+bool fh1_dtype_is_float(fh1_dtype t);                   /* F64, F32, BF16, F16 */
+double fh1_dtype_ulp(fh1_dtype t, double v);            /* spacing of t at |v|, floats only;
+                                                           the smallest subnormal at 0 */
 
 typedef struct {
-    void *data;      /* may be NULL for an absent tensor; never owned by the view */
+    void *data; /* may be NULL for an absent tensor; never owned by the view */
     fh1_dtype dtype;
     int rank;
     int64_t shape[FH1_MAX_RANK];
@@ -40,7 +58,7 @@ fh1_tensor fh1_view3(void *data, fh1_dtype dtype, int64_t n0, int64_t n1, int64_
 fh1_tensor fh1_view4(void *data, fh1_dtype dtype, int64_t n0, int64_t n1, int64_t n2, int64_t n3);
 
 int64_t fh1_n_elems(const fh1_tensor *t);
-size_t fh1_n_bytes(const fh1_tensor *t);     /* of the dense tensor */
+size_t fh1_n_bytes(const fh1_tensor *t); /* of the dense tensor */
 bool fh1_is_dense(const fh1_tensor *t);
 bool fh1_same_shape(const fh1_tensor *a, const fh1_tensor *b);
 fh1_tensor fh1_permute(const fh1_tensor *t, const int *order); /* view with axes reordered */

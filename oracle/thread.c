@@ -25,8 +25,8 @@ static struct {
     bool started, hooked;
     atomic_int size; /* 0 = not decided yet */
 
-    atomic_int gate;       /* workers inside, + CLOSED */
-    atomic_int alive;      /* workers that have begun */
+    atomic_int gate;  /* workers inside, + CLOSED */
+    atomic_int alive; /* workers that have begun */
     atomic_int sleepers;
     atomic_uint generation;
     atomic_bool stop;
@@ -36,8 +36,10 @@ static struct {
     int64_t n, grain, pieces;
     atomic_llong next;
 } pool = {
-    .owner = PTHREAD_MUTEX_INITIALIZER, .sleep = PTHREAD_MUTEX_INITIALIZER,
-    .work = PTHREAD_COND_INITIALIZER,   .done = PTHREAD_COND_INITIALIZER,
+    .owner = PTHREAD_MUTEX_INITIALIZER,
+    .sleep = PTHREAD_MUTEX_INITIALIZER,
+    .work = PTHREAD_COND_INITIALIZER,
+    .done = PTHREAD_COND_INITIALIZER,
     .gate = CLOSED,
 };
 

@@ -14,4 +14,4 @@ typedef struct {
     real *out;
 } REF(ref_attention_args);
 
-fh1_status REF(ref_attention_fwd)(const REF(ref_attention_args) *a, const fh1_profile *p);
+fh1_status REF(ref_attention_fwd)(const REF(ref_attention_args) * a, const fh1_profile *p);

@@ -3,37 +3,24 @@
 #include "reference/attention.h"
 
 #include "oracle/thread.h"
+#include "reference/attention_row.h"
+#include "reference/attention_step.h"
 #include "reference/linear.h"
 
 #include <cblas.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define TILE 64            /* queries */
-#define SCORES (1 << 20)   /* scores of one tile at most, longer contexts take fewer queries */
-#define MIN_GEMM 32        /* keys below which a matrix product does not pay */
+#define TILE 64          /* queries */
+#define SCORES (1 << 20) /* scores of one tile at most, longer contexts take fewer queries */
+#define MIN_GEMM 32      /* keys below which a matrix product does not pay */
 
 typedef struct {
-    const REF(ref_attention_args) *a;
+    const REF(ref_attention_args) * a;
     const fh1_profile *p;
     int64_t tile;
     real *scores; /* [threads, tile, S] */
 } attention_job;
-
-/* w = softmax(s) in place over n > 0 scores. */
-static void softmax(int64_t n, real *s)
-{
-    real max = s[0], sum = 0;
-    for (int64_t i = 1; i < n; ++i)
-        if (s[i] > max) max = s[i];
-    for (int64_t i = 0; i < n; ++i) sum += s[i] = r_exp(s[i] - max);
-    for (int64_t i = 0; i < n; ++i) s[i] /= sum;
-}
-
-FH1_CLONES static void add_scaled(int64_t n, real w, const real *v, real *out)
-{
-    for (int64_t i = 0; i < n; ++i) out[i] += w * v[i];
-}
 
 #if REF_BITS == 64
 #define gemm cblas_dgemm
@@ -53,21 +40,18 @@ static void tile(const attention_job *j, int64_t t0, int64_t t1, int64_t h, real
     int64_t shared = a->S - a->T + t0 - first; /* keys before the tile */
     if (shared < MIN_GEMM || t1 - t0 < 2) shared = 0;
     if (shared > 0)
-        gemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)(t1 - t0), (int)shared, (int)A, 1, q, (int)ld, k, (int)A, 0, s,
-             (int)a->S);
+        gemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)(t1 - t0), (int)shared, (int)A, 1, q, (int)ld, k, (int)A, 0,
+             s, (int)a->S);
     for (int64_t t = t0; t < t1; ++t) {
         const int64_t n = a->S - a->T + t + 1 - first;
         real *st = s + (t - t0) * a->S;
         for (int64_t i = shared; i < n; ++i) st[i] = REF(ref_dot)(A, q + (t - t0) * ld, k + i * A);
-        for (int64_t i = 0; i < n; ++i)
-            st[i] = r_round(p->at[FH1_RP_SCORE], r_round(p->at[FH1_RP_SCORE], st[i]) * scale);
-        softmax(n, st);
-        REF(ref_round_row)(p->at[FH1_RP_PROB], n, st);
+        weigh(n, scale, p, st);
         memset(out + (t - t0) * ld, 0, (size_t)A * sizeof *out);
     }
     if (shared > 0)
-        gemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)(t1 - t0), (int)A, (int)shared, 1, s, (int)a->S, v, (int)A, 0,
-             out, (int)ld);
+        gemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)(t1 - t0), (int)A, (int)shared, 1, s, (int)a->S, v, (int)A,
+             0, out, (int)ld);
     for (int64_t t = t0; t < t1; ++t) {
         const int64_t n = a->S - a->T + t + 1 - first;
         real *row = out + (t - t0) * ld;
@@ -90,9 +74,10 @@ static void tiles(void *ctx, int64_t i0, int64_t i1, int thread)
     }
 }
 
-fh1_status REF(ref_attention_fwd)(const REF(ref_attention_args) *a, const fh1_profile *p)
+fh1_status REF(ref_attention_fwd)(const REF(ref_attention_args) * a, const fh1_profile *p)
 {
     if (a->T == 0) return NULL;
+    if (a->T == 1) return REF(ref_attention_step_fwd)(a, p);
     int64_t n_tile = SCORES / a->S;
     if (n_tile > TILE) n_tile = TILE;
     if (n_tile > a->T) n_tile = a->T;

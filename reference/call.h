@@ -12,40 +12,40 @@ typedef struct {
     fh1_cache *cache;
     const fh1_tap_sink *sink; /* NULL: no taps */
     fh1_tokens t;
-    bool one_token;           /* one column on a non-empty cache: the decode branch of transformers */
-    int64_t pads_kept;        /* FH1_VAR_PADS_IN_MIXER: leading padding that is computed as tokens */
+    bool one_token;    /* one column on a non-empty cache: the decode branch of transformers */
+    int64_t pads_kept; /* FH1_VAR_PADS_IN_MIXER: leading padding that is computed as tokens */
 
     /* [M, …] each; one allocation */
-    real *x;                  /* residual stream, D */
-    real *n;                  /* normalised, D */
-    real *scaled;             /* n · multiplier, D */
-    real *proj;               /* in_proj, 2 d_ssm + 2GN + H */
-    real *conv;               /* d_ssm + 2GN */
-    real *dt;                 /* H */
-    real *y;                  /* scan output, then gated, d_ssm */
-    real *mixer, *attn;       /* branch outputs, D */
-    real *q, *k, *v, *ctx;    /* Hq·A, Hkv·A, Hkv·A, Hq·A */
-    real *gate, *up, *down;   /* F, F, D */
-    real *cos_sin;            /* [2, M, A/2] */
+    real *x;                /* residual stream, D */
+    real *n;                /* normalised, D */
+    real *scaled;           /* n · multiplier, D */
+    real *proj;             /* in_proj, 2 d_ssm + 2GN + H */
+    real *conv;             /* d_ssm + 2GN */
+    real *dt;               /* H */
+    real *y;                /* scan output, then gated, d_ssm */
+    real *mixer, *attn;     /* branch outputs, D */
+    real *q, *k, *v, *ctx;  /* Hq·A, Hkv·A, Hkv·A, Hq·A */
+    real *gate, *up, *down; /* F, F, D */
+    real *cos_sin;          /* [2, M, A/2] */
     real *memory;
 } REF(ref_call);
 
 /* Show a tap to the sink; `data` is [M, …] (rows of `kept` for logits). */
-fh1_status REF(ref_tap)(REF(ref_call) *k, fh1_tap_id id, int64_t layer, real *data);
+fh1_status REF(ref_tap)(REF(ref_call) * k, fh1_tap_id id, int64_t layer, real *data);
 
 /* y = x·Wᵀ + b with its tap; a multiplier that the tap includes (logits) is `m`, else 1. `rows` is M but
  * for logits, where `kept` lists the tokens. */
-fh1_status REF(ref_linear_tap)(REF(ref_call) *k, fh1_tap_id id, int64_t layer, int64_t rows, const int64_t *kept,
+fh1_status REF(ref_linear_tap)(REF(ref_call) * k, fh1_tap_id id, int64_t layer, int64_t rows, const int64_t *kept,
                                const real *x, const fh1_tensor *w, const fh1_tensor *b, double m, real *y);
 
 /* k->scaled = R(n · m) for the linear tap `id`. */
-void REF(ref_scale_input)(REF(ref_call) *k, fh1_tap_id id, int64_t layer, double m);
+void REF(ref_scale_input)(REF(ref_call) * k, fh1_tap_id id, int64_t layer, double m);
 
 /* Both read k->n (the shared norm of the layer) and assign k->mixer / k->attn, before the out multiplier. */
-fh1_status REF(ref_mixer_fwd)(REF(ref_call) *k, int64_t layer);
-fh1_status REF(ref_self_attn_fwd)(REF(ref_call) *k, int64_t layer);
+fh1_status REF(ref_mixer_fwd)(REF(ref_call) * k, int64_t layer);
+fh1_status REF(ref_self_attn_fwd)(REF(ref_call) * k, int64_t layer);
 
 /* engine.forward, see oracle/engine.h. */
-fh1_status REF(ref_forward)(fh1_engine *e, const fh1_model *m, const fh1_batch *b, fh1_cache *cache,
-                            int64_t n_logits, void *logits, const fh1_tap_sink *sink);
+fh1_status REF(ref_forward)(fh1_engine *e, const fh1_model *m, const fh1_batch *b, fh1_cache *cache, int64_t n_logits,
+                            void *logits, const fh1_tap_sink *sink);
 extern const fh1_ops REF(ref_ops);

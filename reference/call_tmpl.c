@@ -5,7 +5,7 @@
 
 #include <stdlib.h>
 
-static fh1_status show(REF(ref_call) *k, fh1_tap_id id, int64_t layer, int64_t rows, const int64_t *kept, real *data,
+static fh1_status show(REF(ref_call) * k, fh1_tap_id id, int64_t layer, int64_t rows, const int64_t *kept, real *data,
                        const double *abs_sum)
 {
     if (!k->sink) return NULL;
@@ -16,13 +16,13 @@ static fh1_status show(REF(ref_call) *k, fh1_tap_id id, int64_t layer, int64_t r
     return k->sink->tap(k->sink->user, &ev);
 }
 
-fh1_status REF(ref_tap)(REF(ref_call) *k, fh1_tap_id id, int64_t layer, real *data)
+fh1_status REF(ref_tap)(REF(ref_call) * k, fh1_tap_id id, int64_t layer, real *data)
 {
     return show(k, id, layer, k->t.M, NULL, data, NULL);
 }
 
 /* Σ|w·x| for the sink, in f64; NULL when nobody asks. Only the exact engine serves it. */
-static fh1_status gauge(REF(ref_call) *k, fh1_tap_id id, int64_t layer, int64_t rows, const real *x,
+static fh1_status gauge(REF(ref_call) * k, fh1_tap_id id, int64_t layer, int64_t rows, const real *x,
                         const fh1_tensor *w, const fh1_tensor *b, double m, double **out)
 {
     *out = NULL;
@@ -44,13 +44,11 @@ static fh1_status gauge(REF(ref_call) *k, fh1_tap_id id, int64_t layer, int64_t 
     return NULL;
 }
 
-fh1_status REF(ref_linear_tap)(REF(ref_call) *k, fh1_tap_id id, int64_t layer, int64_t rows, const int64_t *kept,
+fh1_status REF(ref_linear_tap)(REF(ref_call) * k, fh1_tap_id id, int64_t layer, int64_t rows, const int64_t *kept,
                                const real *x, const fh1_tensor *w, const fh1_tensor *b, double m, real *y)
 {
-    if (id == FH1_TAP_LOGITS)
-        FH1_TRY(REF(ref_lm_head_fwd)(rows, x, w, m, k->p, y));
-    else
-        FH1_TRY(REF(ref_linear_fwd)(rows, x, w, b, k->p, y));
+    if (id == FH1_TAP_LOGITS) FH1_TRY(REF(ref_lm_head_fwd)(rows, x, w, m, k->p, y));
+    else FH1_TRY(REF(ref_linear_fwd)(rows, x, w, b, k->p, y));
     double *abs_sum;
     FH1_TRY(gauge(k, id, layer, rows, x, w, b, m, &abs_sum));
     fh1_status s = show(k, id, layer, rows, kept, y, abs_sum);
@@ -58,7 +56,7 @@ fh1_status REF(ref_linear_tap)(REF(ref_call) *k, fh1_tap_id id, int64_t layer, i
     return s;
 }
 
-void REF(ref_scale_input)(REF(ref_call) *k, fh1_tap_id id, int64_t layer, double m)
+void REF(ref_scale_input)(REF(ref_call) * k, fh1_tap_id id, int64_t layer, double m)
 {
     const int64_t n = k->t.M * k->c->D;
     fh1_round declared = FH1_ROUND_NONE;

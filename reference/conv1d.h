@@ -19,7 +19,7 @@ typedef struct {
     real *y;
 } REF(ref_conv1d_args);
 
-fh1_status REF(ref_conv1d_fwd)(const REF(ref_conv1d_args) *a, const fh1_profile *p);
+fh1_status REF(ref_conv1d_fwd)(const REF(ref_conv1d_args) * a, const fh1_profile *p);
 
 /* Append n columns col[c] to a window [c,K-1], dropping the oldest. */
 void REF(ref_conv1d_push)(int64_t c, int64_t K, const real *col, int64_t n, real *window);

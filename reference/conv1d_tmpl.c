@@ -8,13 +8,13 @@
 #define BLOCK 64 /* channels a piece: the accumulators stay in registers or L1 */
 
 typedef struct {
-    const REF(ref_conv1d_args) *a;
+    const REF(ref_conv1d_args) * a;
     const fh1_profile *p;
     real *wt; /* [K + 1, c]: taps transposed, bias last */
 } conv_job;
 
 /* The column t of the call, or of the window for t < 0; NULL where tap s of token t must be skipped. */
-static const real *column(const REF(ref_conv1d_args) *a, const real *window_t, int64_t s, int64_t t)
+static const real *column(const REF(ref_conv1d_args) * a, const real *window_t, int64_t s, int64_t t)
 {
     const int64_t doc = a->doc ? a->doc[t] : 0;
     if (s >= 0) return !a->doc || a->doc[s] == doc ? a->x + s * a->ldx : NULL;
@@ -52,7 +52,7 @@ static void channels(void *ctx, int64_t j0, int64_t j1, int thread)
 }
 
 /* The window after the call: the last K-1 columns of the document of the last token. */
-static void next_window(const REF(ref_conv1d_args) *a, const real *window_t)
+static void next_window(const REF(ref_conv1d_args) * a, const real *window_t)
 {
     if (a->T == 0) return;
     for (int64_t i = 0; i < a->K - 1; ++i) {
@@ -61,7 +61,7 @@ static void next_window(const REF(ref_conv1d_args) *a, const real *window_t)
     }
 }
 
-fh1_status REF(ref_conv1d_fwd)(const REF(ref_conv1d_args) *a, const fh1_profile *p)
+fh1_status REF(ref_conv1d_fwd)(const REF(ref_conv1d_args) * a, const fh1_profile *p)
 {
     const size_t n = (size_t)(3 * a->K * a->c);
     real *wt = malloc(n * sizeof *wt);

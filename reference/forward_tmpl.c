@@ -11,17 +11,30 @@
 #include <stdlib.h>
 #include <string.h>
 
-static fh1_status allocate(REF(ref_call) *k)
+static fh1_status allocate(REF(ref_call) * k)
 {
     const fh1_config *c = k->c;
     const int64_t M = k->t.M;
     struct {
         real **at;
         int64_t width;
-    } part[] = {{&k->x, c->D}, {&k->n, c->D}, {&k->scaled, c->D}, {&k->proj, fh1_in_proj_dim(c)},
-                {&k->conv, fh1_conv_dim(c)}, {&k->dt, c->H}, {&k->y, c->d_ssm}, {&k->mixer, c->D}, {&k->attn, c->D},
-                {&k->q, c->Hq * c->A}, {&k->k, c->Hkv * c->A}, {&k->v, c->Hkv * c->A}, {&k->ctx, c->Hq * c->A},
-                {&k->gate, c->F}, {&k->up, c->F}, {&k->down, c->D}, {&k->cos_sin, c->A}};
+    } part[] = {{&k->x, c->D},
+                {&k->n, c->D},
+                {&k->scaled, c->D},
+                {&k->proj, fh1_in_proj_dim(c)},
+                {&k->conv, fh1_conv_dim(c)},
+                {&k->dt, c->H},
+                {&k->y, c->d_ssm},
+                {&k->mixer, c->D},
+                {&k->attn, c->D},
+                {&k->q, c->Hq * c->A},
+                {&k->k, c->Hkv * c->A},
+                {&k->v, c->Hkv * c->A},
+                {&k->ctx, c->Hq * c->A},
+                {&k->gate, c->F},
+                {&k->up, c->F},
+                {&k->down, c->D},
+                {&k->cos_sin, c->A}};
     const size_t n_parts = sizeof part / sizeof *part;
     int64_t width = 0, total, bytes;
     for (size_t i = 0; i < n_parts; ++i) width += part[i].width;
@@ -36,7 +49,7 @@ static fh1_status allocate(REF(ref_call) *k)
     return NULL;
 }
 
-static fh1_status embed(REF(ref_call) *k)
+static fh1_status embed(REF(ref_call) * k)
 {
     const fh1_config *c = k->c;
     REF(ref_embed_fwd)(k->t.M, k->t.id, &k->m->embed, k->x);
@@ -46,7 +59,7 @@ static fh1_status embed(REF(ref_call) *k)
     return REF(ref_tap)(k, FH1_TAP_INPUT, 0, k->x);
 }
 
-static fh1_status mlp(REF(ref_call) *k, int64_t layer)
+static fh1_status mlp(REF(ref_call) * k, int64_t layer)
 {
     const fh1_config *c = k->c;
     const fh1_layer *l = &k->m->layers[layer];
@@ -58,7 +71,7 @@ static fh1_status mlp(REF(ref_call) *k, int64_t layer)
     return REF(ref_linear_tap)(k, FH1_TAP_DOWN_PROJ, layer, M, NULL, k->gate, &l->down_w, &l->down_b, 1, k->down);
 }
 
-static fh1_status layer_fwd(REF(ref_call) *k, int64_t layer)
+static fh1_status layer_fwd(REF(ref_call) * k, int64_t layer)
 {
     const fh1_config *c = k->c;
     const fh1_layer *l = &k->m->layers[layer];
@@ -78,7 +91,7 @@ static fh1_status layer_fwd(REF(ref_call) *k, int64_t layer)
 }
 
 /* labels are stored unshifted: token m predicts the label of the next column of its row. */
-static fh1_status loss(REF(ref_call) *k, const fh1_batch *b, const real *logits)
+static fh1_status loss(REF(ref_call) * k, const fh1_batch *b, const real *logits)
 {
     const fh1_tokens *t = &k->t;
     int64_t *label = malloc((size_t)(t->M + 1) * sizeof *label);
@@ -92,7 +105,7 @@ static fh1_status loss(REF(ref_call) *k, const fh1_batch *b, const real *logits)
 }
 
 /* Logits of the last n_logits columns: the kept tokens only, then scattered to [B, n_logits, V]. */
-static fh1_status head(REF(ref_call) *k, const fh1_batch *b, int64_t n_logits, real *out)
+static fh1_status head(REF(ref_call) * k, const fh1_batch *b, int64_t n_logits, real *out)
 {
     const fh1_config *c = k->c;
     const fh1_tokens *t = &k->t;
@@ -108,8 +121,7 @@ static fh1_status head(REF(ref_call) *k, const fh1_batch *b, int64_t n_logits, r
     const size_t bytes = (size_t)(n * c->V + 1) * sizeof(real);
     real *logits = malloc(bytes);
     if (!logits) s = fh1_no_memory(bytes, "logits");
-    if (!s)
-        s = REF(ref_linear_tap)(k, FH1_TAP_LOGITS, 0, n, kept, k->scaled, &k->m->lm_head, NULL, c->m_lm, logits);
+    if (!s) s = REF(ref_linear_tap)(k, FH1_TAP_LOGITS, 0, n, kept, k->scaled, &k->m->lm_head, NULL, c->m_lm, logits);
     if (!s && b->labels && k->sink && n == t->M) s = loss(k, b, logits);
     if (!s && out) {
         memset(out, 0, (size_t)(t->B * n_logits * c->V) * sizeof *out);
@@ -124,7 +136,7 @@ static fh1_status head(REF(ref_call) *k, const fh1_batch *b, int64_t n_logits, r
 
 /* FH1_VAR_PADS_IN_MIXER, a padded batch of one in transformers up to 5.14: the mixer ignores the mask, so
  * padding is computed as if it were tokens; attention keeps the two apart. */
-static void keep_pads(REF(ref_call) *k, fh1_batch *b)
+static void keep_pads(REF(ref_call) * k, fh1_batch *b)
 {
     if (!(k->e->variants & FH1_VAR_PADS_IN_MIXER) || b->B != 1 || !b->mask) return;
     if (k->cache->n_cols == 0)
@@ -132,15 +144,16 @@ static void keep_pads(REF(ref_call) *k, fh1_batch *b)
     b->mask = NULL;
 }
 
-static fh1_status run(REF(ref_call) *k, const fh1_batch *b, int64_t n_logits, real *logits)
+static fh1_status run(REF(ref_call) * k, const fh1_batch *b, int64_t n_logits, real *logits)
 {
     FH1_TRY(allocate(k));
     FH1_TRY(fh1_cache_prepare(k->cache, &k->t));
     fh1_config theta = *k->c;
     if (k->e->variants & FH1_VAR_THETA_CLASS_DEFAULT) theta.rope = (fh1_rope){.theta = 1e5};
     const int64_t longest = k->t.max_position + 1;
-    REF(ref_rope_table)(&theta, k->t.M, k->t.position, longest > k->cache->rope_seq_len ? longest : k->cache->rope_seq_len,
-                        k->p, k->cos_sin);
+    REF(ref_rope_table)
+    (&theta, k->t.M, k->t.position, longest > k->cache->rope_seq_len ? longest : k->cache->rope_seq_len, k->p,
+     k->cos_sin);
     FH1_TRY(embed(k));
     for (int64_t i = 0; i < k->c->n_layers; ++i) FH1_TRY(layer_fwd(k, i));
     FH1_TRY(REF(ref_rmsnorm_fwd)(k->t.M, k->c->D, k->x, &k->m->final_layernorm, k->c->eps, k->p, k->n));
@@ -151,8 +164,8 @@ static fh1_status run(REF(ref_call) *k, const fh1_batch *b, int64_t n_logits, re
     return NULL;
 }
 
-fh1_status REF(ref_forward)(fh1_engine *e, const fh1_model *m, const fh1_batch *b, fh1_cache *cache,
-                            int64_t n_logits, void *logits, const fh1_tap_sink *sink)
+fh1_status REF(ref_forward)(fh1_engine *e, const fh1_model *m, const fh1_batch *b, fh1_cache *cache, int64_t n_logits,
+                            void *logits, const fh1_tap_sink *sink)
 {
     REF(ref_call) k = {.e = e, .m = m, .c = &m->config, .p = e->profile, .cache = cache, .sink = sink};
     fh1_batch inputs = *b;

@@ -30,8 +30,7 @@ static void rows(void *ctx, int64_t m0, int64_t m1, int thread)
         const real *y = j->y + m * d, *z = j->z + m * j->ldz;
         real *out = j->out + m * d;
         if (!j->w) {
-            for (int64_t i = 0; i < d; ++i)
-                out[i] = y[i] * r_round(j->p->at[FH1_RP_GATE_SILU], REF(ref_silu)(z[i]));
+            for (int64_t i = 0; i < d; ++i) out[i] = y[i] * r_round(j->p->at[FH1_RP_GATE_SILU], REF(ref_silu)(z[i]));
         } else {
             for (int64_t i = 0; i < d; ++i) out[i] = j->norm_first ? y[i] : y[i] * REF(ref_silu)(z[i]);
             for (int64_t g = 0; g < j->G; ++g) normalise_group(n, j->eps, out + g * n);
@@ -49,7 +48,8 @@ fh1_status REF(ref_gated_norm_fwd)(int64_t M, int64_t d, int64_t G, const real *
 {
     real *weight = NULL;
     if (w->data) {
-        if (!(weight = malloc((size_t)d * sizeof *weight))) return fh1_no_memory((size_t)d * sizeof *weight, "a norm weight");
+        if (!(weight = malloc((size_t)d * sizeof *weight)))
+            return fh1_no_memory((size_t)d * sizeof *weight, "a norm weight");
         REF(ref_widen)(weight, w, d);
     }
     gate_job j = {d, G, ldz, y, z, weight, (real)eps, norm_before_gate, p, out};

@@ -47,7 +47,8 @@ REF_INLINE void ref_load_bf16(const uint16_t *p, ref_vec out[REF_SUMS])
 
 REF_INLINE void ref_load_f32(const float *p, ref_vec out[REF_SUMS])
 {
-    for (int i = 0; i < REF_LANES / 8; ++i) ref_widen8(*(const ref_single8_mem *)(p + 8 * i), out + i * (8 / REF_VEC_LEN));
+    for (int i = 0; i < REF_LANES / 8; ++i)
+        ref_widen8(*(const ref_single8_mem *)(p + 8 * i), out + i * (8 / REF_VEC_LEN));
 }
 
 REF_INLINE real ref_sum(const ref_vec acc[REF_SUMS])

@@ -7,8 +7,8 @@
  * Up to 8 rows the weights are read as they are stored and widened in registers; above that they are
  * widened panel by panel for OpenBLAS. The pieces are fixed, so the result does not depend on threads.
  * FH1_E_INTERNAL without memory. */
-fh1_status REF(ref_linear_fwd)(int64_t M, const real *x, const fh1_tensor *w, const fh1_tensor *b,
-                               const fh1_profile *p, real *y);
+fh1_status REF(ref_linear_fwd)(int64_t M, const real *x, const fh1_tensor *w, const fh1_tensor *b, const fh1_profile *p,
+                               real *y);
 
 /* s[m,n] = Σ_k |x[m,k]·W[n,k]| + |b[n]|: the scale of the rounding error of one output (docs/numerics.md).
  * Computed in `real`; used with f64. s [M,N] assigned. FH1_E_INTERNAL without memory. */

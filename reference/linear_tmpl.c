@@ -11,8 +11,9 @@
 #include <string.h>
 
 #define FEW_ROWS 8
-#define PANEL_BYTES (1 << 20) /* a widened panel: large enough to amortise the packing of x, small enough
-                                 for the last-level cache */
+#define PANEL_BYTES                                                                       \
+    (1 << 20) /* a widened panel: large enough to amortise the packing of x, small enough \
+                 for the last-level cache */
 #define MAX_ROWS_PER_PIECE 512
 
 typedef struct {
@@ -32,7 +33,8 @@ FH1_CLONES real REF(ref_dot)(int64_t n, const real *a, const real *b)
     ref_vec acc[REF_SUMS] = {{0}};
     int64_t i = 0;
     for (; i + REF_LANES <= n; i += REF_LANES)
-        for (int l = 0; l < REF_SUMS; ++l) acc[l] += ref_load(a + i + l * REF_VEC_LEN) * ref_load(b + i + l * REF_VEC_LEN);
+        for (int l = 0; l < REF_SUMS; ++l)
+            acc[l] += ref_load(a + i + l * REF_VEC_LEN) * ref_load(b + i + l * REF_VEC_LEN);
     real tail = 0;
     for (; i < n; ++i) tail += a[i] * b[i];
     return ref_sum(acc) + tail;
@@ -144,11 +146,11 @@ static void many_rows(void *ctx, int64_t n0, int64_t n1, int thread)
         w = panel;
     }
 #if REF_BITS == 64
-    cblas_dgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)j->M, (int)(n1 - n0), (int)j->K, 1.0, j->x, (int)j->K,
-                w, (int)j->K, 0.0, j->y + n0, (int)j->N);
+    cblas_dgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)j->M, (int)(n1 - n0), (int)j->K, 1.0, j->x, (int)j->K, w,
+                (int)j->K, 0.0, j->y + n0, (int)j->N);
 #else
-    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)j->M, (int)(n1 - n0), (int)j->K, 1.0f, j->x, (int)j->K,
-                w, (int)j->K, 0.0f, j->y + n0, (int)j->N);
+    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)j->M, (int)(n1 - n0), (int)j->K, 1.0f, j->x, (int)j->K, w,
+                (int)j->K, 0.0f, j->y + n0, (int)j->N);
 #endif
     finish(j, n0, n1);
 }
@@ -172,8 +174,7 @@ static fh1_status run(linear_job *j)
     j->panel = few ? 1 : PANEL_BYTES / (int64_t)sizeof(real) / j->K / 16 * 16;
     if (j->panel < 16 && !few) j->panel = 16;
     if (j->panel > MAX_ROWS_PER_PIECE) j->panel = MAX_ROWS_PER_PIECE;
-    const bool direct = few ? j->w->dtype == FH1_BF16 || j->w->dtype == FH1_F32
-                            : j->w->dtype == REF_DTYPE && !j->abs;
+    const bool direct = few ? j->w->dtype == FH1_BF16 || j->w->dtype == FH1_F32 : j->w->dtype == REF_DTYPE && !j->abs;
     if (!direct) {
         size_t n = (size_t)fh1_threads() * (size_t)j->panel * (size_t)j->K * sizeof(real);
         if (!(j->scratch = malloc(n))) return fh1_no_memory(n, "a weight panel");
@@ -188,12 +189,18 @@ static fh1_status run(linear_job *j)
     return NULL;
 }
 
-fh1_status REF(ref_linear_fwd)(int64_t M, const real *x, const fh1_tensor *w, const fh1_tensor *b,
-                               const fh1_profile *p, real *y)
+fh1_status REF(ref_linear_fwd)(int64_t M, const real *x, const fh1_tensor *w, const fh1_tensor *b, const fh1_profile *p,
+                               real *y)
 {
     real *bias;
     FH1_TRY(widen_bias(b, false, &bias));
-    linear_job j = {.M = M, .N = w->shape[0], .K = w->shape[1], .x = x, .w = w, .bias = bias, .y = y,
+    linear_job j = {.M = M,
+                    .N = w->shape[0],
+                    .K = w->shape[1],
+                    .x = x,
+                    .w = w,
+                    .bias = bias,
+                    .y = y,
                     .round = p->at[FH1_RP_LINEAR]};
     fh1_status s = run(&j);
     free(bias);

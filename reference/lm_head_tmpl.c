@@ -6,7 +6,6 @@ fh1_status REF(ref_lm_head_fwd)(int64_t M, const real *h, const fh1_tensor *w, d
                                 real *logits)
 {
     FH1_TRY(REF(ref_linear_fwd)(M, h, w, NULL, p, logits));
-    for (int64_t i = 0; i < M * w->shape[0]; ++i)
-        logits[i] = r_round(p->at[FH1_RP_LOGITS], logits[i] * (real)m_lm);
+    for (int64_t i = 0; i < M * w->shape[0]; ++i) logits[i] = r_round(p->at[FH1_RP_LOGITS], logits[i] * (real)m_lm);
     return NULL;
 }

@@ -1,6 +1,6 @@
 /* The Mamba-2 branch of a layer. Per row of the batch, since conv window and state belong to rows. */
 #include "reference/call.h"
-#include "reference/conv1d.h"
+#include "reference/conv1d_step.h"
 #include "reference/dt_softplus.h"
 #include "reference/gated_norm.h"
 #include "reference/ssd_chunk.h"
@@ -10,7 +10,7 @@
 #include <string.h>
 
 /* u: m₀ on z, m₁ on x, m₂ on B, m₃ on C, m₄ on dt; transformers holds it in the model's type. */
-static void mup_vector(const REF(ref_call) *k, real u[5])
+static void mup_vector(const REF(ref_call) * k, real u[5])
 {
     const bool rounded = k->e->variants & FH1_VAR_MUP_ROUNDED;
     for (int s = 0; s < 5; ++s) {
@@ -27,7 +27,7 @@ static void segments(const fh1_config *c, int64_t bound[6])
     for (int s = 0; s < 5; ++s) bound[s + 1] = bound[s] + width[s];
 }
 
-static void apply_mup(const REF(ref_call) *k, int64_t rows, real *proj)
+static void apply_mup(const REF(ref_call) * k, int64_t rows, real *proj)
 {
     const int64_t width = fh1_in_proj_dim(k->c);
     int64_t bound[6];
@@ -43,7 +43,7 @@ static void apply_mup(const REF(ref_call) *k, int64_t rows, real *proj)
 }
 
 /* What a padding column holds after in_proj and the mup vector when its input was masked: the bias. */
-static fh1_status pad_column(const REF(ref_call) *k, const fh1_layer *l, real **out)
+static fh1_status pad_column(const REF(ref_call) * k, const fh1_layer *l, real **out)
 {
     const int64_t width = fh1_in_proj_dim(k->c);
     real *col = calloc((size_t)width, sizeof *col);
@@ -57,7 +57,7 @@ static fh1_status pad_column(const REF(ref_call) *k, const fh1_layer *l, real **
     return NULL;
 }
 
-static void dt_limits(const REF(ref_call) *k, double *lo, double *hi)
+static void dt_limits(const REF(ref_call) * k, double *lo, double *hi)
 {
     *lo = k->c->dt_lo;
     *hi = k->c->dt_hi;
@@ -75,17 +75,20 @@ typedef struct {
     int64_t held_doc;   /* document of window and state */
 } row_view;
 
-static row_view view_row(const REF(ref_call) *k, int64_t layer, int64_t b)
+static row_view view_row(const REF(ref_call) * k, int64_t layer, int64_t b)
 {
     fh1_cache_row *r = &k->cache->rows[b];
-    row_view v = {.window = r->conv[layer], .state = r->ssm[layer], .begin = k->t.row_begin[b],
-                  .n = k->t.row_begin[b + 1] - k->t.row_begin[b], .held_doc = r->doc};
+    row_view v = {.window = r->conv[layer],
+                  .state = r->ssm[layer],
+                  .begin = k->t.row_begin[b],
+                  .n = k->t.row_begin[b + 1] - k->t.row_begin[b],
+                  .held_doc = r->doc};
     if (!(k->e->variants & FH1_VAR_MIXER_LEAKS_DOCS)) v.doc = k->t.doc + v.begin;
     return v;
 }
 
 /* Variants of real libraries that change what a row starts from. */
-static fh1_status before_row(const REF(ref_call) *k, const fh1_layer *l, int64_t b, const row_view *v)
+static fh1_status before_row(const REF(ref_call) * k, const fh1_layer *l, int64_t b, const row_view *v)
 {
     const fh1_config *c = k->c;
     if ((k->e->variants & FH1_VAR_HISTORY_DROPPED) && k->t.T > 1) {
@@ -102,7 +105,7 @@ static fh1_status before_row(const REF(ref_call) *k, const fh1_layer *l, int64_t
 }
 
 /* FH1_VAR_RIGHT_PAD_CACHE: the window ends in padding columns and the state decays over them. */
-static fh1_status after_row(const REF(ref_call) *k, const fh1_layer *l, int64_t b, const row_view *v)
+static fh1_status after_row(const REF(ref_call) * k, const fh1_layer *l, int64_t b, const row_view *v)
 {
     const fh1_config *c = k->c;
     if (!(k->e->variants & FH1_VAR_RIGHT_PAD_CACHE) || k->t.n_right[b] == 0) return NULL;
@@ -120,49 +123,65 @@ static fh1_status after_row(const REF(ref_call) *k, const fh1_layer *l, int64_t 
 
 /* Where a left-padded row starts in a window that already holds padding columns, the document of the
  * window is the one that begins: otherwise the selection by document would skip them. */
-static int64_t window_doc(const REF(ref_call) *k, int64_t b, const row_view *v)
+static int64_t window_doc(const REF(ref_call) * k, int64_t b, const row_view *v)
 {
     const bool pads_count = (k->e->variants & FH1_VAR_IN_PROJ_BIAS_AT_PADS) && k->t.n_left[b] > 0;
     return pads_count && v->n > 0 ? k->t.doc[v->begin] : v->held_doc;
 }
 
-static fh1_status conv_rows(REF(ref_call) *k, const fh1_layer *l, int64_t layer)
+static fh1_status conv_rows(REF(ref_call) * k, const fh1_layer *l, int64_t layer)
 {
     const fh1_config *c = k->c;
     const int64_t width = fh1_in_proj_dim(c), conv = fh1_conv_dim(c);
     for (int64_t b = 0; b < k->t.B; ++b) {
         row_view v = view_row(k, layer, b);
         FH1_TRY(before_row(k, l, b, &v));
-        REF(ref_conv1d_args) a = {.T = v.n, .c = conv, .K = c->K, .ldx = width, .w = &l->conv_w, .b = &l->conv_b,
-                                  .x = k->proj + v.begin * width + c->d_ssm, .doc = v.doc,
-                                  .window_doc = window_doc(k, b, &v), .window = v.window,
-                                  .y = k->conv + v.begin * conv};
-        FH1_TRY(REF(ref_conv1d_fwd)(&a, k->p));
+        REF(ref_conv1d_args)
+        a = {.T = v.n,
+             .c = conv,
+             .K = c->K,
+             .ldx = width,
+             .w = &l->conv_w,
+             .b = &l->conv_b,
+             .x = k->proj + v.begin * width + c->d_ssm,
+             .doc = v.doc,
+             .window_doc = window_doc(k, b, &v),
+             .window = v.window,
+             .y = k->conv + v.begin * conv};
+        FH1_TRY(v.n == 1 ? REF(ref_conv1d_step_fwd)(&a, k->p) : REF(ref_conv1d_fwd)(&a, k->p));
     }
     return NULL;
 }
 
-static fh1_status scan_rows(REF(ref_call) *k, const fh1_layer *l, int64_t layer)
+static fh1_status scan_rows(REF(ref_call) * k, const fh1_layer *l, int64_t layer)
 {
     const fh1_config *c = k->c;
     for (int64_t b = 0; b < k->t.B; ++b) {
         row_view v = view_row(k, layer, b);
-        REF(ref_ssd_args) a = {.T = v.n, .H = c->H, .P = c->P, .N = c->N, .G = c->G, .ldx = fh1_conv_dim(c),
-                               .xbc = k->conv + v.begin * fh1_conv_dim(c), .dt = k->dt + v.begin * c->H,
-                               .A_log = &l->A_log, .D = &l->D, .doc = v.doc, .state_doc = v.held_doc,
-                               .state = v.state, .y = k->y + v.begin * c->d_ssm};
-        if (k->one_token && v.n == 1)
-            REF(ref_ssd_step_fwd)(&a, k->p);
-        else if (k->e->chunked)
-            FH1_TRY(REF(ref_ssd_chunk_fwd)(&a, c->Q, k->p));
-        else
-            REF(ref_ssd_scan_fwd)(&a, k->p);
+        REF(ref_ssd_args)
+        a = {.T = v.n,
+             .H = c->H,
+             .P = c->P,
+             .N = c->N,
+             .G = c->G,
+             .ldx = fh1_conv_dim(c),
+             .xbc = k->conv + v.begin * fh1_conv_dim(c),
+             .dt = k->dt + v.begin * c->H,
+             .A_log = &l->A_log,
+             .D = &l->D,
+             .doc = v.doc,
+             .state_doc = v.held_doc,
+             .state = v.state,
+             .y = k->y + v.begin * c->d_ssm};
+        if (k->one_token && v.n == 1) REF(ref_ssd_step_fwd)(&a, k->p);
+        else if (k->e->chunked) FH1_TRY(REF(ref_ssd_chunk_fwd)(&a, c->Q, k->p));
+        else REF(ref_ssd_scan_fwd)(&a, k->p);
         FH1_TRY(after_row(k, l, b, &v));
     }
     return NULL;
 }
 
-fh1_status REF(ref_mixer_fwd)(REF(ref_call) *k, int64_t layer)
+fh1_status REF(ref_mixer_fwd)(REF(ref_call) * k, int64_t layer)
 {
     const fh1_config *c = k->c;
     const fh1_layer *l = &k->m->layers[layer];

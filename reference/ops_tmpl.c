@@ -1,14 +1,18 @@
 /* The op table of an engine: the same functions that the model is made of, behind fh1_ops. */
-#include "reference/attention.h"
+#include "reference/attention_step.h"
 #include "reference/call.h"
-#include "reference/conv1d.h"
+#include "reference/conv1d_step.h"
 #include "reference/cross_entropy.h"
 #include "reference/dt_softplus.h"
 #include "reference/embed.h"
 #include "reference/gated_norm.h"
 #include "reference/linear.h"
+#include "reference/lm_head.h"
+#include "reference/residual.h"
 #include "reference/rmsnorm.h"
 #include "reference/rope.h"
+#include "reference/sample.h"
+#include "reference/ssd_chunk.h"
 #include "reference/ssd_step.h"
 #include "reference/swiglu.h"
 
@@ -36,35 +40,123 @@ static fh1_status op_linear(fh1_engine *e, int64_t M, const void *x, const fh1_t
 static fh1_status op_conv1d(fh1_engine *e, int64_t T, int64_t c, int64_t K, const void *x, const fh1_tensor *w,
                             const fh1_tensor *b, const int64_t *doc, int64_t window_doc, void *window, void *y)
 {
-    REF(ref_conv1d_args) a = {.T = T, .c = c, .K = K, .ldx = c, .x = x, .w = w, .b = b, .doc = doc,
-                              .window_doc = window_doc, .window = window, .y = y};
+    REF(ref_conv1d_args)
+    a = {.T = T,
+         .c = c,
+         .K = K,
+         .ldx = c,
+         .x = x,
+         .w = w,
+         .b = b,
+         .doc = doc,
+         .window_doc = window_doc,
+         .window = window,
+         .y = y};
     return REF(ref_conv1d_fwd)(&a, e->profile);
 }
 
-static fh1_status op_dt_softplus(fh1_engine *e, int64_t T, int64_t H, const void *raw, const fh1_tensor *bias, double lo,
-                                 double hi, void *dt)
+static fh1_status op_conv1d_step(fh1_engine *e, int64_t c, int64_t K, const void *x, const fh1_tensor *w,
+                                 const fh1_tensor *b, void *window, void *y)
+{
+    REF(ref_conv1d_args) a = {.T = 1, .c = c, .K = K, .ldx = c, .x = x, .w = w, .b = b, .window = window, .y = y};
+    return REF(ref_conv1d_step_fwd)(&a, e->profile);
+}
+
+static fh1_status op_dt_softplus(fh1_engine *e, int64_t T, int64_t H, const void *raw, const fh1_tensor *bias,
+                                 double lo, double hi, void *dt)
 {
     REF(ref_dt_softplus_fwd)(T, H, raw, H, bias, lo, hi, e->profile, dt);
     return NULL;
 }
 
-/* Separate x, B, C into the conv layout that the scan reads. */
+/* Separate x, B, C into the conv layout that the scan reads; freed by the caller. */
+static fh1_status join(const REF(ref_ssd_args) * a, const void *x, const void *B, const void *C, real **out)
+{
+    const int64_t d = a->H * a->P, GN = a->G * a->N;
+    const size_t bytes = (size_t)(a->T * a->ldx + 1) * sizeof(real);
+    real *xbc = malloc(bytes);
+    if (!xbc) return fh1_no_memory(bytes, "scan inputs");
+    for (int64_t t = 0; t < a->T; ++t) {
+        memcpy(xbc + t * a->ldx, (const real *)x + t * d, (size_t)d * sizeof *xbc);
+        memcpy(xbc + t * a->ldx + d, (const real *)B + t * GN, (size_t)GN * sizeof *xbc);
+        memcpy(xbc + t * a->ldx + d + GN, (const real *)C + t * GN, (size_t)GN * sizeof *xbc);
+    }
+    *out = xbc;
+    return NULL;
+}
+
 static fh1_status op_ssd_scan(fh1_engine *e, int64_t T, int64_t H, int64_t P, int64_t N, int64_t G, const void *x,
                               const void *B, const void *C, const void *dt, const fh1_tensor *A_log,
                               const fh1_tensor *D, const int64_t *doc, int64_t state_doc, void *state, void *y)
 {
-    const int64_t d = H * P, GN = G * N, ld = d + 2 * GN;
-    const size_t bytes = (size_t)(T * ld + 1) * sizeof(real);
-    real *xbc = malloc(bytes);
-    if (!xbc) return fh1_no_memory(bytes, "scan inputs");
-    for (int64_t t = 0; t < T; ++t) {
-        memcpy(xbc + t * ld, (const real *)x + t * d, (size_t)d * sizeof *xbc);
-        memcpy(xbc + t * ld + d, (const real *)B + t * GN, (size_t)GN * sizeof *xbc);
-        memcpy(xbc + t * ld + d + GN, (const real *)C + t * GN, (size_t)GN * sizeof *xbc);
-    }
-    REF(ref_ssd_args) a = {.T = T, .H = H, .P = P, .N = N, .G = G, .ldx = ld, .xbc = xbc, .dt = dt, .A_log = A_log,
-                           .D = D, .doc = doc, .state_doc = state_doc, .state = state, .y = y};
+    REF(ref_ssd_args)
+    a = {.T = T,
+         .H = H,
+         .P = P,
+         .N = N,
+         .G = G,
+         .ldx = H * P + 2 * G * N,
+         .dt = dt,
+         .A_log = A_log,
+         .D = D,
+         .doc = doc,
+         .state_doc = state_doc,
+         .state = state,
+         .y = y};
+    real *xbc = NULL;
+    FH1_TRY(join(&a, x, B, C, &xbc));
+    a.xbc = xbc;
     REF(ref_ssd_scan_fwd)(&a, e->profile);
+    free(xbc);
+    return NULL;
+}
+
+static fh1_status op_ssd_chunk(fh1_engine *e, int64_t T, int64_t H, int64_t P, int64_t N, int64_t G, int64_t Q,
+                               const void *x, const void *B, const void *C, const void *dt, const fh1_tensor *A_log,
+                               const fh1_tensor *D, const int64_t *doc, int64_t state_doc, void *state, void *y)
+{
+    REF(ref_ssd_args)
+    a = {.T = T,
+         .H = H,
+         .P = P,
+         .N = N,
+         .G = G,
+         .ldx = H * P + 2 * G * N,
+         .dt = dt,
+         .A_log = A_log,
+         .D = D,
+         .doc = doc,
+         .state_doc = state_doc,
+         .state = state,
+         .y = y};
+    real *xbc = NULL;
+    FH1_TRY(join(&a, x, B, C, &xbc));
+    a.xbc = xbc;
+    fh1_status s = REF(ref_ssd_chunk_fwd)(&a, Q, e->profile);
+    free(xbc);
+    return s;
+}
+
+static fh1_status op_ssd_step(fh1_engine *e, int64_t H, int64_t P, int64_t N, int64_t G, const void *x, const void *B,
+                              const void *C, const void *dt, const fh1_tensor *A_log, const fh1_tensor *D, void *state,
+                              void *y)
+{
+    REF(ref_ssd_args)
+    a = {.T = 1,
+         .H = H,
+         .P = P,
+         .N = N,
+         .G = G,
+         .ldx = H * P + 2 * G * N,
+         .dt = dt,
+         .A_log = A_log,
+         .D = D,
+         .state = state,
+         .y = y};
+    real *xbc = NULL;
+    FH1_TRY(join(&a, x, B, C, &xbc));
+    a.xbc = xbc;
+    REF(ref_ssd_step_fwd)(&a, e->profile);
     free(xbc);
     return NULL;
 }
@@ -90,15 +182,42 @@ static fh1_status op_rope(fh1_engine *e, const fh1_config *c, int64_t T, int64_t
 static fh1_status op_attention(fh1_engine *e, int64_t T, int64_t S, int64_t Hq, int64_t Hkv, int64_t A, const void *q,
                                const void *k, const void *v, const int64_t *first, void *out)
 {
-    REF(ref_attention_args) a = {.T = T, .S = S, .Hq = Hq, .Hkv = Hkv, .A = A, .ld_kv = S, .q = q, .k = k, .v = v,
-                                 .first = first, .out = out};
+    REF(ref_attention_args)
+    a = {.T = T, .S = S, .Hq = Hq, .Hkv = Hkv, .A = A, .ld_kv = S, .q = q, .k = k, .v = v, .first = first, .out = out};
     return REF(ref_attention_fwd)(&a, e->profile);
+}
+
+static fh1_status op_attention_step(fh1_engine *e, int64_t S, int64_t Hq, int64_t Hkv, int64_t A, const void *q,
+                                    const void *k, const void *v, int64_t first, void *out)
+{
+    REF(ref_attention_args)
+    a = {.T = 1, .S = S, .Hq = Hq, .Hkv = Hkv, .A = A, .ld_kv = S, .q = q, .k = k, .v = v, .first = &first, .out = out};
+    return REF(ref_attention_step_fwd)(&a, e->profile);
 }
 
 static fh1_status op_swiglu(fh1_engine *e, int64_t M, int64_t F, const void *gate, double m_gate, const void *up,
                             void *act)
 {
     REF(ref_swiglu_fwd)(M, F, gate, m_gate, up, e->profile, act);
+    return NULL;
+}
+
+static fh1_status op_residual(fh1_engine *e, int64_t n, const void *a, double m_a, const void *b, double m_b, void *x)
+{
+    if (b) REF(ref_residual_mix)(n, a, m_a, b, m_b, e->profile, x);
+    else REF(ref_residual_add)(n, a, m_a, e->profile, x);
+    return NULL;
+}
+
+static fh1_status op_lm_head(fh1_engine *e, int64_t M, const void *h, const fh1_tensor *w, double m_lm, void *logits)
+{
+    return REF(ref_lm_head_fwd)(M, h, w, m_lm, e->profile, logits);
+}
+
+static fh1_status op_sample(fh1_engine *e, int64_t M, int64_t V, const void *logits, int64_t *token)
+{
+    (void)e;
+    REF(ref_sample_greedy)(M, V, logits, token);
     return NULL;
 }
 
@@ -111,7 +230,22 @@ static fh1_status op_cross_entropy(fh1_engine *e, int64_t M, int64_t V, const vo
 }
 
 const fh1_ops REF(ref_ops) = {
-    .embed = op_embed, .rmsnorm = op_rmsnorm, .linear = op_linear, .conv1d = op_conv1d, .dt_softplus = op_dt_softplus,
-    .ssd_scan = op_ssd_scan, .gated_norm = op_gated_norm, .rope = op_rope, .attention = op_attention,
-    .swiglu = op_swiglu, .cross_entropy = op_cross_entropy,
+    .embed = op_embed,
+    .rmsnorm = op_rmsnorm,
+    .linear = op_linear,
+    .conv1d = op_conv1d,
+    .conv1d_step = op_conv1d_step,
+    .dt_softplus = op_dt_softplus,
+    .ssd_scan = op_ssd_scan,
+    .ssd_chunk = op_ssd_chunk,
+    .ssd_step = op_ssd_step,
+    .gated_norm = op_gated_norm,
+    .rope = op_rope,
+    .attention = op_attention,
+    .attention_step = op_attention_step,
+    .swiglu = op_swiglu,
+    .residual = op_residual,
+    .lm_head = op_lm_head,
+    .cross_entropy = op_cross_entropy,
+    .sample = op_sample,
 };

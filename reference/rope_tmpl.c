@@ -2,8 +2,8 @@
 
 #define MAX_HALF 4096 /* A/2; fh1_config_check keeps the head width below 8192 */
 
-void REF(ref_rope_table)(const fh1_config *c, int64_t M, const int64_t *position, int64_t seq_len,
-                         const fh1_profile *p, real *cos_sin)
+void REF(ref_rope_table)(const fh1_config *c, int64_t M, const int64_t *position, int64_t seq_len, const fh1_profile *p,
+                         real *cos_sin)
 {
     const int64_t half = c->A / 2;
     real freq[MAX_HALF];

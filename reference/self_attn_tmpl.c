@@ -7,7 +7,7 @@
 #include <string.h>
 
 /* Copy the new keys and values of row b, [n, Hkv, A] packed, behind the stored ones. */
-static void append(const REF(ref_call) *k, int64_t layer, int64_t b)
+static void append(const REF(ref_call) * k, int64_t layer, int64_t b)
 {
     const fh1_config *c = k->c;
     fh1_cache_row *r = &k->cache->rows[b];
@@ -23,7 +23,7 @@ static void append(const REF(ref_call) *k, int64_t layer, int64_t b)
 }
 
 /* first[i]: the first stored token of the document of the row's i-th new token. */
-static void visible_from(const REF(ref_call) *k, int64_t b, int64_t *first)
+static void visible_from(const REF(ref_call) * k, int64_t b, int64_t *first)
 {
     const fh1_cache_row *r = &k->cache->rows[b];
     const int64_t begin = k->t.row_begin[b], n = k->t.row_begin[b + 1] - begin;
@@ -38,7 +38,7 @@ static void visible_from(const REF(ref_call) *k, int64_t b, int64_t *first)
     }
 }
 
-static fh1_status attend(REF(ref_call) *k, int64_t layer)
+static fh1_status attend(REF(ref_call) * k, int64_t layer)
 {
     const fh1_config *c = k->c;
     int64_t *first = malloc((size_t)(k->t.M + 1) * sizeof *first);
@@ -49,16 +49,25 @@ static fh1_status attend(REF(ref_call) *k, int64_t layer)
         const int64_t begin = k->t.row_begin[b], n = k->t.row_begin[b + 1] - begin;
         append(k, layer, b);
         visible_from(k, b, first);
-        REF(ref_attention_args) a = {.T = n, .S = r->n + n, .Hq = c->Hq, .Hkv = c->Hkv, .A = c->A, .ld_kv = r->cap,
-                                     .q = k->q + begin * c->Hq * c->A, .k = r->key[layer], .v = r->value[layer],
-                                     .first = first, .out = k->ctx + begin * c->Hq * c->A};
+        REF(ref_attention_args)
+        a = {.T = n,
+             .S = r->n + n,
+             .Hq = c->Hq,
+             .Hkv = c->Hkv,
+             .A = c->A,
+             .ld_kv = r->cap,
+             .q = k->q + begin * c->Hq * c->A,
+             .k = r->key[layer],
+             .v = r->value[layer],
+             .first = first,
+             .out = k->ctx + begin * c->Hq * c->A};
         s = REF(ref_attention_fwd)(&a, k->p);
     }
     free(first);
     return s;
 }
 
-fh1_status REF(ref_self_attn_fwd)(REF(ref_call) *k, int64_t layer)
+fh1_status REF(ref_self_attn_fwd)(REF(ref_call) * k, int64_t layer)
 {
     const fh1_config *c = k->c;
     const fh1_layer *l = &k->m->layers[layer];

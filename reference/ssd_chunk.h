@@ -9,4 +9,4 @@
  *   S  <- exp(Λ_last) S + Σ_s exp(Λ_last - Λ_s) x̂_s ⊗ B_s
  * The difference Λ_last - Λ_s is where an f32 pipeline loses u·|Λ|. The chunk grid restarts with each document.
  * Arguments as there; FH1_E_INTERNAL without memory. */
-fh1_status REF(ref_ssd_chunk_fwd)(const REF(ref_ssd_args) *a, int64_t Q, const fh1_profile *p);
+fh1_status REF(ref_ssd_chunk_fwd)(const REF(ref_ssd_args) * a, int64_t Q, const fh1_profile *p);

@@ -7,30 +7,30 @@
 #include <string.h>
 
 typedef struct {
-    const REF(ref_ssd_args) *a;
+    const REF(ref_ssd_args) * a;
     const fh1_profile *p;
     int64_t Q;
     real *scratch; /* [threads, Q]: Λ */
 } chunk_job;
 
 /* Columns of token t for head h. */
-static const real *x_of(const REF(ref_ssd_args) *a, int64_t t, int64_t h)
+static const real *x_of(const REF(ref_ssd_args) * a, int64_t t, int64_t h)
 {
     return a->xbc + t * a->ldx + h * a->P;
 }
 
-static const real *b_of(const REF(ref_ssd_args) *a, int64_t t, int64_t h)
+static const real *b_of(const REF(ref_ssd_args) * a, int64_t t, int64_t h)
 {
     return a->xbc + t * a->ldx + a->H * a->P + h / (a->H / a->G) * a->N;
 }
 
-static const real *c_of(const REF(ref_ssd_args) *a, int64_t t, int64_t h)
+static const real *c_of(const REF(ref_ssd_args) * a, int64_t t, int64_t h)
 {
     return b_of(a, t, h) + a->G * a->N;
 }
 
 /* The tokens of the chunk seen from each other. */
-static void within(const REF(ref_ssd_args) *a, int64_t t0, int64_t n, int64_t h, real A)
+static void within(const REF(ref_ssd_args) * a, int64_t t0, int64_t n, int64_t h, real A)
 {
     for (int64_t t = t0; t < t0 + n; ++t) {
         real *y = a->y + (t * a->H + h) * a->P, decay_sum = 0;
@@ -45,7 +45,7 @@ static void within(const REF(ref_ssd_args) *a, int64_t t0, int64_t n, int64_t h,
 }
 
 /* What the state before the chunk adds, and the state after it. */
-static void across(const REF(ref_ssd_args) *a, int64_t t0, int64_t n, int64_t h, const real *sum)
+static void across(const REF(ref_ssd_args) * a, int64_t t0, int64_t n, int64_t h, const real *sum)
 {
     const int64_t P = a->P, N = a->N;
     real *S = a->state + h * P * N;
@@ -99,7 +99,7 @@ static void heads(void *ctx, int64_t h0, int64_t h1, int thread)
     }
 }
 
-fh1_status REF(ref_ssd_chunk_fwd)(const REF(ref_ssd_args) *a, int64_t Q, const fh1_profile *p)
+fh1_status REF(ref_ssd_chunk_fwd)(const REF(ref_ssd_args) * a, int64_t Q, const fh1_profile *p)
 {
     if (Q > a->T) Q = a->T;
     const size_t bytes = ((size_t)fh1_threads() * (size_t)Q + 1) * sizeof(real);

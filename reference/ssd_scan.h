@@ -21,7 +21,7 @@ typedef struct {
     real *y;
 } REF(ref_ssd_args);
 
-void REF(ref_ssd_scan_fwd)(const REF(ref_ssd_args) *a, const fh1_profile *p);
+void REF(ref_ssd_scan_fwd)(const REF(ref_ssd_args) * a, const fh1_profile *p);
 
 /* S *= exp(Δ_h·A_h) n times: what a padding column with dt[H] and x = B = C = 0 does to a state. */
 void REF(ref_ssd_decay)(int64_t H, int64_t P, int64_t N, const real *dt, const fh1_tensor *A_log, int64_t n,

@@ -6,7 +6,7 @@
 #include <string.h>
 
 typedef struct {
-    const REF(ref_ssd_args) *a;
+    const REF(ref_ssd_args) * a;
     const fh1_profile *p;
 } scan_job;
 
@@ -30,7 +30,7 @@ FH1_CLONES static real advance_row(int64_t N, real decay, real xb, const real *B
     return ref_sum(acc) + tail;
 }
 
-static void scan_head(const REF(ref_ssd_args) *a, const fh1_profile *p, int64_t h)
+static void scan_head(const REF(ref_ssd_args) * a, const fh1_profile *p, int64_t h)
 {
     const int64_t P = a->P, N = a->N, d = a->H * P, g = h / (a->H / a->G);
     const real A = -r_exp((real)fh1_get(a->A_log, h)), D = (real)fh1_get(a->D, h);
@@ -58,13 +58,14 @@ static void heads(void *ctx, int64_t h0, int64_t h1, int thread)
     for (int64_t h = h0; h < h1; ++h) scan_head(j->a, j->p, h);
 }
 
-void REF(ref_ssd_scan_fwd)(const REF(ref_ssd_args) *a, const fh1_profile *p)
+void REF(ref_ssd_scan_fwd)(const REF(ref_ssd_args) * a, const fh1_profile *p)
 {
     scan_job j = {a, p};
     fh1_parallel_for(a->H, 1, heads, &j);
 }
 
-void REF(ref_ssd_decay)(int64_t H, int64_t P, int64_t N, const real *dt, const fh1_tensor *A_log, int64_t n, real *state)
+void REF(ref_ssd_decay)(int64_t H, int64_t P, int64_t N, const real *dt, const fh1_tensor *A_log, int64_t n,
+                        real *state)
 {
     for (int64_t h = 0; h < H; ++h) {
         const real decay = r_exp(-dt[h] * r_exp((real)fh1_get(A_log, h)));

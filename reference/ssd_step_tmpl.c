@@ -3,7 +3,7 @@
 #include <assert.h>
 #include <string.h>
 
-void REF(ref_ssd_step_fwd)(const REF(ref_ssd_args) *a, const fh1_profile *p)
+void REF(ref_ssd_step_fwd)(const REF(ref_ssd_args) * a, const fh1_profile *p)
 {
     assert(a->T == 1);
     const fh1_round r = p->at[FH1_RP_STEP];

@@ -158,8 +158,11 @@ bad 'line 1, column 3' run "$model" --ids "$dir/ids" -n 2
 bad 'no token ids' run "$model" --ids "$dir/ids" -n 2
 bad 'suite.json' check --suite "$dir"
 
-# -- a result that cannot be written
-if [[ -w /dev/full ]]; then
+# -- a result that cannot be written: a closed output, a full disk
+code=0
+"$fh1" taps "$model" >&- 2> "$dir/err" || code=$?
+((code == 3)) || complain "closed stdout: exit $code instead of 3"
+if [[ -c /dev/full ]]; then
     code=0
     "$fh1" taps "$model" > /dev/full 2> "$dir/err" || code=$?
     ((code == 3)) || complain "full disk: exit $code instead of 3"

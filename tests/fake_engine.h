@@ -4,6 +4,7 @@
 #pragma once
 
 #include "oracle/engine.h"
+#include "reference/engine.h"
 #include "tests/trace_fixture.h"
 
 #include <math.h>
@@ -141,10 +142,23 @@ static inline fh1_status fake_forward(fh1_engine *e, const fh1_model *m, const f
     return s;
 }
 
+/* The choice of a token is not what is faked: the reference's own. */
+static inline const fh1_ops *real_ops(fh1_dtype dtype)
+{
+    fh1_engine *e = ref_engine_new(dtype == FH1_F64 ? "ref-f64" : "ref-f32", NULL, 0);
+    const fh1_ops *ops = e ? e->ops : NULL;
+    if (e) e->free(e);
+    return ops;
+}
+
 static inline fh1_engine engine_of(fake *f, fh1_dtype dtype, const char *profile)
 {
-    fh1_engine e = {
-        .name = "fake", .dtype = dtype, .profile = fh1_profile_find(profile), .forward = fake_forward, .ctx = f};
+    fh1_engine e = {.name = "fake",
+                    .dtype = dtype,
+                    .profile = fh1_profile_find(profile),
+                    .forward = fake_forward,
+                    .ctx = f,
+                    .ops = real_ops(dtype)};
     ck_assert_ptr_nonnull(e.profile);
     return e;
 }

@@ -30,8 +30,8 @@ static inline fh1_config small_config(void)
     c.dt_hi = (double)INFINITY;
     c.rope.theta = 1e4;
     c.rope.max_position = 2048;
-    double *multipliers[] = {&c.m_emb, &c.m_lm, &c.m_key, &c.m_attn_in, &c.m_attn_out, &c.m_ssm_in, &c.m_ssm_out,
-                             &c.m_gate, &c.m_down, &c.m_ssm[0], &c.m_ssm[1], &c.m_ssm[2], &c.m_ssm[3], &c.m_ssm[4]};
+    double *multipliers[] = {&c.m_emb,  &c.m_lm,   &c.m_key,    &c.m_attn_in, &c.m_attn_out, &c.m_ssm_in, &c.m_ssm_out,
+                             &c.m_gate, &c.m_down, &c.m_ssm[0], &c.m_ssm[1],  &c.m_ssm[2],   &c.m_ssm[3], &c.m_ssm[4]};
     for (int i = 0; i < 14; i++) *multipliers[i] = 0.25 + 0.125 * i;
     c.bos = 1;
     c.pad = 0;

@@ -144,8 +144,8 @@ static const struct {
     {"B", 0, 0, 1, "", "between calls"},
     {"positions", 1, 2, -1, "row 1, column 2", "position"},
     {"positions", 0, 0, (INT64_C(1) << 53) + 1, "row 0, column 0", "position"},
-    {"docs", 0, 0, 1, "row 0, column 0", "falls"},    /* the cache is in document 2 */
-    {"docs", 0, 2, 2, "row 0, column 2", "falls"},    /* after 3 */
+    {"docs", 0, 0, 1, "row 0, column 0", "falls"}, /* the cache is in document 2 */
+    {"docs", 0, 2, 2, "row 0, column 2", "falls"}, /* after 3 */
     {"docs", 1, 0, -1, "row 1, column 0", "negative"},
     {"labels", 1, 1, V, "row 1, column 1", "label"},
     {"labels", 0, 2, -1, "row 0, column 2", "label"},
@@ -157,7 +157,13 @@ START_TEST(what_is_wrong_is_named)
     fh1_cache *cache = used_cache(&c);
     int64_t ids[] = {5, 6, 7, 8, 9, 10}, mask[] = {0, 1, 1, 1, 1, 1, /**/ 1, 1, 0, 1, 1, 1};
     int64_t positions[] = {2, 3, 4, 2, 3, 4}, docs[] = {2, 3, 3, 0, 0, 1}, labels[] = {5, -100, 7, 0, V - 1, -100};
-    fh1_batch b = {.B = 2, .T = 3, .ids = ids, .mask = mask, .mask_len = 6, .positions = positions, .seq_idx = docs,
+    fh1_batch b = {.B = 2,
+                   .T = 3,
+                   .ids = ids,
+                   .mask = mask,
+                   .mask_len = 6,
+                   .positions = positions,
+                   .seq_idx = docs,
                    .labels = labels};
     fh1_tokens t;
     ck_assert(!fh1_tokens_pack(&b, V, cache, &t));
@@ -169,8 +175,11 @@ START_TEST(what_is_wrong_is_named)
     else if (strcmp(what, "T") == 0) b.T = value;
     else if (strcmp(what, "B") == 0) b.B = value;
     else if (strcmp(what, "mask") == 0) mask[row * 6 + col] = value;
-    else (strcmp(what, "ids") == 0 ? ids : strcmp(what, "docs") == 0 ? docs
-          : strcmp(what, "labels") == 0 ? labels : positions)[row * 3 + col] = value;
+    else
+        (strcmp(what, "ids") == 0      ? ids
+         : strcmp(what, "docs") == 0   ? docs
+         : strcmp(what, "labels") == 0 ? labels
+                                       : positions)[row * 3 + col] = value;
 
     fh1_status s = fh1_tokens_pack(&b, V, cache, &t);
     ck_assert_msg(s && s->code == FH1_E_INPUT, "%s", what);

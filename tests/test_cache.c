@@ -137,7 +137,8 @@ static bool aliased(const fh1_cache *a, const fh1_cache *b)
             if (p->col == q->col || p->key == q->key || p->conv == q->conv) return true;
             for (int64_t l = 0; l < a->config->n_layers; l++)
                 if (p->key[l] == q->key[l] || p->value[l] == q->value[l] || p->conv[l] == q->conv[l] ||
-                    p->ssm[l] == q->ssm[l]) return true;
+                    p->ssm[l] == q->ssm[l])
+                    return true;
         }
     return false;
 }

@@ -12,13 +12,19 @@
 static bool is_strict(bool (*within)(double, double))
 {
     bool no_nan = !within(NOT, 1) && !within(0, NOT) && !within(NOT, NOT) && !within(NOT, INF);
-    bool order = within(0, 0) && within(1, 1) && within(1, 2) && within(1, INF) && !within(2, 1) &&
-                 !within(INF, 1) && !within(nextafter(1, 2), 1);
+    bool order = within(0, 0) && within(1, 1) && within(1, 2) && within(1, INF) && !within(2, 1) && !within(INF, 1) &&
+                 !within(nextafter(1, 2), 1);
     return no_nan && order;
 }
 
-static bool lets_nan_pass(double err, double allowed) { return !(err > allowed); }
-static bool excludes_equal(double err, double allowed) { return err < allowed; }
+static bool lets_nan_pass(double err, double allowed)
+{
+    return !(err > allowed);
+}
+static bool excludes_equal(double err, double allowed)
+{
+    return err < allowed;
+}
 
 START_TEST(nan_is_never_within)
 {

@@ -37,8 +37,8 @@ START_TEST(good_configs_pass)
         ck_assert_msg(!s, "%s: %s", fh1_rope_type_name((fh1_rope_type)type), s ? s->what : "");
     }
     fh1_config c = small_config();
-    c.K = 1;             /* a convolution of one tap has no window */
-    c.m_key = 0;         /* legal, if odd */
+    c.K = 1;     /* a convolution of one tap has no window */
+    c.m_key = 0; /* legal, if odd */
     c.dt_lo = c.dt_hi = 0.1;
     ck_assert(!fh1_config_check(&c));
 }
@@ -53,15 +53,15 @@ START_TEST(widths_are_those_of_the_checkpoint)
 END_TEST
 
 typedef struct {
-    const char *key;                /* that the message must name */
-    fh1_rope_type type;             /* of the config that is broken */
+    const char *key;    /* that the message must name */
+    fh1_rope_type type; /* of the config that is broken */
     void (*spoil)(fh1_config *c);
 } rule;
 
-#define RULE(fn, statement)           \
-    static void fn(fh1_config *c)     \
-    {                                 \
-        statement;                    \
+#define RULE(fn, statement)       \
+    static void fn(fh1_config *c) \
+    {                             \
+        statement;                \
     }
 
 RULE(no_layers, c->n_layers = 0)
@@ -157,8 +157,8 @@ END_TEST
 START_TEST(each_multiplier_is_checked)
 {
     fh1_config c = small_config();
-    double *all[] = {&c.m_emb, &c.m_lm, &c.m_key, &c.m_attn_in, &c.m_attn_out, &c.m_ssm_in, &c.m_ssm_out, &c.m_gate,
-                     &c.m_down, &c.m_ssm[0], &c.m_ssm[1], &c.m_ssm[2], &c.m_ssm[3], &c.m_ssm[4]};
+    double *all[] = {&c.m_emb,  &c.m_lm,   &c.m_key,    &c.m_attn_in, &c.m_attn_out, &c.m_ssm_in, &c.m_ssm_out,
+                     &c.m_gate, &c.m_down, &c.m_ssm[0], &c.m_ssm[1],  &c.m_ssm[2],   &c.m_ssm[3], &c.m_ssm[4]};
     for (int i = 0; i < 14; i++) {
         double good = *all[i];
         *all[i] = (double)NAN;

@@ -100,8 +100,15 @@ static const struct {
      FH1_VAR_DECODE_NO_DT_LIMIT | FH1_VAR_IN_PROJ_BIAS_AT_PADS | FH1_VAR_RIGHT_PAD_CACHE},
 };
 static const char *const bad_lists[] = {
-    "mup", "mup_rounded2", ",", "mup_rounded,", ",mup_rounded", "mup_rounded,,no_dt_limit", "mup_rounded no_dt_limit",
-    "MUP_ROUNDED", "mup_rounded+no_dt_limit",
+    "mup",
+    "mup_rounded2",
+    ",",
+    "mup_rounded,",
+    ",mup_rounded",
+    "mup_rounded,,no_dt_limit",
+    "mup_rounded no_dt_limit",
+    "MUP_ROUNDED",
+    "mup_rounded+no_dt_limit",
 };
 
 START_TEST(lists_of_variants)
@@ -132,9 +139,12 @@ START_TEST(contracts)
 
     static const struct {
         const char *text, *word, *known;
-    } bad[] = {{"", "profile", "exact"},         {"fp16", "profile", "hf-eager-fp16"},
-               {"mup_rounded", "profile", "fp32"}, {"fp32,mup_rounded", "profile", "exact"},
-               {"fp32+", "variant", "mup_rounded"}, {"fp32+fast", "fast", "no_dt_limit"}};
+    } bad[] = {{"", "profile", "exact"},
+               {"fp16", "profile", "hf-eager-fp16"},
+               {"mup_rounded", "profile", "fp32"},
+               {"fp32,mup_rounded", "profile", "exact"},
+               {"fp32+", "variant", "mup_rounded"},
+               {"fp32+fast", "fast", "no_dt_limit"}};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         fh1_status s = fh1_contract_parse(bad[i].text, &p, &set);
         ck_assert_msg(s && s->code == FH1_E_INPUT, "%s", bad[i].text);

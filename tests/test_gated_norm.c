@@ -95,19 +95,22 @@ START_TEST(faults_are_rejected)
 }
 END_TEST
 
-/* silu is z at 1024 and -0 at -1024; a group has Σ g² = 3 per channel, eps = 1, so the root is 2. */
+/* silu is z at 1024 and -0 at -1024; Σ g² per channel is 3 in the first group and 15 in the second, eps = 1, so the
+ * roots are 2 and 4. */
 START_TEST(lattice_is_exact)
 {
     enum { M = 2, D = 24, G = 2, N = M * D };
-    static const double block[3][4] = {{2, -2, 2, 0}, {-3, 1, 1, -1}, {0, 2, -2, -2}};
+    static const double block[6][4] = {{2, -2, 2, 0}, {-3, 1, 1, -1}, {0, 2, -2, -2},
+                                       {7, 3, -1, 1}, {-1, 1, 3, -7}, {5, -5, 3, 1}};
     double *z = w_fill(N, 1024), *w = w_lattice("w", D, -4, 4, 0.5), *y = w_new(N), *scaled = w_new(N);
     double *want = w_new(N), *want_first = w_new(N), *only = w_new(N);
     for (int64_t i = 0; i < N; ++i) {
-        y[i] = block[i / 4 % 3][i % 4];
+        const double root = i % D < D / G ? 2 : 4;
+        y[i] = block[i / 4 % 6][i % 4];
         if (y[i] == 0) z[i] = -1024; /* a closed gate where it leaves the mean alone */
         scaled[i] = y[i] / 1024;
-        want[i] = (z[i] < 0 ? y[i] * -0.0 : y[i]) / 2 * w[i % D];
-        want_first[i] = y[i] / 2 * w[i % D] * (z[i] < 0 ? -0.0 : 1024);
+        want[i] = (z[i] < 0 ? y[i] * -0.0 : y[i]) / root * w[i % D];
+        want_first[i] = y[i] / root * w[i % D] * (z[i] < 0 ? -0.0 : 1024);
         only[i] = y[i] * (z[i] < 0 ? -0.0 : 1024);
     }
     fh1_tensor weight = w_store(FH1_BF16, w, D);

@@ -136,10 +136,22 @@ static void swap_part(void **a, void **b)
     a[1] = b[1];
     b[1] = kept;
 }
-static void keys_left(tiny_session *s) { swap_part(s->cache->rows[2].key, s->cache->rows[3].key); }
-static void values_left(tiny_session *s) { swap_part(s->cache->rows[2].value, s->cache->rows[3].value); }
-static void windows_left(tiny_session *s) { swap_part(s->cache->rows[2].conv, s->cache->rows[3].conv); }
-static void states_left(tiny_session *s) { swap_part(s->cache->rows[2].ssm, s->cache->rows[3].ssm); }
+static void keys_left(tiny_session *s)
+{
+    swap_part(s->cache->rows[2].key, s->cache->rows[3].key);
+}
+static void values_left(tiny_session *s)
+{
+    swap_part(s->cache->rows[2].value, s->cache->rows[3].value);
+}
+static void windows_left(tiny_session *s)
+{
+    swap_part(s->cache->rows[2].conv, s->cache->rows[3].conv);
+}
+static void states_left(tiny_session *s)
+{
+    swap_part(s->cache->rows[2].ssm, s->cache->rows[3].ssm);
+}
 /* The second of two beams from one row starts with an empty state. */
 static void state_not_copied(tiny_session *s)
 {
@@ -149,12 +161,14 @@ static void state_not_copied(tiny_session *s)
 
 START_TEST(beams_are_their_own_history)
 {
-    static void (*const plants[])(tiny_session *) = {keys_left, values_left, windows_left, states_left, state_not_copied};
+    static void (*const plants[])(tiny_session *) = {keys_left, values_left, windows_left, states_left,
+                                                     state_not_copied};
     fh1_model m;
     tiny_build_kind(&m, _i);
     write_texts();
     TINY_HOLDS(beams(&m, NULL), TINY_F64, "beams");
-    for (size_t i = 0; i < sizeof plants / sizeof *plants; ++i) TINY_BREAKS(beams(&m, plants[i]), "reorder, fault %d", (int)i);
+    for (size_t i = 0; i < sizeof plants / sizeof *plants; ++i)
+        TINY_BREAKS(beams(&m, plants[i]), "reorder, fault %d", (int)i);
     tiny_session s = tiny_solo(&m, "ref-f64", text[0], 4), kept = tiny_fork(&s);
     ck_assert(fh1_cache_reorder(s.cache, (int64_t[]){0, 1}, 2) != NULL); /* there is no row 1 */
     ck_assert(tiny_same(&s, 0, &kept, 0));

@@ -1,5 +1,5 @@
-/* Laws of the 14 multipliers and of the checkpoint: doubling a multiplier is doubling certain weights, bit for bit since
- * powers of two are exact; every number of the checkpoint is read; groups are neighbouring heads. */
+/* Laws of the 14 multipliers and of the checkpoint: doubling a multiplier is doubling certain weights, bit for bit
+ * since powers of two are exact; every number of the checkpoint is read; groups are neighbouring heads. */
 #include "tests/tiny_model.h"
 
 #include <stddef.h>
@@ -11,20 +11,27 @@ static const struct {
     const char *name;
     size_t offset; /* in fh1_config */
 } multiplier[14] = {
-    {"embedding_multiplier", offsetof(fh1_config, m_emb)}, {"lm_head_multiplier", offsetof(fh1_config, m_lm)},
-    {"key_multiplier", offsetof(fh1_config, m_key)}, {"attention_in_multiplier", offsetof(fh1_config, m_attn_in)},
-    {"attention_out_multiplier", offsetof(fh1_config, m_attn_out)}, {"ssm_in_multiplier", offsetof(fh1_config, m_ssm_in)},
-    {"ssm_out_multiplier", offsetof(fh1_config, m_ssm_out)}, {"mlp_multipliers[0]", offsetof(fh1_config, m_gate)},
-    {"mlp_multipliers[1]", offsetof(fh1_config, m_down)}, {"ssm_multipliers[0]", offsetof(fh1_config, m_ssm)},
-    {"ssm_multipliers[1]", offsetof(fh1_config, m_ssm) + 8}, {"ssm_multipliers[2]", offsetof(fh1_config, m_ssm) + 16},
-    {"ssm_multipliers[3]", offsetof(fh1_config, m_ssm) + 24}, {"ssm_multipliers[4]", offsetof(fh1_config, m_ssm) + 32},
+    {"embedding_multiplier", offsetof(fh1_config, m_emb)},
+    {"lm_head_multiplier", offsetof(fh1_config, m_lm)},
+    {"key_multiplier", offsetof(fh1_config, m_key)},
+    {"attention_in_multiplier", offsetof(fh1_config, m_attn_in)},
+    {"attention_out_multiplier", offsetof(fh1_config, m_attn_out)},
+    {"ssm_in_multiplier", offsetof(fh1_config, m_ssm_in)},
+    {"ssm_out_multiplier", offsetof(fh1_config, m_ssm_out)},
+    {"mlp_multipliers[0]", offsetof(fh1_config, m_gate)},
+    {"mlp_multipliers[1]", offsetof(fh1_config, m_down)},
+    {"ssm_multipliers[0]", offsetof(fh1_config, m_ssm)},
+    {"ssm_multipliers[1]", offsetof(fh1_config, m_ssm) + 8},
+    {"ssm_multipliers[2]", offsetof(fh1_config, m_ssm) + 16},
+    {"ssm_multipliers[3]", offsetof(fh1_config, m_ssm) + 24},
+    {"ssm_multipliers[4]", offsetof(fh1_config, m_ssm) + 32},
 };
 
 /* What stands for each multiplier: these weights doubled. */
 static const struct {
-    int at;                /* in multiplier[] */
+    int at; /* in multiplier[] */
     const char *weight[4];
-    int segment;           /* z x B C dt: rows of in_proj; -1: all rows */
+    int segment; /* z x B C dt: rows of in_proj; -1: all rows */
 } closed_form[] = {
     {0, {"embed_tokens.weight"}, -1},
     {1, {"lm_head.weight"}, -1},
@@ -37,7 +44,8 @@ static const struct {
     {8, {"down_proj.weight", "down_proj.bias"}, -1},
     {9, {"in_proj.weight", "in_proj.bias"}, 0},
     {10, {"in_proj.weight", "in_proj.bias"}, 1},
-    {11, {"in_proj.weight", "in_proj.bias"}, 2}, {12, {"in_proj.weight", "in_proj.bias"}, 3},
+    {11, {"in_proj.weight", "in_proj.bias"}, 2},
+    {12, {"in_proj.weight", "in_proj.bias"}, 3},
     {13, {"in_proj.weight", "in_proj.bias"}, 4},
 };
 
@@ -199,46 +207,57 @@ START_TEST(every_tensor_is_read)
 }
 END_TEST
 
-static fh1_status keep_scan(void *user, const fh1_tap_event *e)
+/* Of layer 0's tap, [T, heads, width]: whether any number of that head differs between two tapes. */
+static bool head_moved(const tiny_tape *a, const tiny_tape *b, fh1_tap_id id, int64_t heads, int64_t h)
 {
-    if (e->id == FH1_TAP_SSD && e->layer == 0) memcpy(user, e->value.data, fh1_n_bytes(&e->value));
-    return NULL;
+    const int64_t width = a->n[id] / T / heads;
+    double gap = 0;
+    for (int64_t t = 0; t < T; ++t)
+        for (int64_t i = (t * heads + h) * width; i < (t * heads + h + 1) * width; ++i)
+            gap = fmax(gap, fh1_error_of(a->v[id][i], b->v[id][i]));
+    return !fh1_within(gap, 0);
 }
 
-static void scan_of(const fh1_model *m, double *out)
+static tiny_tape taped(const fh1_model *m)
 {
-    const fh1_tap_sink sink = {.user = out, .tap = keep_scan};
-    tiny_session s = tiny_open(m, "ref-f64", 0, 1);
-    s.sink = &sink;
-    tiny_feed(&s, ids, T);
-    tiny_close(&s);
-}
-
-/* The rows of B and of C that belong to group g reach the H/G heads from g·H/G on and no other. */
-START_TEST(a_group_is_a_run_of_heads)
-{
-    double before[T * 18], after[T * 18];
-    fh1_model m;
-    tiny_build_kind(&m, _i);
-    const fh1_config *c = &m.config;
     tiny_ids(21, T, ids);
-    scan_of(&m, before);
-    for (int64_t row = 2 * c->d_ssm; row < 2 * (c->d_ssm + c->G * c->N); ++row) {
-        const int64_t g = (row - 2 * c->d_ssm) / c->N % c->G, heads = c->H / c->G;
-        fh1_model other;
-        tiny_build_kind(&other, _i);
-        tiny_scale_rows(&other, "in_proj.weight", row, row + 1, 1.5);
-        scan_of(&other, after);
-        for (int64_t h = 0; h < c->H; ++h) {
-            double gap = 0;
-            for (int64_t t = 0; t < T; ++t)
-                for (int64_t p = h * c->P; p < (h + 1) * c->P; ++p)
-                    gap = fmax(gap, fh1_error_of(after[t * c->d_ssm + p], before[t * c->d_ssm + p]));
-            ck_assert_msg(fh1_within(gap, 0) == (h / heads != g), "row %d, head %d", (int)row, (int)h);
-        }
+    tiny_session s = tiny_open(m, "ref-f64", 0, 1);
+    tiny_tape tape = tiny_taped_call(&s, &(fh1_batch){.B = 1, .T = T, .ids = ids});
+    tiny_close(&s);
+    return tape;
+}
+
+/* Rows [begin, end) of a weight come in blocks of `block` rows that belong to `groups` groups in turn; each group
+ * reaches heads/groups neighbouring heads of a tap and no other. */
+static void check_runs(int kind, const char *weight, int64_t begin, int64_t end, int64_t block, int64_t groups,
+                       fh1_tap_id id, int64_t heads)
+{
+    fh1_model m, other;
+    tiny_build_kind(&m, kind);
+    tiny_tape before = taped(&m);
+    for (int64_t row = begin; row < end; ++row) {
+        tiny_build_kind(&other, kind);
+        tiny_scale_rows(&other, weight, row, row + 1, 1.5);
+        tiny_tape after = taped(&other);
+        const int64_t g = (row - begin) / block % groups;
+        for (int64_t h = 0; h < heads; ++h)
+            ck_assert_msg(head_moved(&after, &before, id, heads, h) == (h / (heads / groups) == g),
+                          "%s row %d, head %d", weight, (int)row, (int)h);
+        tiny_tape_free(&after);
         fh1_model_free(&other);
     }
+    tiny_tape_free(&before);
     fh1_model_free(&m);
+}
+
+/* Groups interleave (0 0 0 1 1 1), they do not tile (0 1 0 1 0 1): B and C of the mixer, keys and values. */
+START_TEST(a_group_is_a_run_of_heads)
+{
+    const fh1_config c = tiny_config(_i);
+    const int64_t B = 2 * c.d_ssm, GN = c.G * c.N;
+    check_runs(_i, "in_proj.weight", B, B + 2 * GN, c.N, c.G, FH1_TAP_SSD, c.H);
+    check_runs(_i, "k_proj.weight", 0, c.Hkv * c.A, c.A, c.Hkv, FH1_TAP_CONTEXT, c.Hq);
+    check_runs(_i, "v_proj.weight", 0, c.Hkv * c.A, c.A, c.Hkv, FH1_TAP_CONTEXT, c.Hq);
 }
 END_TEST
 

@@ -28,8 +28,9 @@ static packing pack(int n, const int64_t *len, int64_t step)
 
 static void feed_packed(tiny_session *s, const packing *p, int64_t begin, int64_t n)
 {
-    tiny_call(s, &(fh1_batch){.B = 1, .T = n, .ids = ids + begin, .seq_idx = p->seq_idx + begin,
-                              .positions = p->positions + begin});
+    tiny_call(
+        s, &(fh1_batch){
+               .B = 1, .T = n, .ids = ids + begin, .seq_idx = p->seq_idx + begin, .positions = p->positions + begin});
 }
 
 /* The largest gap of any document of the packed row to the same document alone. */
@@ -133,7 +134,8 @@ START_TEST(rows_are_packed_by_themselves)
         in[T + t] = ids[shift + t], mask[T + t] = 1, seq[T + t] = b.seq_idx[t], pos[T + t] = b.positions[t];
     }
     tiny_session s = tiny_open(&m, "ref-f64", 0, 2);
-    tiny_call(&s, &(fh1_batch){.B = 2, .T = T, .ids = in, .mask = mask, .mask_len = T, .seq_idx = seq, .positions = pos});
+    tiny_call(&s,
+              &(fh1_batch){.B = 2, .T = T, .ids = in, .mask = mask, .mask_len = T, .seq_idx = seq, .positions = pos});
     TINY_HOLDS(worst_document(&s, &a, "ref-f64"), TINY_F64, "row padded on the left");
     for (int64_t d = 0, begin = 0; d < b.n; begin += b.len[d++]) {
         tiny_session solo = tiny_solo(&m, "ref-f64", ids + shift + begin, b.len[d]);
@@ -149,8 +151,7 @@ END_TEST
 START_TEST(nan_stays_in_its_document)
 {
     fh1_model m;
-    const fh1_config base = tiny_config(_i);
-    fh1_config c = base;
+    fh1_config c = tiny_config(_i);
     c.tied = false; /* a tied head would have the NaN too */
     tiny_build(&m, &c, tiny_dtype(_i), 7);
     tiny_ids(14, TINY_TOKENS, ids);

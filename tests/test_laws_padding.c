@@ -23,7 +23,8 @@ static int64_t tokens_fed(const tiny_session *s, int64_t b)
 
 /* One padded call. Positions count the row's tokens; at padding ids and positions are `pad_id`. A `flip`
  * >= 0 turns the mask of that column of row 0 around, and `no_positions` lets columns count. */
-static void padded_call(tiny_session *s, int64_t B, const row_spec *spec, int64_t pad_id, int64_t flip, bool no_positions)
+static void padded_call(tiny_session *s, int64_t B, const row_spec *spec, int64_t pad_id, int64_t flip,
+                        bool no_positions)
 {
     const int64_t T = spec[0].left + spec[0].n + spec[0].right, past = s->cache->n_cols, len = past + T;
     int64_t ids[TINY_ROWS * LENGTH], positions[TINY_ROWS * LENGTH], mask[TINY_ROWS * TINY_TOKENS] = {0};
@@ -40,8 +41,10 @@ static void padded_call(tiny_session *s, int64_t B, const row_spec *spec, int64_
         }
     }
     if (flip >= 0) mask[past + flip] ^= 1;
-    tiny_call(s, &(fh1_batch){.B = B, .T = T, .ids = ids, .mask = mask, .mask_len = len,
-                              .positions = no_positions ? NULL : positions});
+    tiny_call(
+        s,
+        &(fh1_batch){
+            .B = B, .T = T, .ids = ids, .mask = mask, .mask_len = len, .positions = no_positions ? NULL : positions});
 }
 
 /* The same row alone, in the same calls: `n_calls` lengths, 0 = the row had nothing in that call. */
@@ -57,8 +60,8 @@ static void check_row(const tiny_session *s, int64_t b, const char *engine, int 
                       const char *what, int64_t p)
 {
     tiny_session solo = alone(s->m, engine, which, n_calls, len);
-    TINY_HOLDS(tiny_gap(s, b, &solo, 0), strcmp(engine, "ref-f32") ? TINY_F64 : TINY_F32, "%s, %s by %lld, row %lld", engine,
-               what, (long long)p, (long long)b);
+    TINY_HOLDS(tiny_gap(s, b, &solo, 0), strcmp(engine, "ref-f32") ? TINY_F64 : TINY_F32, "%s, %s by %lld, row %lld",
+               engine, what, (long long)p, (long long)b);
     tiny_close(&solo);
 }
 
@@ -75,7 +78,8 @@ static void one_side(int kind, const char *engine, bool right)
         for (size_t j = 0; j < sizeof real / sizeof *real; ++j)
             for (int64_t B = 1; B <= 3; B += 2) {
                 const int64_t p = amount[i], n = real[j], h = p / 2;
-                const row_spec spec[3] = {{0, right ? 0 : p, n, right ? p : 0}, {1, 0, n + p, 0},
+                const row_spec spec[3] = {{0, right ? 0 : p, n, right ? p : 0},
+                                          {1, 0, n + p, 0},
                                           {2, right ? 0 : h, n + p - h, right ? h : 0}};
                 tiny_session s = tiny_open(&m, engine, 0, B);
                 padded_call(&s, B, spec, 0, -1, false);
@@ -178,7 +182,8 @@ START_TEST(padding_ids_are_not_read)
     padded_call(&dirty, 3, ragged, 11, -1, false);
     for (int b = 0; b < 3; ++b) {
         if (m.config.tied) /* the head's row 11 is NaN too */
-            for (int64_t t = 0; t < clean.n[b]; ++t) clean.logits[b][t * TINY_V + 11] = dirty.logits[b][t * TINY_V + 11] = 0;
+            for (int64_t t = 0; t < clean.n[b]; ++t)
+                clean.logits[b][t * TINY_V + 11] = dirty.logits[b][t * TINY_V + 11] = 0;
         ck_assert_msg(tiny_same(&dirty, b, &clean, b), "a NaN in the embedding of padding reached row %d", b);
     }
     tiny_close(&clean);

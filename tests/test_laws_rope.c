@@ -13,12 +13,23 @@ static fh1_config with_rope(int kind, fh1_rope_type type)
         [FH1_ROPE_DEFAULT] = {.theta = 50},
         [FH1_ROPE_LINEAR] = {.theta = 50, .factor = 2.5},
         [FH1_ROPE_DYNAMIC] = {.theta = 50, .factor = 3, .max_position = ORIGINAL},
-        [FH1_ROPE_YARN] = {.theta = 50, .factor = 4, .beta_fast = 2, .beta_slow = 0.5, .truncate = false,
-                           .original_max_position = ORIGINAL, .max_position = 4 * ORIGINAL},
-        [FH1_ROPE_LLAMA3] = {.theta = 50, .factor = 4, .low_freq_factor = 0.5, .high_freq_factor = 1.5,
+        [FH1_ROPE_YARN] = {.theta = 50,
+                           .factor = 4,
+                           .beta_fast = 2,
+                           .beta_slow = 0.5,
+                           .truncate = false,
+                           .original_max_position = ORIGINAL,
+                           .max_position = 4 * ORIGINAL},
+        [FH1_ROPE_LLAMA3] = {.theta = 50,
+                             .factor = 4,
+                             .low_freq_factor = 0.5,
+                             .high_freq_factor = 1.5,
                              .original_max_position = ORIGINAL},
-        [FH1_ROPE_LONGROPE] = {.theta = 50, .factor = 4, .original_max_position = ORIGINAL,
-                               .long_factor = long_factor, .short_factor = short_factor},
+        [FH1_ROPE_LONGROPE] = {.theta = 50,
+                               .factor = 4,
+                               .original_max_position = ORIGINAL,
+                               .long_factor = long_factor,
+                               .short_factor = short_factor},
     };
     fh1_config c = tiny_config(kind);
     c.rope = of[type];
@@ -83,8 +94,8 @@ START_TEST(every_type_is_another_model)
 }
 END_TEST
 
-/* Up to the original length dynamic is default, and longrope is default with each frequency divided; the length
- * is that of the largest position, which need not be the number of tokens, and the cache remembers it. */
+/* Up to the original length dynamic is default; the length is that of the largest position, which need not be the
+ * number of tokens, and the cache remembers it when positions fall again. */
 START_TEST(length_is_the_largest_position_seen)
 {
     fh1_model plain, dynamic;
@@ -108,6 +119,23 @@ START_TEST(length_is_the_largest_position_seen)
     TINY_BREAKS(tiny_gap(&d, 0, &p, 0), "three tokens, the last at a large position");
     tiny_close(&p);
     tiny_close(&d);
+
+    const int64_t back[4] = {0, 1, ORIGINAL + 3, 2};
+    p = tiny_open(&dynamic, "ref-f64", 0, 1), d = tiny_open(&dynamic, "ref-f64", 0, 1);
+    tiny_call(&p, &(fh1_batch){.B = 1, .T = 4, .ids = ids, .positions = back});
+    tiny_call(&d, &(fh1_batch){.B = 1, .T = 3, .ids = ids, .positions = back});
+    tiny_session copy = tiny_fork(&d), forgets = tiny_fork(&d);
+    forgets.cache->rope_seq_len = 0;
+    tiny_call(&d, &(fh1_batch){.B = 1, .T = 1, .ids = ids + 3, .positions = back + 3});
+    tiny_call(&copy, &(fh1_batch){.B = 1, .T = 1, .ids = ids + 3, .positions = back + 3});
+    tiny_call(&forgets, &(fh1_batch){.B = 1, .T = 1, .ids = ids + 3, .positions = back + 3});
+    TINY_HOLDS(tiny_gap(&d, 0, &p, 0), TINY_F64, "a small position after a large one");
+    TINY_HOLDS(tiny_gap(&copy, 0, &p, 0), TINY_F64, "the same on a copy of the cache");
+    TINY_BREAKS(tiny_gap(&forgets, 0, &p, 0), "the length forgotten");
+    tiny_close(&p);
+    tiny_close(&d);
+    tiny_close(&copy);
+    tiny_close(&forgets);
     fh1_model_free(&plain);
     fh1_model_free(&dynamic);
 }

@@ -101,8 +101,8 @@ START_TEST(short_calls_anywhere)
     tiny_build_kind(&m, _i);
     const int64_t Q = m.config.Q;
     tiny_ids(3, TINY_TOKENS, ids);
-    const int64_t plan[][4] = {{Q - 1, 1, Q, 1}, {Q, 1, 2, Q + 1}, {Q + 1, 2, 1, 2}, {2 * Q - 1, 1, 1, Q},
-                               {2 * Q + 1, 2, 2, 1}, {1, 1, Q, 2}};
+    const int64_t plan[][4] = {{Q - 1, 1, Q, 1},     {Q, 1, 2, Q + 1},     {Q + 1, 2, 1, 2},
+                               {2 * Q - 1, 1, 1, Q}, {2 * Q + 1, 2, 2, 1}, {1, 1, Q, 2}};
     for (size_t i = 0; i < sizeof plan / sizeof *plan; ++i) check_chunks(&m, "ref-f64", TINY_F64, 4, plan[i]);
     fh1_model_free(&m);
 }
@@ -163,9 +163,12 @@ START_TEST(faults_between_calls_are_seen)
     static const struct {
         const char *name;
         void (*plant)(tiny_session *);
-    } fault[] = {{"window dropped", window_dropped}, {"window shifted", window_shifted},
-                 {"state dropped", state_dropped}, {"state rows swapped", state_rows_swapped},
-                 {"state decayed once more", state_decayed_once_more}, {"keys swapped", keys_swapped},
+    } fault[] = {{"window dropped", window_dropped},
+                 {"window shifted", window_shifted},
+                 {"state dropped", state_dropped},
+                 {"state rows swapped", state_rows_swapped},
+                 {"state decayed once more", state_decayed_once_more},
+                 {"keys swapped", keys_swapped},
                  {"first key masked", first_key_masked}};
     fh1_model m;
     tiny_build_kind(&m, _i);
@@ -228,13 +231,12 @@ START_TEST(no_token_sees_the_future)
         ids[t] = (ids[t] + 1) % TINY_V;
         tiny_session b = watched(&m, ids, T, &after);
         for (int64_t i = 0; i < T; ++i) {
-            const double gap[3] = {
-                tiny_gap_of(TINY_V, a.logits[0] + i * TINY_V, b.logits[0] + i * TINY_V),
-                tiny_gap_of(24, before.context + i * 24, after.context + i * 24),
-                tiny_gap_of(18, before.scan + i * 18, after.scan + i * 18)};
+            const double gap[3] = {tiny_gap_of(TINY_V, a.logits[0] + i * TINY_V, b.logits[0] + i * TINY_V),
+                                   tiny_gap_of(24, before.context + i * 24, after.context + i * 24),
+                                   tiny_gap_of(18, before.scan + i * 18, after.scan + i * 18)};
             for (int k = 0; k < 3; ++k)
-                ck_assert_msg(fh1_within(gap[k], 0) == (i < t), "token %d, output %d of kind %d: gap %g", (int)t, (int)i,
-                              k, gap[k]);
+                ck_assert_msg(fh1_within(gap[k], 0) == (i < t), "token %d, output %d of kind %d: gap %g", (int)t,
+                              (int)i, k, gap[k]);
         }
         ids[t] = (ids[t] + TINY_V - 1) % TINY_V;
         tiny_close(&b);

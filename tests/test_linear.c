@@ -48,19 +48,19 @@ static const fh1_dtype stored[] = {FH1_BF16, FH1_F16, FH1_F32, FH1_F64};
 
 START_TEST(agrees_with_the_formula)
 {
-    static const int64_t rows[] = {1, 2, 8, 9, 70}, size[][2] = {{1, 1}, {3, 17}, {5, 33}, {37, 64}, {130, 65}};
-    for (int k = 0; k < 4 * 25; ++k) {
-        const shape s = {rows[k % 5], size[k / 5 % 5][0], size[k / 5 % 5][1]};
+    static const int64_t rows[] = {1, 2, 3, 8, 9, 70}, size[][2] = {{1, 1}, {3, 17}, {5, 33}, {37, 64}, {130, 65}};
+    for (int k = 0; k < 4 * 30; ++k) {
+        const shape s = {rows[k % 6], size[k / 6 % 5][0], size[k / 6 % 5][1]};
         double *x = w_normal("x", s.M * s.K, 1), *w = w_normal("w", s.N * s.K, 0.1), *b = w_normal("b", s.N, 1);
-        if (stored[k / 25] == FH1_F64) /* numbers that f32 does not hold */
+        if (stored[k / 30] == FH1_F64) /* numbers that f32 does not hold */
             for (int64_t i = 0; i < s.N * s.K; ++i) w[i] /= 3;
-        fh1_tensor wt = w_store2(stored[k / 25], w, s.N, s.K), bt = w_store(stored[k / 25], b, s.N), none = w_absent();
+        fh1_tensor wt = w_store2(stored[k / 30], w, s.N, s.K), bt = w_store(stored[k / 30], b, s.N), none = w_absent();
         double *truth = w_new(s.M * s.N), *gauge = w_new(s.M * s.N);
         for (int with_bias = 0; with_bias < 2; ++with_bias) {
             witness(s, x, w, with_bias ? b : NULL, RIGHT, truth, gauge);
             for (int p = 0; p < 2; ++p) {
                 fh1_engine *e = p ? w_f32 : w_f64;
-                w_accepts(e, fh1_dtype_name(stored[k / 25]), s.M * s.N, run(e, s, x, &wt, with_bias ? &bt : &none),
+                w_accepts(e, fh1_dtype_name(stored[k / 30]), s.M * s.N, run(e, s, x, &wt, with_bias ? &bt : &none),
                           truth, gauge);
             }
         }
@@ -158,6 +158,21 @@ START_TEST(cancellation_and_magnitudes)
 }
 END_TEST
 
+/* Up to 8 rows, a row does not notice its neighbours: a batch decodes as each of its members alone would. */
+START_TEST(few_rows_are_independent)
+{
+    const shape s = {7, 40, 99}, one = {1, 40, 99};
+    for (int k = 0; k < 8; ++k) {
+        fh1_engine *e = k % 2 ? w_f32 : w_f64;
+        double *x = w_normal("x", s.M * s.K, 1), *w = w_normal("w", s.N * s.K, 1);
+        fh1_tensor wt = w_store2(stored[k / 2], w, s.N, s.K), none = w_absent();
+        const double *together = run(e, s, x, &wt, &none);
+        for (int64_t m = 0; m < s.M; ++m)
+            w_exact(e, "one row alone", s.N, together + m * s.N, run(e, one, x + m * s.K, &wt, &none));
+    }
+}
+END_TEST
+
 START_TEST(threads_do_not_change_a_bit)
 {
     for (int few = 0; few < 2; ++few) {
@@ -181,6 +196,7 @@ int main(void)
                             lattice_is_exact,
                             bf16_rounds_once_and_sees_a_scaled_row,
                             cancellation_and_magnitudes,
+                            few_rows_are_independent,
                             threads_do_not_change_a_bit,
                             NULL};
     return w_main("linear", tests);

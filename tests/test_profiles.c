@@ -69,7 +69,8 @@ START_TEST(stored_values_have_their_type)
         ck_assert_msg(half.seen[id] == calls, "%s shown %d times", name, (int)half.seen[id]);
         ck_assert_msg(half.outside[id] == 0, "%s: %d values are not of the declared type", name, (int)half.outside[id]);
         /* without the roundings the same census finds them missing, except where a weight is only looked up */
-        ck_assert_msg((full.outside[id] > 0) == (id != FH1_TAP_EMBED && id != FH1_TAP_LOSS), "%s under fp32", name);
+        const bool computed = id != FH1_TAP_EMBED && id != FH1_TAP_LOSS;
+        ck_assert_msg((full.outside[id] > 0) == computed, "%s under fp32", name);
     }
     ck_assert(half.wider[FH1_TAP_SSD] > 0); /* the scan output of a prefill stays wide */
     for (int64_t l = 0; l < c.n_layers; ++l)
@@ -77,7 +78,8 @@ START_TEST(stored_values_have_their_type)
             double *v;
             const int64_t n = tiny_part(&s, 0, l, (fh1_cache_part)part, 0, s.n[0], &v);
             const int64_t wide = unrounded(kind_of(p->storage), n, v);
-            ck_assert_msg((wide > 0) == (part == FH1_CACHE_SSM), "layer %d, cache part %d: %d", (int)l, part, (int)wide);
+            ck_assert_msg((wide > 0) == (part == FH1_CACHE_SSM), "layer %d, cache part %d: %d", (int)l, part,
+                          (int)wide);
             free(v);
         }
     tiny_close(&s);
@@ -103,7 +105,8 @@ START_TEST(errors_have_the_size_of_their_type)
     tiny_session exact = played(&m, "ref-f64", NULL, NULL), f32 = played(&m, "ref-f32", NULL, NULL);
     tiny_session bf16 = played(&m, "ref-bf16", NULL, NULL);
     tiny_session f16 = played(&m, "ref-bf16", fh1_profile_find("hf-eager-fp16"), NULL);
-    const double gap[] = {rms_gap(&bf16, &f32), rms_gap(&f16, &f32), rms_gap(&f32, &exact)}, u[] = {0x1p-8, 0x1p-11, 0x1p-24};
+    const double gap[] = {rms_gap(&bf16, &f32), rms_gap(&f16, &f32), rms_gap(&f32, &exact)};
+    const double u[] = {0x1p-8, 0x1p-11, 0x1p-24};
     for (int k = 0; k < 3; ++k) {
         TINY_HOLDS(gap[k], 32 * u[k], "type %d", k);
         ck_assert_msg(!fh1_within(gap[k], u[k] / 4), "type %d does not round: gap %g", k, gap[k]);
@@ -123,7 +126,8 @@ START_TEST(without_roundings_bf16_is_f32)
     tiny_build_kind(&m, _i);
     tiny_ids(50, T + 1, ids);
     tiny_session f32 = played(&m, "ref-f32", NULL, NULL), bf16 = played(&m, "ref-bf16", NULL, NULL);
-    tiny_session chunks = played(&m, "ref-bf16", fh1_profile_find("fp32"), NULL), none = tiny_open(&m, "ref-bf16", 0, 1);
+    tiny_session chunks = played(&m, "ref-bf16", fh1_profile_find("fp32"), NULL);
+    tiny_session none = tiny_open(&m, "ref-bf16", 0, 1);
     none.e->profile = fh1_profile_find("fp32");
     none.e->chunked = false;
     tiny_feed(&none, ids, T);
@@ -146,16 +150,29 @@ static const struct {
     fh1_tap_id tap;
     bool step;
 } first_seen[] = {
-    {FH1_RP_EMBED, FH1_TAP_INPUT, false}, {FH1_RP_NORM_INNER, FH1_TAP_INPUT_LAYERNORM, false},
-    {FH1_RP_NORM, FH1_TAP_INPUT_LAYERNORM, false}, {FH1_RP_SCALE_IN, FH1_TAP_Q_PROJ, false},
-    {FH1_RP_LINEAR, FH1_TAP_Q_PROJ, false}, {FH1_RP_KEY, FH1_TAP_K_ROPE, false},
-    {FH1_RP_ROPE_TABLE, FH1_TAP_Q_ROPE, false}, {FH1_RP_ROPE, FH1_TAP_Q_ROPE, false},
-    {FH1_RP_SCORE, FH1_TAP_CONTEXT, false}, {FH1_RP_PROB, FH1_TAP_CONTEXT, false},
-    {FH1_RP_CONTEXT, FH1_TAP_CONTEXT, false}, {FH1_RP_MUP_VECTOR, FH1_TAP_CONV_ACT, false},
-    {FH1_RP_MUP, FH1_TAP_CONV_ACT, false}, {FH1_RP_CONV, FH1_TAP_CONV_ACT, false},
-    {FH1_RP_CONV_ACT, FH1_TAP_CONV_ACT, false}, {FH1_RP_DT, FH1_TAP_DT, false}, {FH1_RP_STEP, FH1_TAP_SSD, true},
-    {FH1_RP_SSD, FH1_TAP_SSD, false}, {FH1_RP_GATE_SILU, FH1_TAP_GATED, false}, {FH1_RP_GATED, FH1_TAP_GATED, false},
-    {FH1_RP_BRANCH, FH1_TAP_MID, false}, {FH1_RP_RESIDUAL, FH1_TAP_MID, false}, {FH1_RP_MLP, FH1_TAP_ACT, false},
+    {FH1_RP_EMBED, FH1_TAP_INPUT, false},
+    {FH1_RP_NORM_INNER, FH1_TAP_INPUT_LAYERNORM, false},
+    {FH1_RP_NORM, FH1_TAP_INPUT_LAYERNORM, false},
+    {FH1_RP_SCALE_IN, FH1_TAP_Q_PROJ, false},
+    {FH1_RP_LINEAR, FH1_TAP_Q_PROJ, false},
+    {FH1_RP_KEY, FH1_TAP_K_ROPE, false},
+    {FH1_RP_ROPE_TABLE, FH1_TAP_Q_ROPE, false},
+    {FH1_RP_ROPE, FH1_TAP_Q_ROPE, false},
+    {FH1_RP_SCORE, FH1_TAP_CONTEXT, false},
+    {FH1_RP_PROB, FH1_TAP_CONTEXT, false},
+    {FH1_RP_CONTEXT, FH1_TAP_CONTEXT, false},
+    {FH1_RP_MUP_VECTOR, FH1_TAP_CONV_ACT, false},
+    {FH1_RP_MUP, FH1_TAP_CONV_ACT, false},
+    {FH1_RP_CONV, FH1_TAP_CONV_ACT, false},
+    {FH1_RP_CONV_ACT, FH1_TAP_CONV_ACT, false},
+    {FH1_RP_DT, FH1_TAP_DT, false},
+    {FH1_RP_STEP, FH1_TAP_SSD, true},
+    {FH1_RP_SSD, FH1_TAP_SSD, false},
+    {FH1_RP_GATE_SILU, FH1_TAP_GATED, false},
+    {FH1_RP_GATED, FH1_TAP_GATED, false},
+    {FH1_RP_BRANCH, FH1_TAP_MID, false},
+    {FH1_RP_RESIDUAL, FH1_TAP_MID, false},
+    {FH1_RP_MLP, FH1_TAP_ACT, false},
     {FH1_RP_LOGITS, FH1_TAP_LOGITS, false},
 };
 

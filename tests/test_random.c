@@ -1,8 +1,8 @@
 /* Random numbers as a function of (seed, name, index): pinned values, computed by an implementation of
  * the formula in oracle/random.h in another language; moments; independence of neighbours. Each judge
  * of randomness must reject a stream that is not random. */
-#include "oracle/random.h"
 #include "oracle/compare.h"
+#include "oracle/random.h"
 
 #include <check.h>
 #include <math.h>
@@ -24,8 +24,7 @@ START_TEST(values_are_pinned)
         {0, "", 1, 0x77436978aa057826u, 465, 0x1.dd0da5e2a815ep-2, 0.8617100638747655},
         {1, "", 0, 0x5eeaf88a79985a96u, 370, 0x1.7babe229e6616p-2, 0.3681521910960114},
         {0, "a", 0, 0x7373a06734d44022u, 450, 0x1.cdce819cd3510p-2, -0.4668573579038891},
-        {42, "model.embed_tokens.weight", 0, 0x5658fafce0baa829u, 337, 0x1.5963ebf382eaap-2,
-         0.00023105174331903886},
+        {42, "model.embed_tokens.weight", 0, 0x5658fafce0baa829u, 337, 0x1.5963ebf382eaap-2, 0.00023105174331903886},
         {42, "model.embed_tokens.weight", 123456789, 0xf5c50bcb411671b2u, 960, 0x1.eb8a1796822cep-1,
          1.1437661723959713},
         {UINT64_MAX, "model.layers.0.mamba.A_log", UINT64_MAX, 0xe0adbccba62a0707u, 877, 0x1.c15b79974c540p-1,
@@ -74,7 +73,10 @@ static bool moments_are(double (*draw)(fh1_stream, uint64_t), const double want[
     return true;
 }
 
-static double centred(fh1_stream s, uint64_t i) { return fh1_random_uniform(s, i) - 0.5; }
+static double centred(fh1_stream s, uint64_t i)
+{
+    return fh1_random_uniform(s, i) - 0.5;
+}
 static double sum_of_three(fh1_stream s, uint64_t i)
 {
     return 2 * (centred(s, 3 * i) + centred(s, 3 * i + 1) + centred(s, 3 * i + 2));

@@ -91,8 +91,10 @@ static fh1_verdict verdict_of(const char *verdicts, int *exit_code)
     capture c;
     start(&c, FH1_REPORT_JSON, false);
     for (int64_t i = 0; verdicts[i]; i++) {
-        fh1_verdict v = verdicts[i] == 'P' ? FH1_PASS : verdicts[i] == 'F' ? FH1_FAIL
-                        : verdicts[i] == 'M' ? FH1_MISTRUSTED : FH1_SKIP;
+        fh1_verdict v = verdicts[i] == 'P'   ? FH1_PASS
+                        : verdicts[i] == 'F' ? FH1_FAIL
+                        : verdicts[i] == 'M' ? FH1_MISTRUSTED
+                                             : FH1_SKIP;
         add(&c, "s", "mid", 0, i, v, 0.5);
     }
     finish(&c, FH1_REPORT_JSON);
@@ -110,8 +112,9 @@ START_TEST(summary_follows_the_taps)
     static const struct {
         const char *taps;
         fh1_verdict verdict;
-    } cases[] = {{"P", FH1_PASS}, {"PSM", FH1_PASS}, {"PPF", FH1_FAIL}, {"F", FH1_FAIL}, {"SF", FH1_FAIL},
-                 {"M", FH1_MISTRUSTED}, {"S", FH1_MISTRUSTED}, {"SM", FH1_MISTRUSTED}, {"", FH1_MISTRUSTED}};
+    } cases[] = {{"P", FH1_PASS},       {"PSM", FH1_PASS},      {"PPF", FH1_FAIL},
+                 {"F", FH1_FAIL},       {"SF", FH1_FAIL},       {"M", FH1_MISTRUSTED},
+                 {"S", FH1_MISTRUSTED}, {"SM", FH1_MISTRUSTED}, {"", FH1_MISTRUSTED}};
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         int code;
         ck_assert_msg(verdict_of(cases[i].taps, &code) == cases[i].verdict, "'%s'", cases[i].taps);
@@ -122,14 +125,17 @@ END_TEST
 
 START_TEST(a_tap_line_has_the_documented_keys)
 {
-    static const char *const keys[] = {"subject", "tap", "step", "verdict", "margin", "rms_ratio", "max_err",
-                                       "where", "allowed", "rel_rms", "free_rms", "reason"};
+    static const char *const keys[] = {"subject", "tap",   "step",    "verdict", "margin",   "rms_ratio",
+                                       "max_err", "where", "allowed", "rel_rms", "free_rms", "reason"};
     capture c;
     start(&c, FH1_REPORT_JSON, false);
     add(&c, "trace:a.safetensors", "model.layers.3.mamba.ssd", 2, 40, FH1_FAIL, 12.25);
     add(&c, "trace:a.safetensors", "logits", 1LL << 40, 90, FH1_PASS, (double)NAN);
-    fh1_tap_result scalar = {.subject = "trace:a.safetensors", .tap = "loss", .max_err = (double)INFINITY,
-                             .margin = 1.0 / 3, .allowed = -(double)INFINITY};
+    fh1_tap_result scalar = {.subject = "trace:a.safetensors",
+                             .tap = "loss",
+                             .max_err = (double)INFINITY,
+                             .margin = 1.0 / 3,
+                             .allowed = -(double)INFINITY};
     ck_assert_ptr_null(fh1_report_add(c.report, &scalar));
     finish(&c, FH1_REPORT_JSON);
     ck_assert_int_eq(c.n_lines, 4);
@@ -159,8 +165,7 @@ END_TEST
 
 START_TEST(the_summary_has_the_documented_keys)
 {
-    static const char *const keys[] = {"summary", "fh1", "schema", "verdict", "first_divergence", "suspects",
-                                       "repro"};
+    static const char *const keys[] = {"summary", "fh1", "schema", "verdict", "first_divergence", "suspects", "repro"};
     capture c;
     start(&c, FH1_REPORT_JSON, false);
     add(&c, "s", "mid", 0, 0, FH1_PASS, 0.5);
@@ -295,15 +300,24 @@ START_TEST(the_table_tells_subject_failures_and_summary)
     finish(&c, FH1_REPORT_TABLE);
     ck_assert_int_eq(c.exit_code, 1);
     const char *const parts[] = {
-        "PASS  trace mini-0.5b/t37", "5 taps  worst margin 0.41 model.layers.2.mamba.ssd step 0\n",
-        "FAIL  trace odd/t1", "12 taps  12 FAIL, first divergence the.first step 4\n",
-        "the.first step 4 at [1, 2, 3]   <- first divergence\n", "margin 3", "a reason\n", "and 4 more",
-        "MISTRUSTED  engine:cuda", "1 SKIP (a reason)\n",
-        "PASS  faults 1", "1 FAIL, as wanted at mid step 3\n",
+        "PASS  trace mini-0.5b/t37",
+        "5 taps  worst margin 0.41 model.layers.2.mamba.ssd step 0\n",
+        "FAIL  trace odd/t1",
+        "12 taps  12 FAIL, first divergence the.first step 4\n",
+        "the.first step 4 at [1, 2, 3]   <- first divergence\n",
+        "margin 3",
+        "a reason\n",
+        "and 4 more",
+        "MISTRUSTED  engine:cuda",
+        "1 SKIP (a reason)\n",
+        "PASS  faults 1",
+        "1 FAIL, as wanted at mid step 3\n",
         "trace            2 subjects, 1 good; taps:  5 PASS  12 FAIL  0 MISTRUSTED  0 SKIP\n",
-        "engine           1 subjects, 0 good", "faults           1 subjects, 1 good",
+        "engine           1 subjects, 0 good",
+        "faults           1 subjects, 1 good",
         "fh1 0.1.0  FAIL  4 subjects, 1 failed as wanted, 1 MISTRUSTED\n",
-        "first divergence  the.first step 4 (b)\n", "repro  fh1 check m --trace 'a b'\n",
+        "first divergence  the.first step 4 (b)\n",
+        "repro  fh1 check m --trace 'a b'\n",
     };
     const char *at = c.text;
     for (size_t i = 0; i < sizeof parts / sizeof parts[0]; i++) { /* in this order */
@@ -328,7 +342,7 @@ START_TEST(verbose_shows_every_tap)
         ck_assert((strstr(c.text, "--verbose") == NULL) == verbose);
         drop(&c);
     }
-    ck_assert_uint_eq(lines[0], 8 + 2);      /* eight failures, subject line, summary */
+    ck_assert_uint_eq(lines[0], 8 + 2); /* eight failures, subject line, summary */
     ck_assert_uint_eq(lines[1], 20 + 10 + 2);
 }
 END_TEST

@@ -1,8 +1,8 @@
 /* Rounding to the short types against a slow method that knows nothing of bit tricks: look up the two
  * neighbours of a value among all patterns of the type and take the nearer one, the even one of a tie.
  * The same check must reject truncation and rounding twice. */
-#include "oracle/round.h"
 #include "oracle/random.h"
+#include "oracle/round.h"
 
 #include <check.h>
 #include <math.h>
@@ -45,10 +45,22 @@ static uint16_t slow_narrow(format f, double v)
 typedef uint16_t (*narrow_f64)(double);
 typedef uint16_t (*narrow_f32)(float);
 
-static uint16_t bf16_truncated(float v) { return (uint16_t)(fh1_f32_bits(v) >> 16); }
-static uint16_t bf16_half_up(float v) { return (uint16_t)((fh1_f32_bits(v) + 0x8000u) >> 16); }
-static uint16_t bf16_twice(double v) { return fh1_f32_to_bf16((float)v); }
-static uint16_t f16_twice(double v) { return fh1_f32_to_f16((float)v); }
+static uint16_t bf16_truncated(float v)
+{
+    return (uint16_t)(fh1_f32_bits(v) >> 16);
+}
+static uint16_t bf16_half_up(float v)
+{
+    return (uint16_t)((fh1_f32_bits(v) + 0x8000u) >> 16);
+}
+static uint16_t bf16_twice(double v)
+{
+    return fh1_f32_to_bf16((float)v);
+}
+static uint16_t f16_twice(double v)
+{
+    return fh1_f32_to_f16((float)v);
+}
 
 /* Mismatches of a narrowing from f64: every midpoint between neighbours and the f64 beside it, both
  * signs, then random values of all sizes. */

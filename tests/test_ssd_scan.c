@@ -11,19 +11,7 @@ typedef struct {
     fh1_tensor At, Dt;
 } input;
 
-typedef enum {
-    RIGHT,
-    GROUP_TILED,
-    NO_D,
-    D_ON_DT_X,
-    DECAY_OF_S_TOO,
-    STATE_LOST,
-    NO_DT_IN_INPUT,
-    A_BF16,
-    STALE_DT,
-    B_C_SWAPPED,
-    DOCS_LEAK
-} fault;
+typedef enum { RIGHT, TILED, NO_D, D_ON_DT_X, EXTRA_DECAY, NO_STATE, NO_DT, A_BF16, STALE_DT, SWAPPED, LEAK } fault;
 static const char *const fault_name[] = {"",
                                          "group i mod G",
                                          "D dropped",
@@ -45,27 +33,27 @@ static int64_t doc_of(const input *a, int64_t t)
 static wide left(const input *a, int64_t s, int64_t t, int64_t h, fault f, wide *units)
 {
     *units = 3;
-    if (doc_of(a, s) != doc_of(a, t) && f != DOCS_LEAK) return 0;
-    if (s < 0 && f == STATE_LOST) return 0;
+    if (doc_of(a, s) != doc_of(a, t) && f != LEAK) return 0;
+    if (s < 0 && f == NO_STATE) return 0;
     wide A = -expl((wide)a->A_log[h]), decay = 1;
     if (f == A_BF16) A = (wide)w_r(A);
-    for (int64_t k = t; k > (f == DECAY_OF_S_TOO ? s - 1 : s) && k >= 0; --k) {
+    for (int64_t k = t; k > (f == EXTRA_DECAY ? s - 1 : s) && k >= 0; --k) {
         const wide l = A * (wide)a->dt[(f == STALE_DT && k > 0 ? k - 1 : k) * a->H + h];
         decay *= expl(l);
         *units += 4 + 3 * fabsl(l);
     }
-    return decay * (s >= 0 && f != NO_DT_IN_INPUT ? (wide)a->dt[s * a->H + h] : 1);
+    return decay * (s >= 0 && f != NO_DT ? (wide)a->dt[s * a->H + h] : 1);
 }
 
 static int64_t group_of(const input *a, int64_t h, fault f)
 {
-    return f == GROUP_TILED ? h % a->G : h / (a->H / a->G);
+    return f == TILED ? h % a->G : h / (a->H / a->G);
 }
 
 /* S after token t. gauge: each contribution times its roundings, 3 when it is made, 4 + 3·|dt·A| a step. */
 static void witness_state(const input *a, int64_t t, fault f, wide *S, wide *gauge)
 {
-    const double *B = f == B_C_SWAPPED ? a->C : a->B;
+    const double *B = f == SWAPPED ? a->C : a->B;
     for (int64_t i = 0; i < a->H * a->P * a->N; ++i) S[i] = gauge[i] = 0;
     for (int64_t h = 0; h < a->H; ++h)
         for (int64_t s = -1; s <= t; ++s) {
@@ -91,7 +79,7 @@ static void witness(const input *a, fault f, double *out, double *gauge)
         witness_state(a, t, f, S, E);
         for (int64_t i = 0; i < d; ++i) {
             const int64_t h = i / a->P, g = group_of(a, h, f);
-            const double *C = (f == B_C_SWAPPED ? a->B : a->C) + (t * a->G + g) * a->N;
+            const double *C = (f == SWAPPED ? a->B : a->C) + (t * a->G + g) * a->N;
             wide skip = f == NO_D ? 0 : (wide)a->D[h] * (wide)a->x[t * d + i], y = 0, e = 0;
             if (f == D_ON_DT_X) skip *= (wide)a->dt[t * a->H + h];
             for (int64_t k = 0; k < a->N; ++k) {
@@ -136,18 +124,10 @@ static double *run_all(fh1_engine *e, const input *a)
 /* Heads that remember 1/(dt·|A|) tokens, from less than one to a thousand. */
 static input make(int64_t T, int64_t H, int64_t P, int64_t N, int64_t G, fh1_dtype stored)
 {
-    input a = {.T = T,
-               .H = H,
-               .P = P,
-               .N = N,
-               .G = G,
-               .x = w_normal("x", T * H * P, 1),
-               .B = w_normal("B", T * G * N, 1),
-               .C = w_normal("C", T * G * N, 1),
-               .dt = w_new(T * H),
-               .state = w_normal("state", H * P * N, 1),
-               .A_log = w_new(H),
-               .D = w_normal("D", H, 1)};
+    input a = {.T = T, .H = H, .P = P, .N = N, .G = G};
+    a.x = w_normal("x", T * H * P, 1), a.state = w_normal("state", H * P * N, 1);
+    a.B = w_normal("B", T * G * N, 1), a.C = w_normal("C", T * G * N, 1);
+    a.dt = w_new(T * H), a.A_log = w_new(H), a.D = w_normal("D", H, 1);
     fh1_stream s = fh1_stream_open(5, "dt");
     for (int64_t i = 0; i < T * H; ++i) a.dt[i] = (double)(float)exp(-6.9 + 7 * fh1_random_uniform(s, (uint64_t)i));
     for (int64_t h = 0; h < H; ++h) a.A_log[h] = log(1.0371 + (double)(h * 5 % 16)); /* no A that bf16 holds */
@@ -182,7 +162,7 @@ START_TEST(faults_are_rejected)
         a.state_doc = 2;
         fh1_engine *e = k % 2 ? w_f32 : w_f64;
         double *want = w_new(n_out(&a)), *gauge = w_new(n_out(&a)), *got = run_all(e, &a);
-        for (fault f = RIGHT; f <= DOCS_LEAK; ++f) {
+        for (fault f = RIGHT; f <= LEAK; ++f) {
             witness(&a, f, want, gauge);
             if (f == RIGHT) w_accepts(e, "documents", n_out(&a), got, want, gauge);
             else w_rejects(e, fault_name[f], n_out(&a), got, want, gauge);
@@ -206,7 +186,7 @@ START_TEST(lattice_is_exact)
     for (int k = 0; k < 2; ++k) {
         fh1_engine *e = k ? w_f32 : w_f64;
         const double *got = run_all(e, &a);
-        for (fault f = RIGHT; f <= B_C_SWAPPED; ++f) {
+        for (fault f = RIGHT; f <= SWAPPED; ++f) {
             if (f == A_BF16) continue; /* rounding changes neither -0 nor a decay of 0 */
             witness(&a, f, want, gauge);
             if (f == RIGHT) w_accepts(e, "lattice", n_out(&a), got, want, NULL);

@@ -79,8 +79,21 @@ END_TEST
 START_TEST(hostile_names_are_escaped)
 {
     static const char *const names[] = {
-        "a\nb", "a\tb", "\x1b[2J", "\x7f", "\xff\xfe", "cut \xe2\x82", "\xc0\xaf", "\xed\xa0\x80",
-        "\xf4\x90\x80\x80", "\xc2\x85", "\xe2\x80\xa8", "\xe2\x80\xae" "txt.exe", "\x80", "\xe2",
+        "a\nb",
+        "a\tb",
+        "\x1b[2J",
+        "\x7f",
+        "\xff\xfe",
+        "cut \xe2\x82",
+        "\xc0\xaf",
+        "\xed\xa0\x80",
+        "\xf4\x90\x80\x80",
+        "\xc2\x85",
+        "\xe2\x80\xa8",
+        "\xe2\x80\xae"
+        "txt.exe",
+        "\x80",
+        "\xe2",
     };
     char line[1024];
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {

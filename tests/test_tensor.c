@@ -1,8 +1,8 @@
 /* Views, single elements and bulk conversion. Elementwise access is checked against the types of C,
  * bulk conversion against elementwise access, copies against index arithmetic written out here. */
-#include "oracle/tensor.h"
 #include "oracle/random.h"
 #include "oracle/round.h"
+#include "oracle/tensor.h"
 
 #include <check.h>
 #include <math.h>
@@ -78,15 +78,29 @@ START_TEST(elements_round_and_saturate)
         fh1_dtype t;
         double in, out;
     } cases[] = {
-        {FH1_F64, 0.1, 0.1},           {FH1_F32, 0.1, (double)0.1f},    {FH1_BF16, 1 + 0x1p-8, 1},
+        {FH1_F64, 0.1, 0.1},
+        {FH1_F32, 0.1, (double)0.1f},
+        {FH1_BF16, 1 + 0x1p-8, 1},
         {FH1_BF16, 1 + 0x1p-8 + 0x1p-40, 1 + 0x1p-7}, /* by way of f32 this would be 1 */
-        {FH1_F16, 65519, 65504},       {FH1_F16, 65520, HUGE_VAL},      {FH1_I64, -0x1p63, -0x1p63},
-        {FH1_I64, 1e300, 0x1p63},      {FH1_U64, 1e300, 0x1p64},        {FH1_U64, -1, 0},
-        {FH1_I32, 2.5, 2},             {FH1_I32, 3.5, 4},               {FH1_I32, 1e10, 2147483647.0},
-        {FH1_U32, 4294967295.0, 4294967295.0},                          {FH1_U32, -0.4, 0},
-        {FH1_I16, -40000, -32768},     {FH1_U16, 65535, 65535},         {FH1_I8, -128.4, -128},
-        {FH1_U8, 255.6, 255},          {FH1_BOOL, -0.1, 1},             {FH1_BOOL, 0, 0},
-        {FH1_I32, (double)NAN, 0},     {FH1_BOOL, (double)NAN, 0},
+        {FH1_F16, 65519, 65504},
+        {FH1_F16, 65520, HUGE_VAL},
+        {FH1_I64, -0x1p63, -0x1p63},
+        {FH1_I64, 1e300, 0x1p63},
+        {FH1_U64, 1e300, 0x1p64},
+        {FH1_U64, -1, 0},
+        {FH1_I32, 2.5, 2},
+        {FH1_I32, 3.5, 4},
+        {FH1_I32, 1e10, 2147483647.0},
+        {FH1_U32, 4294967295.0, 4294967295.0},
+        {FH1_U32, -0.4, 0},
+        {FH1_I16, -40000, -32768},
+        {FH1_U16, 65535, 65535},
+        {FH1_I8, -128.4, -128},
+        {FH1_U8, 255.6, 255},
+        {FH1_BOOL, -0.1, 1},
+        {FH1_BOOL, 0, 0},
+        {FH1_I32, (double)NAN, 0},
+        {FH1_BOOL, (double)NAN, 0},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++)
         ck_assert_msg(through(cases[i].t, cases[i].in) == cases[i].out, "case %zu", i);
@@ -218,7 +232,8 @@ static long bulk_differences(fh1_dtype t, bool plant)
             if (i % 13 == 5) d[i] = i % 2 ? (double)NAN : -(double)INFINITY;
             fh1_set(&y, i, d[i]);
         }
-        if (plant) for (int64_t i = 0; i < n; i++) d[i] = (double)(float)d[i];
+        if (plant)
+            for (int64_t i = 0; i < n; i++) d[i] = (double)(float)d[i];
         fh1_from_f64(raw + 1, t, d, n);
         wrong += memcmp(raw + 1, raw2 + 1, (size_t)n * size) != 0;
         fh1_to_f64(back, raw + 1, t, n);

@@ -16,10 +16,10 @@ enum { MOST = 2000 };
 /* What a loop did: how often each index came up, and whether the promises to the body were kept. */
 typedef struct {
     atomic_int seen[MOST];
-    atomic_int busy[256];  /* pieces running at this moment, by thread number */
+    atomic_int busy[256]; /* pieces running at this moment, by thread number */
     atomic_int broken;
     int64_t n, grain;
-    bool skip_last;        /* planted: the body leaves one index out */
+    bool skip_last; /* planted: the body leaves one index out */
 } coverage;
 
 static void visit(void *ctx, int64_t begin, int64_t end, int thread)
@@ -29,9 +29,9 @@ static void visit(void *ctx, int64_t begin, int64_t end, int thread)
         c->broken++;
         return;
     }
-    if (atomic_fetch_add(&c->busy[thread], 1) != 0) c->broken++;      /* another piece has our scratch */
+    if (atomic_fetch_add(&c->busy[thread], 1) != 0) c->broken++; /* another piece has our scratch */
     if (begin < 0 || begin >= end || end > c->n || end - begin > c->grain) c->broken++;
-    if (begin % c->grain != 0) c->broken++;                            /* pieces are cut the same always */
+    if (begin % c->grain != 0) c->broken++; /* pieces are cut the same always */
     if (c->skip_last && end == c->n) end--;
     for (int64_t i = begin; i < end; i++) c->seen[i]++;
     atomic_fetch_sub(&c->busy[thread], 1);
@@ -196,7 +196,7 @@ static bool good_child(bool (*child)(void), unsigned seconds)
     pid_t pid = fork();
     if (pid == 0) {
         signal(SIGALRM, SIG_DFL); /* the test runner has its own plans for it */
-        alarm(seconds); /* a pool that waits for threads which did not survive the fork hangs */
+        alarm(seconds);           /* a pool that waits for threads which did not survive the fork hangs */
         exit(child() ? 0 : 1);
     }
     return waitpid(pid, &status, 0) == pid && WIFEXITED(status) && WEXITSTATUS(status) == 0;
@@ -211,8 +211,14 @@ START_TEST(threads_work_at_the_same_time)
 }
 END_TEST
 
-static bool covers_in_child(void) { return covers(500, 3, false) && covers(500, 3, false); }
-static bool fails_in_child(void) { return covers(500, 3, true); }
+static bool covers_in_child(void)
+{
+    return covers(500, 3, false) && covers(500, 3, false);
+}
+static bool fails_in_child(void)
+{
+    return covers(500, 3, true);
+}
 
 static bool fork_again(void)
 {

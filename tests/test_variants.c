@@ -1,5 +1,5 @@
-/* Variants: each reproduces one deviation of a real library. Where its trigger is present it is exactly what its summary
- * says, shown by building the same deviation by hand; where it is absent it changes nothing. */
+/* Variants: each reproduces one deviation of a real library. Where its trigger is present it is exactly what its
+ * summary says, shown by building the same deviation by hand; where it is absent it changes nothing. */
 #include "tests/tiny_model.h"
 
 enum { LENGTH = 16 };
@@ -128,7 +128,11 @@ static tiny_session padded(const fh1_model *m, unsigned variants, int64_t left, 
     int64_t in[LENGTH] = {0}, mask[LENGTH] = {0}, positions[LENGTH] = {0};
     for (int64_t t = 0; t < n; ++t) in[left + t] = ids[t], mask[left + t] = 1, positions[left + t] = t;
     tiny_session s = tiny_open(m, "ref-f64", variants, 1);
-    tiny_call(&s, &(fh1_batch){.B = 1, .T = left + n + right, .ids = in, .mask = mask, .mask_len = left + n + right,
+    tiny_call(&s, &(fh1_batch){.B = 1,
+                               .T = left + n + right,
+                               .ids = in,
+                               .mask = mask,
+                               .mask_len = left + n + right,
                                .positions = positions});
     return s;
 }
@@ -225,7 +229,8 @@ START_TEST(history_dropped)
     fh1_model m;
     const fh1_config c = tiny_config(_i);
     build(&m, &c, _i);
-    tiny_session s = played(&m, FH1_VAR_HISTORY_DROPPED, 6, 1), plain = played(&m, 0, 6, 1), by_hand = tiny_fork(&plain);
+    tiny_session s = played(&m, FH1_VAR_HISTORY_DROPPED, 6, 1), plain = played(&m, 0, 6, 1);
+    tiny_session by_hand = tiny_fork(&plain);
     ck_assert(tiny_same(&s, 0, &plain, 0));
     for (int64_t l = 0; l < c.n_layers; ++l) {
         memset(by_hand.cache->rows[0].conv[l], 0, (size_t)(fh1_conv_dim(&c) * (c.K - 1)) * sizeof(double));

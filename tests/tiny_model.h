@@ -28,27 +28,27 @@ enum { TINY_KINDS = 4, TINY_ROWS = 8, TINY_TOKENS = 64, TINY_V = 29 };
 /* What a planted fault must at least move: a million times the bound that it has to break. */
 #define TINY_SEEN 1e-6
 
-#define TINY_OK(expr)                                                              \
-    do {                                                                           \
-        fh1_status tiny_status_ = (expr);                                          \
-        char tiny_line_[2048];                                                     \
-        ck_assert_msg(tiny_status_ == NULL, "%s",                                  \
+#define TINY_OK(expr)                                                                                    \
+    do {                                                                                                 \
+        fh1_status tiny_status_ = (expr);                                                                \
+        char tiny_line_[2048];                                                                           \
+        ck_assert_msg(tiny_status_ == NULL, "%s",                                                        \
                       tiny_status_ ? fh1_status_line(tiny_status_, tiny_line_, sizeof tiny_line_) : ""); \
     } while (0)
 
 /* A law holds, or a planted fault is rejected by the same comparison. */
-#define TINY_HOLDS(gap, tol, ...)                                                        \
-    do {                                                                                 \
-        double tiny_gap_ = (gap);                                                        \
-        char tiny_text_[160];                                                            \
-        snprintf(tiny_text_, sizeof tiny_text_, __VA_ARGS__);                            \
+#define TINY_HOLDS(gap, tol, ...)                                                         \
+    do {                                                                                  \
+        double tiny_gap_ = (gap);                                                         \
+        char tiny_text_[160];                                                             \
+        snprintf(tiny_text_, sizeof tiny_text_, __VA_ARGS__);                             \
         ck_assert_msg(fh1_within(tiny_gap_, tol), "%s: gap %.3g", tiny_text_, tiny_gap_); \
     } while (0)
-#define TINY_BREAKS(gap, ...)                                                                       \
-    do {                                                                                            \
-        double tiny_gap_ = (gap);                                                                   \
-        char tiny_text_[160];                                                                       \
-        snprintf(tiny_text_, sizeof tiny_text_, __VA_ARGS__);                                       \
+#define TINY_BREAKS(gap, ...)                                                                                 \
+    do {                                                                                                      \
+        double tiny_gap_ = (gap);                                                                             \
+        char tiny_text_[160];                                                                                 \
+        snprintf(tiny_text_, sizeof tiny_text_, __VA_ARGS__);                                                 \
         ck_assert_msg(!fh1_within(tiny_gap_, TINY_SEEN), "%s: not noticed, gap %.3g", tiny_text_, tiny_gap_); \
     } while (0)
 
@@ -65,16 +65,44 @@ static inline fh1_config tiny_config(int kind)
         {2, 3, 2, 7, 8, true, true, false, false, true, 0, INFINITY},
     };
     fh1_config c = {
-        .n_layers = 3, .D = 12, .V = TINY_V, .F = 14, .Hq = 4, .Hkv = of[kind].Hkv, .A = 6,
-        .H = 6, .P = 3, .N = of[kind].N, .G = of[kind].G, .K = of[kind].K, .Q = of[kind].Q, .d_ssm = 18,
-        .attention_bias = of[kind].biases, .mlp_bias = of[kind].biases, .mamba_proj_bias = of[kind].biases,
-        .projectors_bias = of[kind].biases, .mamba_conv_bias = of[kind].conv_bias,
-        .mamba_rms_norm = of[kind].rms_norm, .norm_before_gate = of[kind].before_gate, .tied = of[kind].tied,
-        .eps = 1e-5, .dt_lo = of[kind].dt_lo, .dt_hi = of[kind].dt_hi,
+        .n_layers = 3,
+        .D = 12,
+        .V = TINY_V,
+        .F = 14,
+        .Hq = 4,
+        .Hkv = of[kind].Hkv,
+        .A = 6,
+        .H = 6,
+        .P = 3,
+        .N = of[kind].N,
+        .G = of[kind].G,
+        .K = of[kind].K,
+        .Q = of[kind].Q,
+        .d_ssm = 18,
+        .attention_bias = of[kind].biases,
+        .mlp_bias = of[kind].biases,
+        .mamba_proj_bias = of[kind].biases,
+        .projectors_bias = of[kind].biases,
+        .mamba_conv_bias = of[kind].conv_bias,
+        .mamba_rms_norm = of[kind].rms_norm,
+        .norm_before_gate = of[kind].before_gate,
+        .tied = of[kind].tied,
+        .eps = 1e-5,
+        .dt_lo = of[kind].dt_lo,
+        .dt_hi = of[kind].dt_hi,
         .rope = {.type = FH1_ROPE_DEFAULT, .theta = 50},
-        .m_emb = 1.7, .m_lm = 0.6, .m_key = 0.8, .m_attn_in = 1.3, .m_attn_out = 0.9, .m_ssm_in = 1.1,
-        .m_ssm_out = 0.75, .m_gate = 1.4, .m_down = 0.65, .m_ssm = {0.7, 1.2, 0.85, 1.15, 0.95},
-        .bos = -1, .pad = -1,
+        .m_emb = 1.7,
+        .m_lm = 0.6,
+        .m_key = 0.8,
+        .m_attn_in = 1.3,
+        .m_attn_out = 0.9,
+        .m_ssm_in = 1.1,
+        .m_ssm_out = 0.75,
+        .m_gate = 1.4,
+        .m_down = 0.65,
+        .m_ssm = {0.7, 1.2, 0.85, 1.15, 0.95},
+        .bos = -1,
+        .pad = -1,
     };
     return c;
 }
@@ -249,7 +277,8 @@ static inline int64_t tiny_part(const tiny_session *s, int64_t row, int64_t laye
     const size_t wide = s->cache->dtype == FH1_F64 ? 8 : 4;
     const bool window = part == FH1_CACHE_CONV;
     const int64_t len = part <= FH1_CACHE_VALUE ? c->Hkv * n * c->A
-                        : window ? fh1_conv_dim(c) * (c->K - 1) : c->H * c->P * c->N;
+                        : window                ? fh1_conv_dim(c) * (c->K - 1)
+                                                : c->H * c->P * c->N;
     *out = malloc((size_t)(len + 1) * sizeof **out);
     if (part > FH1_CACHE_VALUE) {
         fh1_to_f64(*out, window ? r->conv[layer] : r->ssm[layer], s->cache->dtype, len);
@@ -283,7 +312,8 @@ static inline double tiny_gap_part(const tiny_session *a, int64_t ra, int64_t be
     return worst;
 }
 
-static inline double tiny_gap_logits(const tiny_session *a, int64_t ra, int64_t begin, const tiny_session *b, int64_t rb)
+static inline double tiny_gap_logits(const tiny_session *a, int64_t ra, int64_t begin, const tiny_session *b,
+                                     int64_t rb)
 {
     const int64_t V = a->m->config.V;
     return tiny_gap_of(b->n[rb] * V, a->logits[ra] + begin * V, b->logits[rb]);

@@ -68,7 +68,8 @@ static double gemm_rate(bool f64)
     const size_t size = f64 ? sizeof(double) : sizeof(float);
     char *x = malloc(M * K * size), *w = malloc((size_t)COPIES * N * K * size), *y = malloc(M * N * size);
     if (!x || !w || !y) stop(fh1_no_memory((size_t)COPIES * N * K * size, "the gemm limit"));
-    for (size_t i = 0; i < M * K; ++i) f64 ? (((double *)x)[i] = (double)(i % 7) - 3) : (double)(((float *)x)[i] = (float)(i % 7) - 3);
+    for (size_t i = 0; i < M * K; ++i)
+        f64 ? (((double *)x)[i] = (double)(i % 7) - 3) : (double)(((float *)x)[i] = (float)(i % 7) - 3);
     for (size_t i = 0; i < (size_t)COPIES * N * K; ++i)
         f64 ? (((double *)w)[i] = (double)(i % 5) - 2) : (double)(((float *)w)[i] = (float)(i % 5) - 2);
     openblas_set_num_threads(fh1_threads());
@@ -212,10 +213,10 @@ static void *bandwidth_buffer(size_t n_bytes)
 static void tell(bool json, const char *name, double value, const char *unit, double limit)
 {
     if (json)
-        printf("{\"bench\":\"%s\",\"value\":%.6g,\"unit\":\"%s\",\"limit\":%.6g,\"share\":%.4g,\"peer\":null,\"ratio\":null}\n",
+        printf("{\"bench\":\"%s\",\"value\":%.6g,\"unit\":\"%s\",\"limit\":%.6g,\"share\":%.4g,\"peer\":null,\"ratio\":"
+               "null}\n",
                name, value, unit, limit, value / limit);
-    else
-        printf("%-12s %10.4g %-9s limit %10.4g   share %5.1f %%\n", name, value, unit, limit, 100 * value / limit);
+    else printf("%-12s %10.4g %-9s limit %10.4g   share %5.1f %%\n", name, value, unit, limit, 100 * value / limit);
 }
 
 static void run(const char *dir, int rounds, bool json)
@@ -245,8 +246,8 @@ static void run(const char *dir, int rounds, bool json)
     struct rusage use;
     getrusage(RUSAGE_SELF, &use);
     if (!json) {
-        printf("%s: %.3f GB of weights, %d threads, BLAS core %s, path %s, %d rounds, medians\n", dir, s.file_bytes / 1e9,
-               fh1_threads(), openblas_get_corename(), fh1_cpu_path(), rounds);
+        printf("%s: %.3f GB of weights, %d threads, BLAS core %s, path %s, %d rounds, medians\n", dir,
+               s.file_bytes / 1e9, fh1_threads(), openblas_get_corename(), fh1_cpu_path(), rounds);
         printf("machine: sgemm %.1f GFLOP/s, dgemm %.1f GFLOP/s (512x1024x4096), read %.1f GB/s\n", gs, gd, b);
     }
     tell(json, "prefill_f32", median(p32, rounds), "tokens/s", gs * 1e9 / s.gemm_flops);
@@ -264,14 +265,10 @@ int main(int argc, char **argv)
     int rounds = 5;
     const char *dir = NULL;
     for (int i = 1; i < argc; ++i) {
-        if (strcmp(argv[i], "--json") == 0)
-            json = true;
-        else if (strcmp(argv[i], "--rounds") == 0 && i + 1 < argc)
-            rounds = atoi(argv[++i]);
-        else if (argv[i][0] != '-' && !dir)
-            dir = argv[i];
-        else
-            dir = NULL, argc = 0;
+        if (strcmp(argv[i], "--json") == 0) json = true;
+        else if (strcmp(argv[i], "--rounds") == 0 && i + 1 < argc) rounds = atoi(argv[++i]);
+        else if (argv[i][0] != '-' && !dir) dir = argv[i];
+        else dir = NULL, argc = 0;
     }
     if (!dir || rounds < 1 || rounds > MAX_ROUNDS) {
         fprintf(stderr, "usage: fh1-bench MODEL_DIR [--rounds 1..%d] [--json]   (see ci/bench --help)\n", MAX_ROUNDS);

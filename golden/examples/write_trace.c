@@ -76,19 +76,15 @@ static int write_trace(const char *path, const struct tensor *tensors, int n, co
         offset += t->n_bytes;
     }
     put(&h, "}");
-    while (h.len % 8)
-        put(&h, " ");
+    while (h.len % 8) put(&h, " ");
 
     unsigned char length[8];
-    for (int k = 0; k < 8; k++)
-        length[k] = (unsigned char)((uint64_t)h.len >> 8 * k);
+    for (int k = 0; k < 8; k++) length[k] = (unsigned char)((uint64_t)h.len >> 8 * k);
 
     FILE *f = fopen(path, "wb");
     int ok = f && fwrite(length, 1, 8, f) == 8 && fwrite(h.at, 1, h.len, f) == h.len;
-    for (int i = 0; ok && i < n; i++)
-        ok = fwrite(tensors[i].data, 1, tensors[i].n_bytes, f) == tensors[i].n_bytes;
-    if (f && fclose(f))
-        ok = 0;
+    for (int i = 0; ok && i < n; i++) ok = fwrite(tensors[i].data, 1, tensors[i].n_bytes, f) == tensors[i].n_bytes;
+    if (f && fclose(f)) ok = 0;
     free(h.at);
     return ok ? 0 : -1;
 }
@@ -105,18 +101,14 @@ static void fail(const char *what)
 static char *read_file(const char *folder, const char *name, size_t *n_bytes)
 {
     char path[4096];
-    if (snprintf(path, sizeof path, "%s/%s", folder, name) >= (int)sizeof path)
-        fail("path too long");
+    if (snprintf(path, sizeof path, "%s/%s", folder, name) >= (int)sizeof path) fail("path too long");
     FILE *f = fopen(path, "rb");
-    if (!f || fseek(f, 0, SEEK_END))
-        fail("cannot open the model's config.json or model.safetensors");
+    if (!f || fseek(f, 0, SEEK_END)) fail("cannot open the model's config.json or model.safetensors");
     long size = ftell(f);
-    if (size < 0)
-        fail("cannot read the size of a file");
+    if (size < 0) fail("cannot read the size of a file");
     rewind(f);
     char *data = malloc((size_t)size + 1);
-    if (!data || fread(data, 1, (size_t)size, f) != (size_t)size)
-        fail("cannot read the model");
+    if (!data || fread(data, 1, (size_t)size, f) != (size_t)size) fail("cannot read the model");
     fclose(f);
     data[size] = 0;
     *n_bytes = (size_t)size;
@@ -126,8 +118,7 @@ static char *read_file(const char *folder, const char *name, size_t *n_bytes)
 static double config_number(const char *config, const char *key)
 {
     const char *at = strstr(config, key);
-    if (!at || !(at = strchr(at, ':')))
-        fail("a key is missing in config.json");
+    if (!at || !(at = strchr(at, ':'))) fail("a key is missing in config.json");
     return strtod(at + 1, NULL);
 }
 
@@ -136,17 +127,14 @@ static const float *weight(const char *file, size_t n_bytes, const char *name, s
 {
     uint64_t header = 0;
     size_t begin, end;
-    if (n_bytes < 8)
-        fail("model.safetensors is too short");
-    for (int k = 0; k < 8; k++)
-        header |= (uint64_t)(unsigned char)file[k] << 8 * k;
+    if (n_bytes < 8) fail("model.safetensors is too short");
+    for (int k = 0; k < 8; k++) header |= (uint64_t)(unsigned char)file[k] << 8 * k;
     const char *at = strstr(file + 8, name);
     const char *dtype = at ? strstr(at, "\"dtype\":\"") : NULL;
     const char *offsets = at ? strstr(at, "\"data_offsets\":[") : NULL;
-    if (!dtype || !offsets || strncmp(dtype, "\"dtype\":\"F32\"", 13))
-        fail("no such F32 weight in model.safetensors");
-    if (sscanf(offsets, "\"data_offsets\":[%zu,%zu]", &begin, &end) != 2 || end < begin
-        || end - begin != n * sizeof(float) || header > n_bytes - 8 || end > n_bytes - 8 - header)
+    if (!dtype || !offsets || strncmp(dtype, "\"dtype\":\"F32\"", 13)) fail("no such F32 weight in model.safetensors");
+    if (sscanf(offsets, "\"data_offsets\":[%zu,%zu]", &begin, &end) != 2 || end < begin ||
+        end - begin != n * sizeof(float) || header > n_bytes - 8 || end > n_bytes - 8 - header)
         fail("model.safetensors is damaged");
     return (const float *)(const void *)(file + 8 + header + begin);
 }
@@ -171,8 +159,7 @@ int main(int argc, char **argv)
     const float *norm = weight(file, n_file, "\"model.layers.0.input_layernorm.weight\"", D);
 
     float *embedded = malloc(3 * T * D * sizeof(float));
-    if (!embedded || V <= 42)
-        fail("the model does not fit this example");
+    if (!embedded || V <= 42) fail("the model does not fit this example");
     float *input = embedded + T * D, *normed = input + T * D;
     for (size_t t = 0; t < T; t++) {
         const float *row = table + (size_t)ids[t] * D;
@@ -183,8 +170,7 @@ int main(int argc, char **argv)
             square += (double)input[t * D + i] * input[t * D + i];
         }
         double r = 1 / sqrt(square / (double)D + eps);
-        for (size_t i = 0; i < D; i++)
-            normed[t * D + i] = (float)(input[t * D + i] * r * norm[i]);
+        for (size_t i = 0; i < D; i++) normed[t * D + i] = (float)(input[t * D + i] * r * norm[i]);
     }
 
     int64_t d = (int64_t)D;
@@ -196,8 +182,7 @@ int main(int argc, char **argv)
         {"step0/model.layers.0.input_layernorm", "F32", 3, {1, T, d}, n_bytes, normed},
     };
     int bad = write_trace(argv[2], tensors, sizeof tensors / sizeof *tensors, "write_trace.c example");
-    if (bad)
-        fprintf(stderr, "write_trace: cannot write %s\n", argv[2]);
+    if (bad) fprintf(stderr, "write_trace: cannot write %s\n", argv[2]);
     free(embedded);
     free(file);
     free(config);
