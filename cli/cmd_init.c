@@ -21,6 +21,8 @@ static fh1_status run(const char *config, const char *out, int64_t seed, const c
     fh1_dtype t;
     if (missing) return fh1_hint(FH1_BAD("%s is missing", missing), "see fh1 init --help");
     FH1_TRY(cli_dtype("--dtype", dtype, &t));
+    if (t == FH1_F64)
+        return fh1_found(fh1_expected(FH1_BAD("--dtype: no checkpoint is stored so"), "bf16, f32 or f16"), "'f64'");
     return cvt_hf_folder_init(config, out, (uint64_t)seed, t, force);
 }
 

@@ -76,7 +76,8 @@ static fh1_status annotate(const gld_judgement *j, const gld_slot *s, const fh1_
                                  .n = s->n,
                                  .width = s->width,
                                  .local = s->local,
-                                 .decay = j->decay + s->tap->layer * tokens->B * j->c->H};
+                                 .decay = j->decay + s->tap->layer * tokens->B * j->c->H,
+                                 .bound = s->tap->id == FH1_TAP_CONTEXT ? s->abs_sum : NULL};
     gld_slack(&args, a->slack);
     for (int64_t r = 0; r < s->n; ++r)
         for (int64_t i = 0; i < s->width; ++i) {
@@ -116,7 +117,7 @@ static fh1_status judge_slot(gld_judgement *j, gld_slot *s, const fh1_tokens *to
             .local = s->local,
             .free_rms = s->free_rms,
             .emulated2 = s->emulated2,
-            .abs_sum = s->abs_sum,
+            .abs_sum = fh1_tap_is_linear(tap->id) ? s->abs_sum : NULL,
             .slack = a.slack,
             .skip = a.skip,
             .unit = a.unit,
@@ -149,7 +150,7 @@ static bool loss_reads_padding(const fh1_batch *b, const fh1_tokens *tokens)
     return false;
 }
 
-static fh1_status skip_loss(gld_judgement *j, const gld_slot *s)
+static fh1_status skip(gld_judgement *j, const gld_slot *s, const char *reason)
 {
     fh1_tap_result r = {.subject = j->o->subject,
                         .step = j->step,
@@ -160,10 +161,18 @@ static fh1_status skip_loss(gld_judgement *j, const gld_slot *s)
                         .allowed = (double)NAN,
                         .rel_rms = (double)NAN,
                         .free_rms = (double)NAN,
-                        .order = fh1_tap_order(FH1_TAP_LOSS, 0, j->c->n_layers)};
-    fh1_tap_name(s->tap->id, 0, r.tap);
-    snprintf(r.reason, sizeof r.reason, "a label is predicted from padding: set it to -100");
+                        .order = fh1_tap_order(s->tap->id, s->tap->layer, j->c->n_layers)};
+    fh1_tap_name(s->tap->id, s->tap->layer, r.tap);
+    snprintf(r.reason, sizeof r.reason, "%s", reason);
     return fh1_report_add(j->report, &r);
+}
+
+/* Why the recorded loss cannot be judged; NULL when it can. */
+static const char *no_loss(const gld_slot *s, const fh1_batch *b, const fh1_tokens *tokens)
+{
+    if (s->tap->id != FH1_TAP_LOSS) return NULL;
+    if (!b->labels) return "a loss without labels: record stepJ/labels too";
+    return loss_reads_padding(b, tokens) ? "a label is predicted from padding: set it to -100" : NULL;
 }
 
 /* ---- one step, all steps ---- */
@@ -205,9 +214,10 @@ static fh1_status judge_step(gld_judgement *j, const fh1_tokens *tokens)
     for (int64_t i = 0; i < j->n_slots; ++i) {
         gld_slot *s = &j->slots[i];
         if (fh1_tap_is_cache(s->tap->id)) FH1_TRY(gld_read_cache_slot(j, s));
-        if (!s->judged || !s->value) continue;
-        const bool meaningless = s->tap->id == FH1_TAP_LOSS && loss_reads_padding(&gld_current(j)->batch, tokens);
-        FH1_TRY(meaningless ? skip_loss(j, s) : judge_slot(j, s, tokens));
+        if (!s->judged) continue;
+        const char *why = no_loss(s, &gld_current(j)->batch, tokens);
+        if (!why && !s->value) why = "no engine computes it for this input";
+        FH1_TRY(why ? skip(j, s, why) : judge_slot(j, s, tokens));
     }
     for (int64_t i = 0; i < j->n_slots; ++i)
         if (fh1_tap_is_cache(j->slots[i].tap->id)) FH1_TRY(gld_import_judged(j, &j->slots[i]));

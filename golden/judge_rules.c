@@ -12,7 +12,7 @@
 #define RMS_TAP 2.0     /* whole tap against the emulated pipeline */
 #define RMS_UNIT 4.0    /* one channel or head: fewer elements, more scatter */
 #define RMS_TOKEN 8.0   /* one token: an error that sits at one place only */
-#define MIN_ELEMENTS 32 /* below, a ratio of two RMS values means little */
+#define MIN_ELEMENTS 32 /* belowbelow, a ratio of two RMS values means little */
 #define EXACT_RELATIVE 1e-11
 
 typedef struct {
@@ -112,13 +112,6 @@ static void bins(const gld_tap_errors *t, bin *tap, bin *unit, bin *token)
     }
 }
 
-/* Behind a chain of ops the errors of one token's elements are not independent, they came through the same hidden
- * vector: the tokens are the samples, and the RMS over n of them scatters by about 1/√n. */
-static double tap_factor(const gld_tap_errors *t)
-{
-    return t->far ? RMS_TAP * (1 + 1 / sqrt((double)t->n_tokens)) : RMS_TAP;
-}
-
 static void per_group(const bin *b, int64_t n, double factor, const char *rule, decision *d)
 {
     for (int64_t g = 0; g < n; ++g) {
@@ -128,6 +121,78 @@ static void per_group(const bin *b, int64_t n, double factor, const char *rule, 
         /* A group decides only where it fails: otherwise the tap-wide figure is the one to follow over time. */
         if (!fh1_within(margin, 1)) decide(d, margin, allowed, b[g].max_err, b[g].argmax, rule);
     }
+}
+
+/* Behind a chain of ops the errors of one token's elements are not independent, they came through the same hidden
+ * vector: the tokens are the samples, and an RMS over n of them scatters by about 1/√n; two such steps are allowed. */
+static double scatter(const gld_tap_errors *t)
+{
+    return t->far ? 1 + 2 / sqrt((double)t->n_tokens) : 1;
+}
+
+/* The tap stands in for a channel, head or token that is too small to say anything. */
+static double mean_emulated2(const bin *b, const bin *tap)
+{
+    if (b->n < MIN_ELEMENTS) b = tap;
+    return b->emu2 / (double)b->n;
+}
+
+/* One element against its channel or head and its token: `rms` times their emulated RMS, and `floors` ulps, since an
+ * element far larger than its neighbours rounds in its own ulps. */
+typedef struct {
+    double rms, floors;
+} element_rule;
+
+/* Where a 16-bit store follows a handful of f32 operations, an honest engine has the emulated value or a neighbour of
+ * it. Sums with cancellation and f32 stores scatter more; a chain of ops has the longest tails. */
+static element_rule rule_for(const gld_tap_errors *t)
+{
+    const bool sums = t->id == FH1_TAP_SSD || t->id == FH1_TAP_CONTEXT || t->id == FH1_TAP_GATED;
+    if (t->far) return (element_rule){16 * scatter(t), 4};
+    if (sums || fh1_dtype_bits(t->ulp_type) > 16) return (element_rule){10, 4};
+    return (element_rule){4, 2};
+}
+
+/* No single element may be far off either: the RMS of 4096 tokens would not see it. The yardstick is the emulated error
+ * of its channel or head, of its token, or its own, whichever is largest. */
+static void one_element(const gld_tap_errors *t, const bin *tap, const bin *unit, const bin *token, decision *d)
+{
+    const element_rule rule = rule_for(t);
+    for (int64_t i = 0; i < t->n_tokens * t->width; ++i) {
+        if (!judged_here(t, i)) continue;
+        const double of_unit = mean_emulated2(&unit[t->unit[i]], tap);
+        const double of_token = mean_emulated2(&token[i / t->width], tap);
+        double emu2 = t->emulated2 ? t->emulated2[i] : 0;
+        if (emu2 < of_unit) emu2 = of_unit;
+        if (emu2 < of_token) emu2 = of_token;
+        const double floor = fh1_dtype_ulp(t->ulp_type, t->local[i]) + (t->slack ? t->slack[i] : 0);
+        const double allowed = rule.rms * sqrt(emu2) + rule.floors * floor;
+        const double err = fh1_error_of(t->judged[i], t->local[i]);
+        if (!fh1_within(err, allowed)) decide(d, err / allowed, allowed, err, i, "one element");
+    }
+}
+
+/* A table is read, not computed: only the rounding to the stored type is left. */
+static void looked_up(const gld_tap_errors *t, decision *d)
+{
+    for (int64_t i = 0; i < t->n_tokens * t->width; ++i) {
+        if (!judged_here(t, i)) continue;
+        const double err = fh1_error_of(t->judged[i], t->local[i]);
+        const double allowed = half_ulp(t->ulp_type, t->judged[i], t->local[i]);
+        decide(d, err / allowed, allowed, err, i, "half an ulp of a table entry");
+    }
+}
+
+/* Everything that is no matrix product: against the emulated pipeline. */
+static void against_emulated(const gld_tap_errors *t, const bin *tap, const bin *unit, const bin *token, decision *d)
+{
+    double allowed;
+    const double margin = bin_margin(tap, RMS_TAP * scatter(t), &allowed);
+    decide(d, margin, allowed, tap->max_err, tap->argmax, "RMS of the tap");
+    per_group(unit, t->n_units, RMS_UNIT * scatter(t), "RMS of one channel or head", d);
+    /* one token is one sample of a chain's error */
+    per_group(token, t->n_tokens, RMS_TOKEN * (t->far ? 2 : 1) * scatter(t), "RMS of one token", d);
+    one_element(t, tap, unit, token, d);
 }
 
 static void tell(const gld_tap_errors *t, const bin *tap, const decision *d, fh1_tap_result *out)
@@ -171,13 +236,8 @@ fh1_status gld_judge_tap(const gld_tap_errors *t, fh1_tap_result *out, int64_t *
         const double bound = EXACT_RELATIVE * sqrt(tap.ref2 / (double)tap.n);
         if (exact) per_element(t, bound > 0 ? bound : DBL_MIN, &d);
         else if (t->abs_sum) per_element(t, 0, &d);
-        else {
-            double allowed;
-            const double margin = bin_margin(&tap, tap_factor(t), &allowed);
-            decide(&d, margin, allowed, tap.max_err, tap.argmax, "RMS of the tap");
-            per_group(unit, t->n_units, RMS_UNIT, "RMS of one channel or head", &d);
-            per_group(token, t->n_tokens, RMS_TOKEN, "RMS of one token", &d);
-        }
+        else if (t->id == FH1_TAP_EMBED) looked_up(t, &d);
+        else against_emulated(t, &tap, unit, token, &d);
     }
     tell(t, &tap, &d, out);
     *where = d.where;

@@ -43,6 +43,7 @@ typedef struct {
     int64_t n, width;
     const double *local;
     const double *decay;
+    const double *bound; /* context: units of u per element, NULL when not computed */
 } gld_slack_args;
 
 void gld_slack(const gld_slack_args *a, double *slack);

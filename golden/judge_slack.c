@@ -60,8 +60,7 @@ static double units(const fh1_config *c, fh1_tap_id id, double y)
     case FH1_TAP_GATED: return c->mamba_rms_norm ? norm_units(c->d_ssm / c->G) + SHARED : SHARED;
     case FH1_TAP_DT: return softplus_units(fabs(y));
     case FH1_TAP_CONV_ACT:
-    case FH1_TAP_ACT:
-    case FH1_TAP_CONTEXT: return SHARED;
+    case FH1_TAP_ACT: return SHARED;
     case FH1_TAP_LOSS: return 8 * SHARED * (fabs(y) < 1 ? 1 / (fabs(y) + u) : 1); /* one number: logsumexp and a mean */
     default: return 0;
     }
@@ -75,6 +74,10 @@ void gld_slack(const gld_slack_args *a, double *slack)
     case FH1_TAP_K_ROPE: rope_slack(a, slack); return;
     case FH1_TAP_SSD: decay_slack(a, c->P, slack); return;
     case FH1_TAP_CACHE_SSM: decay_slack(a, c->P * c->N, slack); return;
+    case FH1_TAP_CONTEXT:
+        for (int64_t i = 0; i < a->n * a->width; ++i)
+            slack[i] = u * (a->bound ? a->bound[i] : SHARED * fabs(a->local[i]));
+        return;
     default: break;
     }
     for (int64_t i = 0; i < a->n * a->width; ++i) slack[i] = fabs(a->local[i]) * u * units(c, a->id, a->local[i]);

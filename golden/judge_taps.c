@@ -113,7 +113,9 @@ static void note_decay(gld_judgement *j, const fh1_tap_event *e)
 {
     const int64_t H = j->c->H, B = e->tokens->B, columns = e->tokens->T < j->c->Q ? e->tokens->T : j->c->Q;
     double *units = j->decay + e->layer * B * H;
-    memset(units, 0, (size_t)(B * H) * sizeof *units);
+    /* A state that nobody recorded carries its error into this call. */
+    const bool fresh = j->step == 0 || gld_trace_find(j->trace, j->step - 1, FH1_TAP_CACHE_SSM, e->layer);
+    if (fresh) memset(units, 0, (size_t)(B * H) * sizeof *units);
     for (int64_t b = 0; b < B; ++b)
         for (int64_t h = 0; h < H; ++h) {
             const double A = exp(fh1_get(&j->o->model->layers[e->layer].A_log, h));
@@ -124,7 +126,7 @@ static void note_decay(gld_judgement *j, const fh1_tap_event *e)
                 if (step < least) least = step;
             }
             const double seen = (double)(e->tokens->past + e->tokens->T);
-            units[b * H + h] = most * (double)columns + (least * seen > 1 ? 1 / least : seen);
+            units[b * H + h] += most * (double)columns + (least * seen > 1 ? 1 / least : seen);
         }
 }
 
@@ -217,7 +219,8 @@ static bool input_recorded(gld_judgement *j, fh1_tap_id id, int64_t layer)
 static bool want_abs_sum(void *user, fh1_tap_id id, int64_t layer)
 {
     gld_judgement *j = ((run_sink *)user)->j;
-    return gld_find_slot(j, id, layer) && input_recorded(j, id, layer) && j->o->profile->storage != FH1_F64;
+    if (!gld_find_slot(j, id, layer) || j->o->profile->storage == FH1_F64) return false;
+    return id == FH1_TAP_CONTEXT || input_recorded(j, id, layer);
 }
 
 /* The scaled input of in_proj and of q/k/v_proj is rounded by the contract between two taps. Since the

@@ -82,13 +82,14 @@ typedef struct {
     const fh1_tokens *tokens;
     const int64_t *kept;   /* logits only: which packed tokens the rows of value belong to
                               (logits_to_keep); NULL elsewhere: row m is token m */
-    const double *abs_sum; /* linear taps when asked for: Σ|w·x| (+ |bias|), shape of value */
+    const double *abs_sum; /* when asked for, shape of value. Linear taps: Σ|w·x| (+ |bias|). context: what f32
+                              arithmetic may cost, in units of 2^-24 (reference/attention_gauge.h) */
 } fh1_tap_event;
 
 typedef struct fh1_tap_sink {
     void *user;
     fh1_status (*tap)(void *user, const fh1_tap_event *e);
-    /* Optional (may be NULL): whether abs_sum is wanted for this linear tap. */
+    /* Optional (may be NULL): whether abs_sum is wanted for this tap, linear or context. */
     bool (*want_abs_sum)(void *user, fh1_tap_id id, int64_t layer);
     /* Optional: the rounding that the judged contract applies to the scaled input of this linear tap
      * (n·m_attn_in, n·m_ssm_in), applied by an exact engine too. See docs/numerics.md. */

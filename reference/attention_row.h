@@ -1,22 +1,10 @@
-/* What one row of scores goes through, shared by attention and attention_step. */
+/* What one row of scores goes through, shared by attention, attention_step and attention_gauge. */
 #pragma once
 
 #include "reference/real.h"
 
 /* s[n] = R(softmax(R(R(s)·scale))), n > 0. */
-static inline void weigh(int64_t n, real scale, const fh1_profile *p, real *s)
-{
-    const fh1_round r = p->at[FH1_RP_SCORE];
-    for (int64_t i = 0; i < n; ++i) s[i] = r_round(r, r_round(r, s[i]) * scale);
-    real max = s[0], sum = 0;
-    for (int64_t i = 1; i < n; ++i)
-        if (s[i] > max) max = s[i];
-    for (int64_t i = 0; i < n; ++i) sum += s[i] = r_exp(s[i] - max);
-    for (int64_t i = 0; i < n; ++i) s[i] /= sum;
-    REF(ref_round_row)(p->at[FH1_RP_PROB], n, s);
-}
+void REF(ref_attention_weigh)(int64_t n, real scale, const fh1_profile *p, real *s);
 
-FH1_CLONES static void add_scaled(int64_t n, real w, const real *v, real *out)
-{
-    for (int64_t i = 0; i < n; ++i) out[i] += w * v[i];
-}
+/* out[n] += w·v[n] */
+void REF(ref_attention_add)(int64_t n, real w, const real *v, real *out);

@@ -24,9 +24,9 @@ static void heads(void *ctx, int64_t h0, int64_t h1, int thread)
         const int64_t at = (h / (a->Hq / a->Hkv) * a->ld_kv + a->first[0]) * A;
         real *out = a->out + h * A;
         for (int64_t i = 0; i < n; ++i) s[i] = REF(ref_dot)(A, a->q + h * A, a->k + at + i * A);
-        weigh(n, (real)(1 / sqrt((double)A)), j->p, s);
+        REF(ref_attention_weigh)(n, (real)(1 / sqrt((double)A)), j->p, s);
         memset(out, 0, (size_t)A * sizeof *out);
-        for (int64_t i = 0; i < n; ++i) add_scaled(A, s[i], a->v + at + i * A, out);
+        for (int64_t i = 0; i < n; ++i) REF(ref_attention_add)(A, s[i], a->v + at + i * A, out);
         REF(ref_round_row)(j->p->at[FH1_RP_CONTEXT], A, out);
     }
 }

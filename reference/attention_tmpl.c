@@ -46,7 +46,7 @@ static void tile(const attention_job *j, int64_t t0, int64_t t1, int64_t h, real
         const int64_t n = a->S - a->T + t + 1 - first;
         real *st = s + (t - t0) * a->S;
         for (int64_t i = shared; i < n; ++i) st[i] = REF(ref_dot)(A, q + (t - t0) * ld, k + i * A);
-        weigh(n, scale, p, st);
+        REF(ref_attention_weigh)(n, scale, p, st);
         memset(out + (t - t0) * ld, 0, (size_t)A * sizeof *out);
     }
     if (shared > 0)
@@ -55,7 +55,7 @@ static void tile(const attention_job *j, int64_t t0, int64_t t1, int64_t h, real
     for (int64_t t = t0; t < t1; ++t) {
         const int64_t n = a->S - a->T + t + 1 - first;
         real *row = out + (t - t0) * ld;
-        for (int64_t i = shared; i < n; ++i) add_scaled(A, s[(t - t0) * a->S + i], v + i * A, row);
+        for (int64_t i = shared; i < n; ++i) REF(ref_attention_add)(A, s[(t - t0) * a->S + i], v + i * A, row);
         REF(ref_round_row)(p->at[FH1_RP_CONTEXT], A, row);
     }
 }

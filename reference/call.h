@@ -33,6 +33,10 @@ typedef struct {
 /* Show a tap to the sink; `data` is [M, …] (rows of `kept` for logits). */
 fh1_status REF(ref_tap)(REF(ref_call) * k, fh1_tap_id id, int64_t layer, real *data);
 
+/* The same for `rows` rows of `kept` tokens and with a bound for the sink (fh1_tap_event.abs_sum). */
+fh1_status REF(ref_show)(REF(ref_call) * k, fh1_tap_id id, int64_t layer, int64_t rows, const int64_t *kept, real *data,
+                         const double *abs_sum);
+
 /* y = x·Wᵀ + b with its tap; a multiplier that the tap includes (logits) is `m`, else 1. `rows` is M but
  * for logits, where `kept` lists the tokens. */
 fh1_status REF(ref_linear_tap)(REF(ref_call) * k, fh1_tap_id id, int64_t layer, int64_t rows, const int64_t *kept,

@@ -5,8 +5,8 @@
 
 #include <stdlib.h>
 
-static fh1_status show(REF(ref_call) * k, fh1_tap_id id, int64_t layer, int64_t rows, const int64_t *kept, real *data,
-                       const double *abs_sum)
+fh1_status REF(ref_show)(REF(ref_call) * k, fh1_tap_id id, int64_t layer, int64_t rows, const int64_t *kept, real *data,
+                         const double *abs_sum)
 {
     if (!k->sink) return NULL;
     fh1_tap_event ev = {.id = id, .layer = layer, .tokens = &k->t, .kept = kept, .abs_sum = abs_sum};
@@ -18,7 +18,7 @@ static fh1_status show(REF(ref_call) * k, fh1_tap_id id, int64_t layer, int64_t 
 
 fh1_status REF(ref_tap)(REF(ref_call) * k, fh1_tap_id id, int64_t layer, real *data)
 {
-    return show(k, id, layer, k->t.M, NULL, data, NULL);
+    return REF(ref_show)(k, id, layer, k->t.M, NULL, data, NULL);
 }
 
 /* Σ|w·x| for the sink, in f64; NULL when nobody asks. Only the exact engine serves it. */
@@ -51,7 +51,7 @@ fh1_status REF(ref_linear_tap)(REF(ref_call) * k, fh1_tap_id id, int64_t layer, 
     else FH1_TRY(REF(ref_linear_fwd)(rows, x, w, b, k->p, y));
     double *abs_sum;
     FH1_TRY(gauge(k, id, layer, rows, x, w, b, m, &abs_sum));
-    fh1_status s = show(k, id, layer, rows, kept, y, abs_sum);
+    fh1_status s = REF(ref_show)(k, id, layer, rows, kept, y, abs_sum);
     free(abs_sum);
     return s;
 }

@@ -1,5 +1,5 @@
 /* The attention branch of a layer: projections, rotation, append to the cache, attention, o_proj. */
-#include "reference/attention.h"
+#include "reference/attention_gauge.h"
 #include "reference/call.h"
 #include "reference/rope.h"
 
@@ -38,7 +38,8 @@ static void visible_from(const REF(ref_call) * k, int64_t b, int64_t *first)
     }
 }
 
-static fh1_status attend(REF(ref_call) * k, int64_t layer)
+/* bound: where the sink wants it, [M, Hq·A] for attention_gauge, else NULL. */
+static fh1_status attend(REF(ref_call) * k, int64_t layer, real *bound)
 {
     const fh1_config *c = k->c;
     int64_t *first = malloc((size_t)(k->t.M + 1) * sizeof *first);
@@ -62,8 +63,27 @@ static fh1_status attend(REF(ref_call) * k, int64_t layer)
              .first = first,
              .out = k->ctx + begin * c->Hq * c->A};
         s = REF(ref_attention_fwd)(&a, k->p);
+        if (!s && bound) s = REF(ref_attention_gauge)(&a, bound + begin * c->Hq * c->A);
     }
     free(first);
+    return s;
+}
+
+/* The context tap, with its gauge where an exact engine is asked for it. */
+static fh1_status context(REF(ref_call) * k, int64_t layer)
+{
+    real *bound = NULL;
+    const double *shown = NULL;
+#if REF_BITS == 64
+    if (k->sink && k->sink->want_abs_sum && k->sink->want_abs_sum(k->sink->user, FH1_TAP_CONTEXT, layer)) {
+        const size_t n = (size_t)(k->t.M * k->c->Hq * k->c->A + 1);
+        if (!(bound = malloc(n * sizeof *bound))) return fh1_no_memory(n * sizeof *bound, "the gauge of attention");
+        shown = bound;
+    }
+#endif
+    fh1_status s = attend(k, layer, bound);
+    if (!s) s = REF(ref_show)(k, FH1_TAP_CONTEXT, layer, k->t.M, NULL, k->ctx, shown);
+    free(bound);
     return s;
 }
 
@@ -85,7 +105,6 @@ fh1_status REF(ref_self_attn_fwd)(REF(ref_call) * k, int64_t layer)
     FH1_TRY(REF(ref_tap)(k, FH1_TAP_Q_ROPE, layer, k->q));
     FH1_TRY(REF(ref_tap)(k, FH1_TAP_K_ROPE, layer, k->k));
 
-    FH1_TRY(attend(k, layer));
-    FH1_TRY(REF(ref_tap)(k, FH1_TAP_CONTEXT, layer, k->ctx));
+    FH1_TRY(context(k, layer));
     return REF(ref_linear_tap)(k, FH1_TAP_O_PROJ, layer, M, NULL, k->ctx, &l->o_w, &l->o_b, 1, k->attn);
 }
