@@ -13,7 +13,7 @@
 #include <stdlib.h>
 
 #define MAX_THREADS 256
-#define SPINS 1000 /* tens of microseconds: as long as going to sleep and being woken costs */
+#define SPINS 4000 /* about a hundred microseconds: a little more than the serial stretches of a decode step */
 #define CLOSED (1 << 30)
 
 static struct {
