@@ -12,7 +12,7 @@
 #define RMS_TAP 2.0     /* whole tap against the emulated pipeline */
 #define RMS_UNIT 4.0    /* one channel or head: fewer elements, more scatter */
 #define RMS_TOKEN 8.0   /* one token: an error that sits at one place only */
-#define MIN_ELEMENTS 32 /* belowbelow, a ratio of two RMS values means little */
+#define MIN_ELEMENTS 32 /* below, a ratio of two RMS values means little */
 #define EXACT_RELATIVE 1e-11
 
 typedef struct {
@@ -43,9 +43,17 @@ static double bin_margin(const bin *b, double factor, double *allowed)
     return sqrt(b->err2 / n) / *allowed;
 }
 
+/* Elements of another class are told apart first (class_differs); where truth and judged share an infinity there is
+ * nothing left to measure. */
 static bool judged_here(const gld_tap_errors *t, int64_t i)
 {
-    return !t->skip || !t->skip[i];
+    return (!t->skip || !t->skip[i]) && isfinite(t->local[i]);
+}
+
+/* The emulated square error of an element; an emulated pipeline that overflowed says nothing about an honest one. */
+static double emulated2(const gld_tap_errors *t, int64_t i)
+{
+    return t->emulated2 && isfinite(t->emulated2[i]) ? t->emulated2[i] : 0;
 }
 
 /* Half an ulp where the larger of two values stands: a rounding at a binade border may go either way. */
@@ -90,7 +98,7 @@ static void per_element(const gld_tap_errors *t, double exact_allowed, decision 
 static bool class_differs(const gld_tap_errors *t, decision *d)
 {
     for (int64_t i = 0; i < t->n_tokens * t->width; ++i)
-        if (judged_here(t, i) && !fh1_within(fh1_error_of(t->judged[i], t->local[i]), DBL_MAX)) {
+        if ((!t->skip || !t->skip[i]) && !fh1_within(fh1_error_of(t->judged[i], t->local[i]), DBL_MAX)) {
             *d = (decision){(double)INFINITY, 0, fh1_error_of(t->judged[i], t->local[i]), i,
                             isnan(t->judged[i]) ? "NaN" : "infinite where truth is finite, or the reverse"};
             return true;
@@ -103,7 +111,7 @@ static void bins(const gld_tap_errors *t, bin *tap, bin *unit, bin *token)
     for (int64_t i = 0; i < t->n_tokens * t->width; ++i) {
         if (!judged_here(t, i)) continue;
         const double err = fh1_error_of(t->judged[i], t->local[i]);
-        const double emu = t->emulated2 ? t->emulated2[i] : 0;
+        const double emu = emulated2(t, i);
         double floor = fh1_dtype_ulp(t->ulp_type, t->local[i]);
         if (t->slack) floor += t->slack[i];
         bin_add(tap, err, emu, t->local[i], floor, i);
@@ -162,7 +170,7 @@ static void one_element(const gld_tap_errors *t, const bin *tap, const bin *unit
         if (!judged_here(t, i)) continue;
         const double of_unit = mean_emulated2(&unit[t->unit[i]], tap);
         const double of_token = mean_emulated2(&token[i / t->width], tap);
-        double emu2 = t->emulated2 ? t->emulated2[i] : 0;
+        double emu2 = emulated2(t, i);
         if (emu2 < of_unit) emu2 = of_unit;
         if (emu2 < of_token) emu2 = of_token;
         const double floor = fh1_dtype_ulp(t->ulp_type, t->local[i]) + (t->slack ? t->slack[i] : 0);
@@ -216,6 +224,17 @@ static void tell(const gld_tap_errors *t, const bin *tap, const decision *d, fh1
     }
 }
 
+/* RMS of the truth, scaled so that the squares of f64 values cannot overflow. */
+static double truth_rms(const gld_tap_errors *t, const bin *tap)
+{
+    double max = 0, sum = 0;
+    for (int64_t i = 0; i < t->n_tokens * t->width; ++i)
+        if (judged_here(t, i) && fabs(t->local[i]) > max) max = fabs(t->local[i]);
+    for (int64_t i = 0; i < t->n_tokens * t->width && max > 0; ++i)
+        if (judged_here(t, i)) sum += (t->local[i] / max) * (t->local[i] / max);
+    return max * sqrt(sum / (double)tap->n);
+}
+
 fh1_status gld_judge_tap(const gld_tap_errors *t, fh1_tap_result *out, int64_t *where)
 {
     const size_t n = (size_t)(t->n_units + t->n_tokens);
@@ -224,16 +243,17 @@ fh1_status gld_judge_tap(const gld_tap_errors *t, fh1_tap_result *out, int64_t *
     bins(t, &tap, unit, token);
     decision d = {0};
     *where = 0;
-    if (tap.n == 0) {
+    const bool differs = class_differs(t, &d);
+    if (tap.n == 0 && !differs) {
         free(unit);
         out->verdict = FH1_SKIP;
         out->margin = out->rms_ratio = out->max_err = out->allowed = out->rel_rms = out->free_rms = (double)NAN;
-        snprintf(out->reason, sizeof out->reason, "no real token in this step");
+        snprintf(out->reason, sizeof out->reason, "no real token, or nothing finite, in this step");
         return NULL;
     }
-    if (!class_differs(t, &d)) {
+    if (!differs) {
         const bool exact = t->profile->storage == FH1_F64;
-        const double bound = EXACT_RELATIVE * sqrt(tap.ref2 / (double)tap.n);
+        const double bound = EXACT_RELATIVE * truth_rms(t, &tap);
         if (exact) per_element(t, bound > 0 ? bound : DBL_MIN, &d);
         else if (t->abs_sum) per_element(t, 0, &d);
         else if (t->id == FH1_TAP_EMBED) looked_up(t, &d);
