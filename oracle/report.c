@@ -71,6 +71,7 @@ static fh1_status open_subject(fh1_report_subject *s, const char *name)
     if (!s->name) return fh1_no_memory(size, "the name of a subject");
     memcpy(s->name, name, size);
     s->open = true;
+    s->most_free = (double)NAN;
     return NULL;
 }
 
@@ -84,6 +85,8 @@ static fh1_status add(fh1_report *r, const fh1_tap_result *t)
 
     bool judged = t->verdict == FH1_PASS || t->verdict == FH1_FAIL;
     bool worse = !s->worst.tap[0] || (!isnan(s->worst.margin) && !fh1_within(t->margin, s->worst.margin));
+    if (judged && !isnan(t->free_rms) && (isnan(s->most_free) || !fh1_within(t->free_rms, s->most_free)))
+        s->most_free = t->free_rms;
     if (judged && worse) {
         s->worst = *t;
         s->worst.subject = NULL;

@@ -11,6 +11,7 @@ typedef struct {
     fh1_tap_result *shown; /* FAILs and MISTRUSTEDs in order of arrival; subject is NULL */
     size_t n_shown, cap_shown;
     fh1_tap_result worst;  /* of the judged ones; tap is "" when there is none */
+    double most_free;      /* largest relative RMS against truth's own run; NaN without one */
     char skip_reason[160]; /* of the first SKIP */
 } fh1_report_subject;
 

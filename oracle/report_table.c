@@ -95,14 +95,14 @@ static fh1_status print_kept(fh1_report *r, fh1_verdict v)
 static void print_ending(fh1_report *r, const fh1_report_ending *e)
 {
     const fh1_report_subject *s = &r->subject;
-    char name[4 * FH1_TAP_NAME_SIZE], a[32], reason[4 * sizeof s->skip_reason];
+    char name[4 * FH1_TAP_NAME_SIZE], a[32], b[32], reason[4 * sizeof s->skip_reason];
     if (e->first)
         fprintf(r->out, "  %lld FAIL, %s %s step %lld", (long long)s->count[FH1_FAIL],
                 e->expected_fail ? "as wanted at" : "first divergence", tap_name(e->first, name),
                 (long long)e->first->step);
     else if (s->worst.tap[0])
-        fprintf(r->out, "  worst margin %s %s step %lld", number(s->worst.margin, a), tap_name(&s->worst, name),
-                (long long)s->worst.step);
+        fprintf(r->out, "  free rms %-8s worst margin %s %s step %lld", number(s->most_free, b),
+                number(s->worst.margin, a), tap_name(&s->worst, name), (long long)s->worst.step);
     if (s->count[FH1_MISTRUSTED]) fprintf(r->out, "  %lld MISTRUSTED", (long long)s->count[FH1_MISTRUSTED]);
     if (s->count[FH1_SKIP])
         fprintf(r->out, "  %lld SKIP (%s)", (long long)s->count[FH1_SKIP],

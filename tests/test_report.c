@@ -85,6 +85,12 @@ static void add(capture *c, const char *subject, const char *tap, int64_t step, 
     ck_assert_ptr_null(fh1_report_add(c->report, &t));
 }
 
+static void add_free(capture *c, const char *subject, double free_rms)
+{
+    fh1_tap_result t = {.subject = subject, .verdict = FH1_PASS, .tap = "mid", .margin = 0.1, .free_rms = free_rms};
+    ck_assert_ptr_null(fh1_report_add(c->report, &t));
+}
+
 /* The verdict of a report over one subject with these taps. */
 static fh1_verdict verdict_of(const char *verdicts, int *exit_code)
 {
@@ -290,6 +296,8 @@ START_TEST(the_table_tells_subject_failures_and_summary)
     start(&c, FH1_REPORT_TABLE, false);
     for (int64_t i = 0; i < 4; i++) add(&c, "a", "mid", 0, i, FH1_PASS, 0.1);
     add(&c, "a", "model.layers.2.mamba.ssd", 0, 4, FH1_PASS, 0.41);
+    add_free(&c, "a", 2.5e-6);
+    add_free(&c, "a", 1e-6); /* the largest is told */
     fh1_report_end_subject(c.report, "trace mini-0.5b/t37", NULL, 0);
     for (int64_t i = 11; i >= 0; i--) add(&c, "b", i == 0 ? "the.first" : "the.rest", 4, i, FH1_FAIL, 3);
     fh1_report_end_subject(c.report, "trace odd/t1", NULL, 0);
@@ -301,7 +309,7 @@ START_TEST(the_table_tells_subject_failures_and_summary)
     ck_assert_int_eq(c.exit_code, 1);
     const char *const parts[] = {
         "PASS  trace mini-0.5b/t37",
-        "5 taps  worst margin 0.41 model.layers.2.mamba.ssd step 0\n",
+        "7 taps  free rms 2.5e-06  worst margin 0.41 model.layers.2.mamba.ssd step 0\n",
         "FAIL  trace odd/t1",
         "12 taps  12 FAIL, first divergence the.first step 4\n",
         "the.first step 4 at [1, 2, 3]   <- first divergence\n",
@@ -312,7 +320,7 @@ START_TEST(the_table_tells_subject_failures_and_summary)
         "1 SKIP (a reason)\n",
         "PASS  faults 1",
         "1 FAIL, as wanted at mid step 3\n",
-        "trace            2 subjects, 1 good; taps:  5 PASS  12 FAIL  0 MISTRUSTED  0 SKIP\n",
+        "trace            2 subjects, 1 good; taps:  7 PASS  12 FAIL  0 MISTRUSTED  0 SKIP\n",
         "engine           1 subjects, 0 good",
         "faults           1 subjects, 1 good",
         "fh1 0.1.0  FAIL  4 subjects, 1 failed as wanted, 1 MISTRUSTED\n",
