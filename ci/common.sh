@@ -2,7 +2,7 @@
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
-# A preset core type makes OpenBLAS use kernels of an older processor, at half the speed (docs/numerics.md).
+# A preset core type makes OpenBLAS use kernels of an older processor, at half the speed (docs/performance.md).
 unset OPENBLAS_CORETYPE
 
 jobs=$(nproc 2> /dev/null || echo 2)

@@ -17,7 +17,9 @@ static const char help[] =
     "  --all    also list the tensors that are equal (table form)\n"
     "  --json   one JSON line per tensor, then {\"summary\":true,\"equal\",\"differ\",\"first\"}\n\n"
     "exit codes: 0 all bits equal, 1 something differs, 2 bad input\n\n"
-    "example: fh1 diff golden/traces/mini-0.5b/t37.safetensors mine.safetensors\n";
+    "example: fh1 diff golden/traces/mini-0.5b/t37.safetensors mine.safetensors\n"
+    "(mine: fh1 trace golden/models/mini-0.5b --engine ref-f32 --like golden/traces/mini-0.5b/t37.safetensors -o "
+    "mine.safetensors)\n";
 
 typedef struct {
     const char *name;          /* stepJ/tap, in one of the files */

@@ -123,10 +123,10 @@ static int columns(const char *s)
 static void print_table(const fh1_config *c)
 {
     char name[FH1_TAP_NAME_SIZE], shape[160];
-    printf("%-36s %-18s %-16s %s\n", "tap", "letters", "shape", "definition");
+    printf("%-42s %-18s %-16s %s\n", "tap", "letters", "shape", "definition");
     for (int id = 0; id < FH1_TAP_COUNT; id++) {
         generic_name((fh1_tap_id)id, name);
-        printf("%-36s %s%*s %-16s %s\n", name, letters[id], 18 - columns(letters[id]), "",
+        printf("%-42s %s%*s %-16s %s\n", name, letters[id], 18 - columns(letters[id]), "",
                shape_text(c, (fh1_tap_id)id, false, shape, sizeof shape), fh1_tap_definition((fh1_tap_id)id));
     }
     printf("\ni = 0 .. %" PRId64 ". In a file: stepJ/NAME, J = 0, 1, … for successive calls on one cache.\n",

@@ -14,11 +14,16 @@ target_include_directories(fh1 PUBLIC $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}>
                            $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}/fh1>)
 
 install(TARGETS fh1 EXPORT fh1Targets ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR})
-foreach(folder IN LISTS FH1_FOLDERS)
-  install(DIRECTORY ${PROJECT_SOURCE_DIR}/${folder} DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/fh1
-          FILES_MATCHING PATTERN "*.h" PATTERN hf EXCLUDE PATTERN models EXCLUDE PATTERN traces EXCLUDE PATTERN examples
-          EXCLUDE)
+# What the parts of one folder share among themselves is not installed; of the reference only its engines are.
+set(FH1_INTERNAL judge_rules.h judge_state.h map_rules.h trace_owner.h report_impl.h clones.h)
+foreach(folder oracle convert golden)
+  file(GLOB headers CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/${folder}/*.h)
+  foreach(internal IN LISTS FH1_INTERNAL)
+    list(FILTER headers EXCLUDE REGEX "/${internal}$")
+  endforeach()
+  install(FILES ${headers} DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/fh1/${folder})
 endforeach()
+install(FILES ${PROJECT_SOURCE_DIR}/reference/engine.h DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/fh1/reference)
 
 install(EXPORT fh1Targets NAMESPACE fh1:: DESTINATION ${CMAKE_INSTALL_LIBDIR}/cmake/fh1)
 configure_package_config_file(${PROJECT_SOURCE_DIR}/cmake/fh1Config.cmake.in ${PROJECT_BINARY_DIR}/cmake/fh1Config.cmake

@@ -1,4 +1,4 @@
-/* The whole model from its ops (docs/numerics.md has the formulas in one place). */
+/* The whole model from its ops; the formula of each stands in its header. */
 #include "reference/call.h"
 #include "reference/cross_entropy.h"
 #include "reference/embed.h"

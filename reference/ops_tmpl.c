@@ -69,10 +69,13 @@ static fh1_status op_dt_softplus(fh1_engine *e, int64_t T, int64_t H, const void
     return NULL;
 }
 
-/* Separate x, B, C into the conv layout that the scan reads; freed by the caller. */
-static fh1_status join(const REF(ref_ssd_args) * a, const void *x, const void *B, const void *C, real **out)
+/* The arguments of a scan with x, B, C joined into the conv layout that it reads; a->xbc is freed by `release`. */
+static fh1_status join(const REF(ref_ssd_args) * shape, const void *x, const void *B, const void *C,
+                       REF(ref_ssd_args) * a)
 {
+    *a = *shape;
     const int64_t d = a->H * a->P, GN = a->G * a->N;
+    a->ldx = d + 2 * GN;
     const size_t bytes = (size_t)(a->T * a->ldx + 1) * sizeof(real);
     real *xbc = malloc(bytes);
     if (!xbc) return fh1_no_memory(bytes, "scan inputs");
@@ -81,33 +84,35 @@ static fh1_status join(const REF(ref_ssd_args) * a, const void *x, const void *B
         memcpy(xbc + t * a->ldx + d, (const real *)B + t * GN, (size_t)GN * sizeof *xbc);
         memcpy(xbc + t * a->ldx + d + GN, (const real *)C + t * GN, (size_t)GN * sizeof *xbc);
     }
-    *out = xbc;
+    a->xbc = xbc;
     return NULL;
+}
+
+static void release(REF(ref_ssd_args) * a)
+{
+    free((void *)(uintptr_t)a->xbc);
 }
 
 static fh1_status op_ssd_scan(fh1_engine *e, int64_t T, int64_t H, int64_t P, int64_t N, int64_t G, const void *x,
                               const void *B, const void *C, const void *dt, const fh1_tensor *A_log,
                               const fh1_tensor *D, const int64_t *doc, int64_t state_doc, void *state, void *y)
 {
-    REF(ref_ssd_args)
-    a = {.T = T,
-         .H = H,
-         .P = P,
-         .N = N,
-         .G = G,
-         .ldx = H * P + 2 * G * N,
-         .dt = dt,
-         .A_log = A_log,
-         .D = D,
-         .doc = doc,
-         .state_doc = state_doc,
-         .state = state,
-         .y = y};
-    real *xbc = NULL;
-    FH1_TRY(join(&a, x, B, C, &xbc));
-    a.xbc = xbc;
+    REF(ref_ssd_args) a;
+    const REF(ref_ssd_args) shape = {.T = T,
+                                     .H = H,
+                                     .P = P,
+                                     .N = N,
+                                     .G = G,
+                                     .dt = dt,
+                                     .A_log = A_log,
+                                     .D = D,
+                                     .doc = doc,
+                                     .state_doc = state_doc,
+                                     .state = state,
+                                     .y = y};
+    FH1_TRY(join(&shape, x, B, C, &a));
     REF(ref_ssd_scan_fwd)(&a, e->profile);
-    free(xbc);
+    release(&a);
     return NULL;
 }
 
@@ -115,25 +120,22 @@ static fh1_status op_ssd_chunk(fh1_engine *e, int64_t T, int64_t H, int64_t P, i
                                const void *x, const void *B, const void *C, const void *dt, const fh1_tensor *A_log,
                                const fh1_tensor *D, const int64_t *doc, int64_t state_doc, void *state, void *y)
 {
-    REF(ref_ssd_args)
-    a = {.T = T,
-         .H = H,
-         .P = P,
-         .N = N,
-         .G = G,
-         .ldx = H * P + 2 * G * N,
-         .dt = dt,
-         .A_log = A_log,
-         .D = D,
-         .doc = doc,
-         .state_doc = state_doc,
-         .state = state,
-         .y = y};
-    real *xbc = NULL;
-    FH1_TRY(join(&a, x, B, C, &xbc));
-    a.xbc = xbc;
+    REF(ref_ssd_args) a;
+    const REF(ref_ssd_args) shape = {.T = T,
+                                     .H = H,
+                                     .P = P,
+                                     .N = N,
+                                     .G = G,
+                                     .dt = dt,
+                                     .A_log = A_log,
+                                     .D = D,
+                                     .doc = doc,
+                                     .state_doc = state_doc,
+                                     .state = state,
+                                     .y = y};
+    FH1_TRY(join(&shape, x, B, C, &a));
     fh1_status s = REF(ref_ssd_chunk_fwd)(&a, Q, e->profile);
-    free(xbc);
+    release(&a);
     return s;
 }
 
@@ -141,23 +143,12 @@ static fh1_status op_ssd_step(fh1_engine *e, int64_t H, int64_t P, int64_t N, in
                               const void *C, const void *dt, const fh1_tensor *A_log, const fh1_tensor *D, void *state,
                               void *y)
 {
-    REF(ref_ssd_args)
-    a = {.T = 1,
-         .H = H,
-         .P = P,
-         .N = N,
-         .G = G,
-         .ldx = H * P + 2 * G * N,
-         .dt = dt,
-         .A_log = A_log,
-         .D = D,
-         .state = state,
-         .y = y};
-    real *xbc = NULL;
-    FH1_TRY(join(&a, x, B, C, &xbc));
-    a.xbc = xbc;
+    REF(ref_ssd_args) a;
+    const REF(ref_ssd_args)
+        shape = {.T = 1, .H = H, .P = P, .N = N, .G = G, .dt = dt, .A_log = A_log, .D = D, .state = state, .y = y};
+    FH1_TRY(join(&shape, x, B, C, &a));
     REF(ref_ssd_step_fwd)(&a, e->profile);
-    free(xbc);
+    release(&a);
     return NULL;
 }
 

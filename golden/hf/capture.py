@@ -432,7 +432,10 @@ def main():
         if args.loss:
             ids = torch.as_tensor(calls[0]["ids"])
             mask = torch.as_tensor(calls[0].get("mask", torch.ones_like(ids)))
-            calls[0]["labels"] = ids.masked_fill(mask == 0, -100)
+            # A label counts where both it and the token that predicts it are real: what stands at padding predicts nothing.
+            predicted = mask.clone()
+            predicted[:, 1:] *= mask[:, :-1]
+            calls[0]["labels"] = ids.masked_fill(predicted == 0, -100)
     if args.decode:
         calls.append({"decode": args.decode})
     if not calls or "ids" not in calls[0]:
