@@ -177,7 +177,7 @@ static fh1_status widen_bias(const fh1_tensor *b, bool absolute, real **out)
  * balance, and at most 512 KiB of bf16, long streams. */
 static int64_t few_grain(const linear_job *j)
 {
-    int64_t grain = j->N / (4 * fh1_threads()), most = (256 << 10) / j->K;
+    int64_t grain = j->N / (2 * fh1_threads()), most = (1 << 20) / j->K;
     if (grain > most) grain = most;
     return grain < 1 ? 1 : grain;
 }
