@@ -85,6 +85,16 @@ static fh1_status write_trace(const trace_options *o, const fh1_engine *e, gld_t
     return gld_trace_write(t, o->out, o->force, NULL);
 }
 
+/* A trace declares its engine's contract; tensors stored in a shorter type would have roundings that it does not name.
+ */
+static fh1_status check_store(fh1_dtype store, const fh1_profile *p)
+{
+    if (!(fh1_dtype_ulp(store, 1) > fh1_dtype_ulp(p->storage, 1))) return NULL;
+    fh1_status s = FH1_BAD("--store: shorter than what the engine's contract '%s' stores", p->name);
+    s = fh1_expected(s, "%s or longer", fh1_dtype_name(p->storage));
+    return fh1_hint(fh1_found(s, "%s", fh1_dtype_name(store)), "ref-bf16 records 16-bit traces");
+}
+
 static fh1_status run(const trace_options *o)
 {
     const fh1_profile *profile;
@@ -100,6 +110,7 @@ static fh1_status run(const trace_options *o)
     if (o->store) FH1_TRY(cli_dtype("--store", o->store, &ro.store));
     FH1_TRY(cvt_hf_folder_open(o->model, &m));
     fh1_status s = cli_engine_new(o->engine, profile, variants, &e);
+    if (!s && o->store) s = check_store(ro.store, e->profile);
     if (!s) {
         s = record(o, &m, e, &ro, &t);
         if (!s) s = write_trace(o, e, &t);

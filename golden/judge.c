@@ -57,6 +57,12 @@ static fh1_dtype coarser(fh1_dtype a, fh1_dtype b)
     return fh1_dtype_ulp(a, 1) > fh1_dtype_ulp(b, 1) ? a : b;
 }
 
+/* What one ulp of a tap means: the coarser of the contract's type and the tensor's own. */
+static fh1_dtype ulp_type_of(const gld_judgement *j, const gld_tap *tap)
+{
+    return coarser(tap->t.dtype, fh1_profile_tap_dtype(j->o->profile, tap->id, j->one_token, j->c));
+}
+
 typedef struct {
     int32_t *unit;
     bool *skip;
@@ -77,6 +83,8 @@ static fh1_status annotate(const gld_judgement *j, const gld_slot *s, const fh1_
                                  .width = s->width,
                                  .local = s->local,
                                  .decay = j->decay + s->tap->layer * tokens->B * j->c->H,
+                                 .ulp_type = ulp_type_of(j, s->tap),
+                                 .one_token = j->one_token,
                                  .bound = s->tap->id == FH1_TAP_CONTEXT ? s->abs_sum : NULL};
     gld_slack(&args, a->slack);
     for (int64_t r = 0; r < s->n; ++r)
@@ -106,25 +114,24 @@ static fh1_status judge_slot(gld_judgement *j, gld_slot *s, const fh1_tokens *to
     fh1_status st = annotate(j, s, tokens, &a);
     int64_t where = 0;
     if (!st) {
-        const gld_tap_errors errors = {
-            .id = tap->id,
-            .config = j->c,
-            .profile = j->o->profile,
-            .ulp_type = coarser(tap->t.dtype, fh1_profile_tap_dtype(j->o->profile, tap->id, j->one_token, j->c)),
-            .n_tokens = s->n,
-            .width = s->width,
-            .judged = s->value,
-            .local = s->local,
-            .free_rms = s->free_rms,
-            .emulated2 = s->emulated2,
-            .abs_sum = fh1_tap_is_linear(tap->id) ? s->abs_sum : NULL,
-            .slack = a.slack,
-            .skip = a.skip,
-            .unit = a.unit,
-            .far = j->n_members > 1,
-            .n_units = tap->id == FH1_TAP_LOSS ? 1 : fh1_tap_units(j->c, tap->id),
-            .chain = chain_length(j, tap->id),
-            .multiplier = tap->id == FH1_TAP_LOGITS ? j->c->m_lm : 1};
+        const gld_tap_errors errors = {.id = tap->id,
+                                       .config = j->c,
+                                       .profile = j->o->profile,
+                                       .ulp_type = ulp_type_of(j, tap),
+                                       .n_tokens = s->n,
+                                       .width = s->width,
+                                       .judged = s->value,
+                                       .local = s->local,
+                                       .free_rms = s->free_rms,
+                                       .emulated2 = s->emulated2,
+                                       .abs_sum = fh1_tap_is_linear(tap->id) ? s->abs_sum : NULL,
+                                       .slack = a.slack,
+                                       .skip = a.skip,
+                                       .unit = a.unit,
+                                       .far = j->n_members > 1,
+                                       .n_units = tap->id == FH1_TAP_LOSS ? 1 : fh1_tap_units(j->c, tap->id),
+                                       .chain = chain_length(j, tap->id),
+                                       .multiplier = tap->id == FH1_TAP_LOGITS ? j->c->m_lm : 1};
         st = gld_judge_tap(&errors, &r, &where);
     }
     if (!st) {

@@ -156,7 +156,7 @@ typedef struct {
 static element_rule rule_for(const gld_tap_errors *t)
 {
     const bool sums = t->id == FH1_TAP_SSD || t->id == FH1_TAP_CONTEXT || t->id == FH1_TAP_GATED;
-    if (t->far) return (element_rule){16 * scatter(t), 4};
+    if (t->far) return (element_rule){20, 4};
     if (sums || fh1_dtype_bits(t->ulp_type) > 16) return (element_rule){10, 4};
     return (element_rule){4, 2};
 }

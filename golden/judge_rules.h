@@ -43,6 +43,8 @@ typedef struct {
     int64_t n, width;
     const double *local;
     const double *decay;
+    fh1_dtype ulp_type;  /* as in gld_tap_errors */
+    bool one_token;      /* a one-token step on a cache */
     const double *bound; /* context: units of u per element, NULL when not computed */
 } gld_slack_args;
 

@@ -60,7 +60,6 @@ static double units(const fh1_config *c, fh1_tap_id id, double y)
     case FH1_TAP_FINAL_LAYERNORM: return norm_units(c->D);
     case FH1_TAP_GATED: return c->mamba_rms_norm ? norm_units(c->d_ssm / c->G) + SHARED : SHARED;
     case FH1_TAP_DT: return softplus_units(fabs(y));
-    case FH1_TAP_CONV_ACT:
     case FH1_TAP_ACT: return SHARED;
     case FH1_TAP_LOSS: return 8 * SHARED * (fabs(y) < 1 ? 1 / (fabs(y) + u) : 1); /* one number: logsumexp and a mean */
     default: return 0;
@@ -82,6 +81,13 @@ static void op_slack(const gld_slack_args *a, double *slack)
     case FH1_TAP_CONTEXT:
         for (int64_t i = 0; i < a->n * a->width; ++i)
             slack[i] = u * (a->bound ? a->bound[i] : SHARED * fabs(a->local[i]));
+        return;
+    case FH1_TAP_CONV_ACT: /* transformers up to 5.14 rounds each tap, their sum and the bias in a one-token step */
+        for (int64_t i = 0; i < a->n * a->width; ++i) {
+            const double step =
+                a->one_token && fh1_dtype_bits(a->ulp_type) <= 16 ? fh1_dtype_ulp(a->ulp_type, a->local[i]) : 0;
+            slack[i] = SHARED * u * fabs(a->local[i]) + step;
+        }
         return;
     default: break;
     }

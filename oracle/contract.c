@@ -39,7 +39,7 @@ static const fh1_variant_info variants[] = {
     {"history_dropped", FH1_VAR_HISTORY_DROPPED,
      "several tokens on a cache start from empty conv and state (transformers 4.53 to 5.12)"},
     {"pads_in_mixer", FH1_VAR_PADS_IN_MIXER,
-     "in a padded batch of one, pads are real tokens for the mixer (transformers 4.53 to 5.14)"},
+     "in a padded batch of one, pads are real tokens for the mixer and attend to pads (transformers 4.53 to 5.3)"},
     {"mixer_leaks_docs", FH1_VAR_MIXER_LEAKS_DOCS,
      "documents part in attention only, conv and state run on (transformers up to about 5.19; all versions "
      "where only restarted positions mark the documents)"},
