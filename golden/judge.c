@@ -115,7 +115,6 @@ static fh1_status judge_slot(gld_judgement *j, gld_slot *s, const fh1_tokens *to
     int64_t where = 0;
     if (!st) {
         const gld_tap_errors errors = {.id = tap->id,
-                                       .config = j->c,
                                        .profile = j->o->profile,
                                        .ulp_type = ulp_type_of(j, tap),
                                        .n_tokens = s->n,

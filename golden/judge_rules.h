@@ -9,7 +9,6 @@
  * the batch. All arrays have n_tokens * width entries. */
 typedef struct {
     fh1_tap_id id;
-    const fh1_config *config;
     const fh1_profile *profile;
     fh1_dtype ulp_type; /* the coarser of the contract's type for this tap and the tensor's own */
     int64_t n_tokens, width;

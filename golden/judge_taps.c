@@ -166,14 +166,13 @@ static void add_square(const gld_judgement *j, gld_slot *s, const double *value)
 /* RMS of judged - truth over RMS of truth. Slots of padding, where truth holds exact zeros, are left out. */
 static double relative_rms(const gld_slot *s, const double *truth)
 {
-    double err2 = 0, ref2 = 0;
+    fh1_rms rms = {0};
     for (int64_t i = 0; i < s->n * s->width; ++i) {
         if (truth[i] == 0 && fh1_tap_is_cache(s->tap->id)) continue;
-        const double err = fh1_error_of(s->value[i], truth[i]);
-        err2 += err * err;
-        ref2 += truth[i] * truth[i];
+        fh1_rms_add(&rms, fh1_error_of(s->value[i], truth[i]), truth[i], i);
     }
-    return ref2 > 0 ? sqrt(err2 / ref2) : err2 > 0 ? (double)INFINITY : 0;
+    const double err = fh1_rms_err(&rms), ref = fh1_rms_ref(&rms);
+    return ref > 0 ? err / ref : err > 0 ? (double)INFINITY : 0;
 }
 
 static fh1_status on_tap(void *user, const fh1_tap_event *e)

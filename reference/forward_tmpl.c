@@ -144,16 +144,25 @@ static void keep_pads(REF(ref_call) * k, fh1_batch *b)
     b->mask = NULL;
 }
 
+/* cos and sin of the call's positions; dynamic rope looks at the longest sequence that the cache has seen. */
+static void rope_table(REF(ref_call) * k)
+{
+    const int64_t longest = k->t.max_position + 1, seen = k->cache->rope_seq_len;
+    const int64_t seq_len = longest > seen ? longest : seen;
+    if (k->e->variants & FH1_VAR_THETA_CLASS_DEFAULT) {
+        fh1_config c = *k->c;
+        c.rope = (fh1_rope){.theta = 1e5};
+        REF(ref_rope_table)(&c, k->t.M, k->t.position, seq_len, k->p, k->cos_sin);
+    } else {
+        REF(ref_rope_table)(k->c, k->t.M, k->t.position, seq_len, k->p, k->cos_sin);
+    }
+}
+
 static fh1_status run(REF(ref_call) * k, const fh1_batch *b, int64_t n_logits, real *logits)
 {
     FH1_TRY(allocate(k));
     FH1_TRY(fh1_cache_prepare(k->cache, &k->t));
-    fh1_config theta = *k->c;
-    if (k->e->variants & FH1_VAR_THETA_CLASS_DEFAULT) theta.rope = (fh1_rope){.theta = 1e5};
-    const int64_t longest = k->t.max_position + 1;
-    REF(ref_rope_table)
-    (&theta, k->t.M, k->t.position, longest > k->cache->rope_seq_len ? longest : k->cache->rope_seq_len, k->p,
-     k->cos_sin);
+    rope_table(k);
     FH1_TRY(embed(k));
     for (int64_t i = 0; i < k->c->n_layers; ++i) FH1_TRY(layer_fwd(k, i));
     FH1_TRY(REF(ref_rmsnorm_fwd)(k->t.M, k->c->D, k->x, &k->m->final_layernorm, k->c->eps, k->p, k->n));

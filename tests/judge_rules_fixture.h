@@ -15,7 +15,6 @@ enum { MAX = 64 * 64 };
 
 /* A tap of n tokens, `width` elements each, every element a unit of its own; truth is 1 everywhere, unless changed. */
 typedef struct {
-    fh1_config config;
     gld_tap_errors t;
     double judged[MAX], local[MAX], emulated2[MAX], abs_sum[MAX], slack[MAX];
     bool skip[MAX];
@@ -34,7 +33,6 @@ static inline tap *tap_new(int64_t n, int64_t width, const char *profile, fh1_dt
         p->unit[i] = (int32_t)(i % (width ? width : 1));
     }
     p->t = (gld_tap_errors){.id = FH1_TAP_MID,
-                            .config = &p->config,
                             .profile = fh1_profile_find(profile),
                             .ulp_type = ulp_type,
                             .n_tokens = n,
