@@ -5,7 +5,8 @@ include(CMakePackageConfigHelpers)
 
 set(FH1_FOLDERS oracle convert reference golden)
 add_library(fh1 STATIC)
-foreach(objects oracle convert reference_f32 reference_f64 reference_plain golden)
+foreach(objects oracle convert reference_f32 reference_f64 reference_faulty_f32 reference_faulty_f64
+        reference_plain golden)
   target_sources(fh1 PRIVATE $<TARGET_OBJECTS:fh1_${objects}>)
 endforeach()
 set_target_properties(fh1 PROPERTIES LINKER_LANGUAGE C)
@@ -23,7 +24,8 @@ foreach(folder oracle convert golden)
   endforeach()
   install(FILES ${headers} DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/fh1/${folder})
 endforeach()
-install(FILES ${PROJECT_SOURCE_DIR}/reference/engine.h DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/fh1/reference)
+install(FILES ${PROJECT_SOURCE_DIR}/reference/engine.h ${PROJECT_SOURCE_DIR}/reference/faulty.h
+        DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/fh1/reference)
 
 install(EXPORT fh1Targets NAMESPACE fh1:: DESTINATION ${CMAKE_INSTALL_LIBDIR}/cmake/fh1)
 configure_package_config_file(${PROJECT_SOURCE_DIR}/cmake/fh1Config.cmake.in ${PROJECT_BINARY_DIR}/cmake/fh1Config.cmake

@@ -1,6 +1,7 @@
 #include "oracle/contract.h"
 
 #include <ctype.h>
+#include <float.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -16,13 +17,54 @@
         [FH1_RP_BRANCH] = r, [FH1_RP_RESIDUAL] = r, [FH1_RP_MLP] = r, [FH1_RP_LOGITS] = r                              \
     }
 
+/* Below the normal range f32 has few bits left, products of decays lose them step by step, and many pipelines flush to
+ * zero: nothing of the size of the smallest normal numbers is judged. The elementary functions: 4 u, since a vectorised
+ * pow of a library is up to 2 ulp of its result off (measured in transformers' rope frequencies). */
+#define F32_ARITHMETIC .u = 0x1p-24, .exp_units = 4, .underflow = 16 * 0x1p-126
+
+/* An engine whose chunk is not known: kernels take 64 to 256 tokens at once. */
+#define LONGEST_CHUNK 256
+
 static const fh1_profile profiles[] = {
-    {"exact", "f64 throughout, rounds nowhere else", FH1_F64, {FH1_ROUND_NONE}, 0x1p-53},
-    {"fp32", "f32 throughout, rounds nowhere else", FH1_F32, {FH1_ROUND_NONE}, 0x1p-24},
-    {"hf-eager-bf16", "transformers on the CPU, eager attention, bf16 model", FH1_BF16, EAGER_POINTS(FH1_ROUND_BF16),
-     0x1p-24},
-    {"hf-eager-fp16", "transformers on the CPU, eager attention, f16 model", FH1_F16, EAGER_POINTS(FH1_ROUND_F16),
-     0x1p-24},
+    {.name = "exact",
+     .summary = "f64 throughout, rounds nowhere else",
+     .storage = FH1_F64,
+     .at = {FH1_ROUND_NONE},
+     .u = 0x1p-53,
+     .exp_units = 4,
+     .chunk = LONGEST_CHUNK,
+     .underflow = 16 * DBL_MIN,
+     .relative = 1e-11},
+    {.name = "fp32",
+     .summary = "f32 throughout, rounds nowhere else",
+     .storage = FH1_F32,
+     .at = {FH1_ROUND_NONE},
+     F32_ARITHMETIC,
+     .chunk = LONGEST_CHUNK},
+    {.name = "hf-eager-bf16",
+     .summary = "transformers on the CPU, eager attention, bf16 model",
+     .storage = FH1_BF16,
+     .at = EAGER_POINTS(FH1_ROUND_BF16),
+     F32_ARITHMETIC},
+    {.name = "hf-eager-fp16",
+     .summary = "transformers on the CPU, eager attention, f16 model",
+     .storage = FH1_F16,
+     .at = EAGER_POINTS(FH1_ROUND_F16),
+     F32_ARITHMETIC},
+};
+
+const fh1_rules fh1_rule = {
+    .alpha = 1e-6,
+    .rms_band = 1.5,
+    .band_low = 0.5,
+    .band_tap = 2,
+    .band_unit = 4,
+    .band_token = 16,
+    .chain_element = 20,
+    .chain_ulps = 4,
+    .min_elements = 32,
+    .flip_sigmas = 4 * 1.4142135623730951,
+    .vacuous = 1,
 };
 
 static const fh1_variant_info variants[] = {

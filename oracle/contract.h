@@ -42,8 +42,30 @@ typedef struct {
     const char *summary; /* one line for --help and docs */
     fh1_dtype storage;   /* type that taps are stored in */
     fh1_round at[FH1_RP_COUNT];
-    double u; /* unit roundoff of the sums: 2^-53 (exact) or 2^-24 */
+    double u;         /* unit roundoff of the arithmetic: 2^-53 (exact) or 2^-24 */
+    double exp_units; /* how many u exp, log, sin, cos, pow and a reciprocal root may be off by, relative */
+    int64_t chunk;    /* longest chunk of a prefill scan; 0 = the model's mamba_chunk_size */
+    double underflow; /* absolute: nothing smaller is judged (subnormals may be flushed to zero) */
+    double relative;  /* share of the tap's RMS allowed where no gauge and no emulated pipeline exists; 0 = none */
 } fh1_profile;
+
+/* The statistics behind every verdict, in one place: there is no other tolerance in the project. The reasons stand in
+ * docs/numerics.md, "What is allowed". */
+typedef struct {
+    double alpha;         /* chance that an honest tap whose gauge is exact exceeds it */
+    double rms_band;      /* RMS error over the RMS that the gauge predicts: ties round worse than uniform ones */
+    double band_low;      /* below this share of the emulated RMS an engine is better than its contract: a note */
+    double band_tap;      /* a chain of ops, RMS against the emulated pipeline: whole tap, */
+    double band_unit;     /* one channel or head, */
+    double band_token;    /* one token */
+    double chain_element; /* one element behind a chain of ops, in emulated RMS, */
+    double chain_ulps;    /* and in ulps of the stored type */
+    int64_t min_elements; /* fewer make no RMS */
+    double flip_sigmas;   /* another greedy token is honest where the true gap is at most this many sigmas */
+    double vacuous;       /* MISTRUSTED where what is allowed reaches this share of the truth's RMS */
+} fh1_rules;
+
+extern const fh1_rules fh1_rule;
 
 const fh1_profile *fh1_profile_find(const char *name); /* NULL when unknown */
 const fh1_profile *fh1_profile_at(int i);              /* NULL past the last */

@@ -5,6 +5,8 @@
 #include "oracle/batch.h"
 #include "oracle/cache.h"
 #include "oracle/contract.h"
+#include "oracle/fault.h"
+#include "oracle/gauge.h"
 #include "oracle/model.h"
 #include "oracle/tap.h"
 
@@ -70,6 +72,62 @@ typedef struct {
     fh1_status (*sample)(fh1_engine *e, int64_t M, int64_t V, const void *logits, int64_t *token);
 } fh1_ops;
 
+/* What an honest engine with `contract` may be off by in one op: the parameters of the op of the same name in fh1_ops,
+ * inputs in f64 and exact (the judged engine's own), `y` (or what the op assigns) the true outputs. Gauges are
+ * assigned, in the shape of the output, the final rounding of the op included. In-place ops take their input in `x` and
+ * assign nothing. FH1_E_INTERNAL without memory. */
+typedef struct {
+    fh1_status (*embed)(const fh1_profile *contract, int64_t n, const double *y, const fh1_gauge *g);
+    fh1_status (*rmsnorm)(const fh1_profile *contract, int64_t M, int64_t D, const double *x, const fh1_tensor *w,
+                          double eps, const double *y, const fh1_gauge *g);
+    fh1_status (*linear)(const fh1_profile *contract, int64_t M, const double *x, const fh1_tensor *w,
+                         const fh1_tensor *b, const double *y, const fh1_gauge *g);
+    /* prefill and step alike; `window` as it was before the call */
+    fh1_status (*conv1d)(const fh1_profile *contract, int64_t T, int64_t c, int64_t K, const double *x,
+                         const fh1_tensor *w, const fh1_tensor *b, const int64_t *doc, int64_t window_doc,
+                         const double *window, const double *y, const fh1_gauge *g);
+    fh1_status (*dt_softplus)(const fh1_profile *contract, int64_t T, int64_t H, const double *raw,
+                              const fh1_tensor *bias, double lo, double hi, const double *dt, const fh1_gauge *g);
+    /* scan and chunk; `state` as it was before the call; g_state [H,P,N] or NULL: read (error of the incoming
+     * state) and assigned */
+    fh1_status (*ssd_scan)(const fh1_profile *contract, int64_t T, int64_t H, int64_t P, int64_t N, int64_t G,
+                           int64_t Q, const double *x, const double *B, const double *C, const double *dt,
+                           const fh1_tensor *A_log, const fh1_tensor *D, const int64_t *doc, int64_t state_doc,
+                           const double *state, const double *y, const fh1_gauge *g_state, const fh1_gauge *g);
+    fh1_status (*ssd_step)(const fh1_profile *contract, int64_t H, int64_t P, int64_t N, int64_t G, const double *x,
+                           const double *B, const double *C, const double *dt, const fh1_tensor *A_log,
+                           const fh1_tensor *D, const double *state, const double *y, const fh1_gauge *g_state,
+                           const fh1_gauge *g);
+    fh1_status (*gated_norm)(const fh1_profile *contract, int64_t M, int64_t d, int64_t G, const double *y,
+                             const double *z, const fh1_tensor *w, double eps, bool norm_before_gate, const double *out,
+                             const fh1_gauge *g);
+    fh1_status (*rope)(const fh1_profile *contract, const fh1_config *c, int64_t T, int64_t heads,
+                       const int64_t *position, int64_t seq_len, const double *x, const fh1_gauge *g);
+    /* prefill and step alike */
+    fh1_status (*attention)(const fh1_profile *contract, int64_t T, int64_t S, int64_t Hq, int64_t Hkv, int64_t A,
+                            const double *q, const double *k, const double *v, const int64_t *first, const double *out,
+                            const fh1_gauge *g);
+    fh1_status (*swiglu)(const fh1_profile *contract, int64_t M, int64_t F, const double *gate, double m_gate,
+                         const double *up, const double *act, const fh1_gauge *g);
+    fh1_status (*residual)(const fh1_profile *contract, int64_t n, const double *a, double m_a, const double *b,
+                           double m_b, const double *x, const fh1_gauge *g);
+    fh1_status (*lm_head)(const fh1_profile *contract, int64_t M, const double *h, const fh1_tensor *w, double m_lm,
+                          const double *logits, const fh1_gauge *g);
+    fh1_status (*cross_entropy)(const fh1_profile *contract, int64_t M, int64_t V, const double *logits,
+                                const int64_t *labels, double loss, const fh1_gauge *g);
+} fh1_gauge_ops;
+
+/* Operations on an engine's cache between calls; the functions of oracle/cache.h unless a fault is planted. */
+typedef struct {
+    void (*reset)(fh1_cache *c);
+    fh1_status (*clone)(const fh1_cache *c, fh1_cache **out);
+    fh1_status (*restore)(fh1_cache *c, const fh1_cache *snapshot);
+    fh1_status (*reorder)(fh1_cache *c, const int64_t *from, int64_t n);
+    fh1_status (*truncate)(fh1_cache *c, int64_t b, int64_t n);
+} fh1_cache_ops;
+
+extern const fh1_cache_ops fh1_cache_ops_true;
+
 struct fh1_engine {
     char name[32];              /* ref-f64, ref-f32, ref-bf16 … */
     fh1_dtype dtype;            /* F32 or F64: arithmetic, cache, and type of taps handed to sinks */
@@ -77,6 +135,9 @@ struct fh1_engine {
     unsigned variants;          /* fh1_variant bits */
     bool chunked;               /* prefill scans run in chunks of Q, as transformers computes them */
     const fh1_ops *ops;
+    const fh1_gauge_ops *gauges; /* ref-f64 only, NULL elsewhere */
+    const fh1_cache_ops *cache_ops;
+    fh1_fault fault; /* planted; FH1_FAULT_NONE in every engine that is not faulty on purpose */
     /* One call of the model. Appends to `cache` (never NULL; its dtype is the engine's). Logits of the
      * last `n_logits` columns of each row go to `logits` [B, n_logits, V] (dense, engine dtype; NULL =
      * not wanted and not computed unless a sink is given; columns of padding are 0). On error the cache

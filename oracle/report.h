@@ -18,6 +18,16 @@
 typedef enum { FH1_PASS, FH1_FAIL, FH1_MISTRUSTED, FH1_SKIP } fh1_verdict;
 const char *fh1_verdict_name(fh1_verdict v);
 
+/* Elements by error / allowed: bin k holds margins in [2^(k-12), 2^(k-11)), the first all below, the last all above. */
+enum { FH1_MARGIN_BINS = 16, FH1_TOKEN_BINS = 32 };
+
+/* A cause that explains a first divergence: a planted fault, a parameter, or the shape of what is left. */
+typedef struct {
+    char fault[64];     /* name of the registry, parameter ("mamba.D[3]"), or "unknown" */
+    double score;       /* share of the squared residual that it explains, 0 to 1 */
+    char evidence[320]; /* one sentence for people */
+} fh1_suspect;
+
 /* The verdict on one tap of one step of one subject. */
 typedef struct {
     const char *subject; /* engine name or "trace:FILE" */
@@ -32,6 +42,13 @@ typedef struct {
     double free_rms;         /* the same against truth's own upstream; NaN when not run */
     int rank;
     int64_t where[FH1_MAX_RANK];
+    /* for reports; zero or empty where a rule has none */
+    fh1_tap_id id;
+    int64_t layer;  /* -1 for taps of the whole model */
+    char note[160]; /* what a reader should know and no verdict says, as a better engine than declared */
+    int64_t histogram[FH1_MARGIN_BINS];  /* judged elements by error / allowed */
+    int n_token_bins;                    /* columns of the call in up to FH1_TOKEN_BINS equal ranges: */
+    double token_margin[FH1_TOKEN_BINS]; /* largest error / allowed in each */
 } fh1_tap_result;
 
 typedef struct fh1_report fh1_report;
@@ -49,6 +66,10 @@ fh1_status fh1_report_add(fh1_report *r, const fh1_tap_result *t);
  * otherwise. expect_tap NULL: a PASS is wanted. `label` is "group name" or "group:name"; the table sums
  * up by group. */
 void fh1_report_end_subject(fh1_report *r, const char *label, const char *expect_tap, int64_t expect_step);
+/* Causes of the first divergence of the subject reported last, best first; copied. The summary tells those of the
+ * first bad subject, `repro` the command that shows it alone (NULL: the one given to fh1_report_finish). Call before
+ * fh1_report_end_subject. */
+fh1_status fh1_report_suspects(fh1_report *r, const fh1_suspect *list, int n, const char *repro);
 /* The summary, last; `repro` is the command line that runs this again. Closes an open subject. Returns the
  * exit code: 0 for PASS, 1 for FAIL and MISTRUSTED, 3 if `out` could not be written or memory ran out. */
 int fh1_report_finish(fh1_report *r, const char *version, const char *repro);

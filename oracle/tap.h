@@ -80,18 +80,24 @@ typedef struct {
     fh1_tensor value; /* [M, …] packed tokens, dense, in the engine's compute type; a sink may
                          overwrite it (teacher forcing): the engine goes on from what it finds */
     const fh1_tokens *tokens;
-    const int64_t *kept;   /* logits only: which packed tokens the rows of value belong to
-                              (logits_to_keep); NULL elsewhere: row m is token m */
-    const double *abs_sum; /* when asked for, shape of value. Linear taps: Σ|w·x| (+ |bias|). context: what f32
-                              arithmetic may cost, in units of 2^-24 (reference/attention_gauge.h) */
+    const int64_t *kept;           /* logits only: which packed tokens the rows of value belong to
+                                       (logits_to_keep); NULL elsewhere: row m is token m */
+    const double *abs_sum;         /* going away */
+    const struct fh1_gauge *gauge; /* what an honest engine may be off by here, shape of value; NULL unless asked for */
 } fh1_tap_event;
+
+struct fh1_gauge_request; /* oracle/gauge_request.h */
 
 typedef struct fh1_tap_sink {
     void *user;
     fh1_status (*tap)(void *user, const fh1_tap_event *e);
-    /* Optional (may be NULL): whether abs_sum is wanted for this tap, linear or context. */
-    bool (*want_abs_sum)(void *user, fh1_tap_id id, int64_t layer);
+    bool (*want_abs_sum)(void *user, fh1_tap_id id, int64_t layer); /* going away */
+    /* Optional: gauges for the taps of this call. Only an exact engine serves it. */
+    const struct fh1_gauge_request *gauges;
     /* Optional: the rounding that the judged contract applies to the scaled input of this linear tap
      * (n·m_attn_in, n·m_ssm_in), applied by an exact engine too. See docs/numerics.md. */
     fh1_round (*input_round)(void *user, fh1_tap_id id, int64_t layer);
+    /* Start at this layer: the ones before are not computed. The sink is shown the output of the layer before
+     * (model.layers.i, or the input where it is 0) and puts in what the engine goes on from. 0: all. */
+    int64_t first_layer;
 } fh1_tap_sink;

@@ -176,6 +176,7 @@ static fh1_status run(REF(ref_call) * k, const fh1_batch *b, int64_t n_logits, r
 fh1_status REF(ref_forward)(fh1_engine *e, const fh1_model *m, const fh1_batch *b, fh1_cache *cache, int64_t n_logits,
                             void *logits, const fh1_tap_sink *sink)
 {
+    REF_ENTER(e);
     REF(ref_call) k = {.e = e, .m = m, .c = &m->config, .p = e->profile, .cache = cache, .sink = sink};
     fh1_batch inputs = *b;
     keep_pads(&k, &inputs);

@@ -21,7 +21,7 @@
 
 static fh1_status op_embed(fh1_engine *e, int64_t M, const int64_t *ids, const fh1_tensor *table, void *y)
 {
-    (void)e;
+    REF_ENTER(e);
     REF(ref_embed_fwd)(M, ids, table, y);
     return NULL;
 }
@@ -29,17 +29,20 @@ static fh1_status op_embed(fh1_engine *e, int64_t M, const int64_t *ids, const f
 static fh1_status op_rmsnorm(fh1_engine *e, int64_t M, int64_t D, const void *x, const fh1_tensor *w, double eps,
                              void *y)
 {
+    REF_ENTER(e);
     return REF(ref_rmsnorm_fwd)(M, D, x, w, eps, e->profile, y);
 }
 
 static fh1_status op_linear(fh1_engine *e, int64_t M, const void *x, const fh1_tensor *w, const fh1_tensor *b, void *y)
 {
+    REF_ENTER(e);
     return REF(ref_linear_fwd)(M, x, w, b, e->profile, y);
 }
 
 static fh1_status op_conv1d(fh1_engine *e, int64_t T, int64_t c, int64_t K, const void *x, const fh1_tensor *w,
                             const fh1_tensor *b, const int64_t *doc, int64_t window_doc, void *window, void *y)
 {
+    REF_ENTER(e);
     REF(ref_conv1d_args)
     a = {.T = T,
          .c = c,
@@ -58,6 +61,7 @@ static fh1_status op_conv1d(fh1_engine *e, int64_t T, int64_t c, int64_t K, cons
 static fh1_status op_conv1d_step(fh1_engine *e, int64_t c, int64_t K, const void *x, const fh1_tensor *w,
                                  const fh1_tensor *b, void *window, void *y)
 {
+    REF_ENTER(e);
     REF(ref_conv1d_args) a = {.T = 1, .c = c, .K = K, .ldx = c, .x = x, .w = w, .b = b, .window = window, .y = y};
     return REF(ref_conv1d_step_fwd)(&a, e->profile);
 }
@@ -65,6 +69,7 @@ static fh1_status op_conv1d_step(fh1_engine *e, int64_t c, int64_t K, const void
 static fh1_status op_dt_softplus(fh1_engine *e, int64_t T, int64_t H, const void *raw, const fh1_tensor *bias,
                                  double lo, double hi, void *dt)
 {
+    REF_ENTER(e);
     REF(ref_dt_softplus_fwd)(T, H, raw, H, bias, lo, hi, e->profile, dt);
     return NULL;
 }
@@ -97,6 +102,7 @@ static fh1_status op_ssd_scan(fh1_engine *e, int64_t T, int64_t H, int64_t P, in
                               const void *B, const void *C, const void *dt, const fh1_tensor *A_log,
                               const fh1_tensor *D, const int64_t *doc, int64_t state_doc, void *state, void *y)
 {
+    REF_ENTER(e);
     REF(ref_ssd_args) a;
     const REF(ref_ssd_args) shape = {.T = T,
                                      .H = H,
@@ -120,6 +126,7 @@ static fh1_status op_ssd_chunk(fh1_engine *e, int64_t T, int64_t H, int64_t P, i
                                const void *x, const void *B, const void *C, const void *dt, const fh1_tensor *A_log,
                                const fh1_tensor *D, const int64_t *doc, int64_t state_doc, void *state, void *y)
 {
+    REF_ENTER(e);
     REF(ref_ssd_args) a;
     const REF(ref_ssd_args) shape = {.T = T,
                                      .H = H,
@@ -143,6 +150,7 @@ static fh1_status op_ssd_step(fh1_engine *e, int64_t H, int64_t P, int64_t N, in
                               const void *C, const void *dt, const fh1_tensor *A_log, const fh1_tensor *D, void *state,
                               void *y)
 {
+    REF_ENTER(e);
     REF(ref_ssd_args) a;
     const REF(ref_ssd_args)
         shape = {.T = 1, .H = H, .P = P, .N = N, .G = G, .dt = dt, .A_log = A_log, .D = D, .state = state, .y = y};
@@ -155,12 +163,14 @@ static fh1_status op_ssd_step(fh1_engine *e, int64_t H, int64_t P, int64_t N, in
 static fh1_status op_gated_norm(fh1_engine *e, int64_t M, int64_t d, int64_t G, const void *y, const void *z,
                                 const fh1_tensor *w, double eps, bool norm_before_gate, void *out)
 {
+    REF_ENTER(e);
     return REF(ref_gated_norm_fwd)(M, d, G, y, z, d, w, eps, norm_before_gate, e->profile, out);
 }
 
 static fh1_status op_rope(fh1_engine *e, const fh1_config *c, int64_t T, int64_t heads, const int64_t *position,
                           int64_t seq_len, void *x)
 {
+    REF_ENTER(e);
     const size_t bytes = (size_t)(T * c->A + 1) * sizeof(real);
     real *table = malloc(bytes);
     if (!table) return fh1_no_memory(bytes, "a rope table");
@@ -173,6 +183,7 @@ static fh1_status op_rope(fh1_engine *e, const fh1_config *c, int64_t T, int64_t
 static fh1_status op_attention(fh1_engine *e, int64_t T, int64_t S, int64_t Hq, int64_t Hkv, int64_t A, const void *q,
                                const void *k, const void *v, const int64_t *first, void *out)
 {
+    REF_ENTER(e);
     REF(ref_attention_args)
     a = {.T = T, .S = S, .Hq = Hq, .Hkv = Hkv, .A = A, .ld_kv = S, .q = q, .k = k, .v = v, .first = first, .out = out};
     return REF(ref_attention_fwd)(&a, e->profile);
@@ -181,6 +192,7 @@ static fh1_status op_attention(fh1_engine *e, int64_t T, int64_t S, int64_t Hq, 
 static fh1_status op_attention_step(fh1_engine *e, int64_t S, int64_t Hq, int64_t Hkv, int64_t A, const void *q,
                                     const void *k, const void *v, int64_t first, void *out)
 {
+    REF_ENTER(e);
     REF(ref_attention_args)
     a = {.T = 1, .S = S, .Hq = Hq, .Hkv = Hkv, .A = A, .ld_kv = S, .q = q, .k = k, .v = v, .first = &first, .out = out};
     return REF(ref_attention_step_fwd)(&a, e->profile);
@@ -189,12 +201,14 @@ static fh1_status op_attention_step(fh1_engine *e, int64_t S, int64_t Hq, int64_
 static fh1_status op_swiglu(fh1_engine *e, int64_t M, int64_t F, const void *gate, double m_gate, const void *up,
                             void *act)
 {
+    REF_ENTER(e);
     REF(ref_swiglu_fwd)(M, F, gate, m_gate, up, e->profile, act);
     return NULL;
 }
 
 static fh1_status op_residual(fh1_engine *e, int64_t n, const void *a, double m_a, const void *b, double m_b, void *x)
 {
+    REF_ENTER(e);
     if (b) REF(ref_residual_mix)(n, a, m_a, b, m_b, e->profile, x);
     else REF(ref_residual_add)(n, a, m_a, e->profile, x);
     return NULL;
@@ -202,12 +216,13 @@ static fh1_status op_residual(fh1_engine *e, int64_t n, const void *a, double m_
 
 static fh1_status op_lm_head(fh1_engine *e, int64_t M, const void *h, const fh1_tensor *w, double m_lm, void *logits)
 {
+    REF_ENTER(e);
     return REF(ref_lm_head_fwd)(M, h, w, m_lm, e->profile, logits);
 }
 
 static fh1_status op_sample(fh1_engine *e, int64_t M, int64_t V, const void *logits, int64_t *token)
 {
-    (void)e;
+    REF_ENTER(e);
     REF(ref_sample_greedy)(M, V, logits, token);
     return NULL;
 }
@@ -215,7 +230,7 @@ static fh1_status op_sample(fh1_engine *e, int64_t M, int64_t V, const void *log
 static fh1_status op_cross_entropy(fh1_engine *e, int64_t M, int64_t V, const void *logits, const int64_t *labels,
                                    double *loss)
 {
-    (void)e;
+    REF_ENTER(e);
     *loss = REF(ref_cross_entropy_fwd)(M, V, logits, labels);
     return NULL;
 }

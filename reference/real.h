@@ -4,12 +4,19 @@
 
 #include "oracle/clones.h"
 #include "oracle/engine.h"
+#include "reference/fault.h"
 
 #include <math.h>
 
+#ifdef REF_FAULTY
+#define REF_JOIN(name, bits) name##bits##_faulty
+#else
+#define REF_JOIN(name, bits) name##bits
+#endif
+
 #if REF_BITS == 64
 typedef double real;
-#define REF(name) name##_f64
+#define REF(name) REF_JOIN(name, _f64)
 #define REF_DTYPE FH1_F64
 #define REF_LANES 16 /* partial sums of a dot product: four AVX2 registers either way */
 #define r_exp exp
@@ -19,7 +26,7 @@ typedef double real;
 #define r_fabs fabs
 #elif REF_BITS == 32
 typedef float real;
-#define REF(name) name##_f32
+#define REF(name) REF_JOIN(name, _f32)
 #define REF_DTYPE FH1_F32
 #define REF_LANES 32
 #define r_exp expf

@@ -98,7 +98,8 @@ fh1_status REF(ref_self_attn_fwd)(REF(ref_call) * k, int64_t layer)
     FH1_TRY(REF(ref_linear_tap)(k, FH1_TAP_K_PROJ, layer, M, NULL, k->scaled, &l->k_w, &l->k_b, 1, k->k));
     FH1_TRY(REF(ref_linear_tap)(k, FH1_TAP_V_PROJ, layer, M, NULL, k->scaled, &l->v_w, &l->v_b, 1, k->v));
 
-    for (int64_t i = 0; i < M * c->Hkv * c->A; ++i) k->k[i] *= (real)c->m_key; /* after the bias, before the rotation */
+    const real m_key = REF_FAULT(KEY_MULTIPLIER_DROPPED) ? 1 : (real)c->m_key;
+    for (int64_t i = 0; i < M * c->Hkv * c->A; ++i) k->k[i] *= m_key; /* after the bias, before the rotation */
     REF(ref_round_row)(k->p->at[FH1_RP_KEY], M * c->Hkv * c->A, k->k);
     REF(ref_rope_fwd)(M, c->Hq, c->A, k->cos_sin, k->p, k->q);
     REF(ref_rope_fwd)(M, c->Hkv, c->A, k->cos_sin, k->p, k->k);

@@ -1,0 +1,24 @@
+#include "oracle/fault.h"
+
+#include <assert.h>
+#include <string.h>
+
+static const fh1_fault_info table[FH1_FAULT_COUNT] = {
+#define FH1_FAULT(id, name, op, tap, source, caught_by, what) \
+    [FH1_FAULT_##id] = {name, op, FH1_TAP_##tap, source, caught_by, what},
+#include "oracle/fault_list.h"
+#undef FH1_FAULT
+};
+
+const fh1_fault_info *fh1_fault_get(fh1_fault f)
+{
+    assert(f > FH1_FAULT_NONE && f < FH1_FAULT_COUNT);
+    return &table[f];
+}
+
+fh1_fault fh1_fault_find(const char *name)
+{
+    for (int f = FH1_FAULT_NONE + 1; f < FH1_FAULT_COUNT; ++f)
+        if (strcmp(table[f].name, name) == 0) return (fh1_fault)f;
+    return FH1_FAULT_NONE;
+}
