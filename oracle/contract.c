@@ -64,7 +64,15 @@ const fh1_rules fh1_rule = {
     .chain_ulps = 4,
     .min_elements = 32,
     .flip_sigmas = 4 * 1.4142135623730951,
+    .law_f64 = 1e-12,
+    .suspect = 0.5,
+    .explained = 0.9,
+    .noise_share = 0.98,
+    .suspect_work = 1e12,
     .vacuous = 1,
+    .trend_rise = 2,
+    .trend_least = 0.125,
+    .trend_runs = 3,
 };
 
 static const fh1_variant_info variants[] = {

@@ -9,20 +9,6 @@
 #include <string.h>
 #include <unistd.h>
 
-const char *fh1_verdict_name(fh1_verdict v)
-{
-    static const char *const names[] = {"PASS", "FAIL", "MISTRUSTED", "SKIP"};
-    return (unsigned)v < 4 ? names[v] : "?";
-}
-
-char *fh1_report_printable(const char *text)
-{
-    size_t size = 4 * strlen(text) + 1; /* an escape takes four bytes for one */
-    char *copy = malloc(size);
-    if (copy) fh1_printable(text, copy, size);
-    return copy;
-}
-
 fh1_status fh1_report_new(fh1_report_form form, bool verbose, FILE *out, fh1_report **report)
 {
     fh1_report *r = *report = calloc(1, sizeof *r);
@@ -30,178 +16,226 @@ fh1_status fh1_report_new(fh1_report_form form, bool verbose, FILE *out, fh1_rep
     r->form = form;
     r->verbose = verbose;
     r->out = out;
+    r->first = FH1_NO_TAP;
     r->colour = form == FH1_REPORT_TABLE && !getenv("NO_COLOR") && isatty(fileno(out));
     return NULL;
 }
 
-static void clear_subject(fh1_report_subject *s)
+void fh1_report_past(fh1_report *r, const fh1_history *past, const char *time)
 {
-    free(s->name);
-    free(s->shown);
-    *s = (fh1_report_subject){0};
+    r->past = past;
+    snprintf(r->time, sizeof r->time, "%s", time);
 }
 
 void fh1_report_free(fh1_report *r)
 {
     if (!r) return;
-    clear_subject(&r->subject);
-    free(r->first_subject);
+    for (size_t i = 0; i < r->n_list; i++) fh1_report_subject_free(&r->list[i]);
+    free(r->list);
+    fh1_report_words_free(&r->words);
     free(r->groups);
+    free(r->version);
+    free(r->repro);
     free(r);
 }
 
-static fh1_status keep(fh1_report_subject *s, const fh1_tap_result *t)
+/* The subject that takes results, NULL between two of them. */
+static fh1_report_subject *current(const fh1_report *r)
 {
-    if (s->n_shown == s->cap_shown) {
-        size_t cap = s->cap_shown ? 2 * s->cap_shown : 16;
-        fh1_tap_result *grown = realloc(s->shown, cap * sizeof *grown);
-        if (!grown) return fh1_no_memory(cap * sizeof *grown, "the results of a report");
-        s->shown = grown;
-        s->cap_shown = cap;
+    return r->open ? &r->list[r->n_list - 1] : NULL;
+}
+
+static fh1_status open_subject(fh1_report *r, const char *name)
+{
+    if (r->n_list == r->cap_list) {
+        size_t cap = r->cap_list ? 2 * r->cap_list : 16;
+        fh1_report_subject *grown = realloc(r->list, cap * sizeof *grown);
+        if (!grown) return fh1_no_memory(cap * sizeof *grown, "the subjects of a report");
+        r->list = grown;
+        r->cap_list = cap;
     }
-    s->shown[s->n_shown] = *t;
-    s->shown[s->n_shown++].subject = NULL; /* the caller's string may be gone when it is told */
+    fh1_report_subject s = {.group = -1, .first = FH1_NO_TAP, .worst = FH1_NO_TAP, .most_free = (double)NAN};
+    s.skip_reason = "";
+    s.raw = strdup(name);
+    s.name = fh1_report_printable(name);
+    if (!s.raw || !s.name) {
+        fh1_report_subject_free(&s);
+        return fh1_no_memory(strlen(name), "the name of a subject");
+    }
+    r->list[r->n_list++] = s;
+    r->open = true;
     return NULL;
 }
 
-static fh1_status open_subject(fh1_report_subject *s, const char *name)
+/* First divergence and largest margin, as results arrive: of equals the one that came first. */
+static void weigh(fh1_report_subject *s)
 {
-    size_t size = strlen(name) + 1;
-    s->name = malloc(size);
-    if (!s->name) return fh1_no_memory(size, "the name of a subject");
-    memcpy(s->name, name, size);
-    s->open = true;
-    s->most_free = (double)NAN;
-    return NULL;
+    const size_t at = s->n_taps - 1;
+    const fh1_report_tap *t = &s->taps[at], *first = s->first == FH1_NO_TAP ? NULL : &s->taps[s->first];
+    const bool judged = t->verdict == FH1_PASS || t->verdict == FH1_FAIL;
+    s->count[t->verdict]++;
+    s->n_notes += t->note[0] != 0;
+    if (t->verdict == FH1_SKIP && !s->skip_reason[0]) s->skip_reason = t->reason;
+    if (t->verdict == FH1_FAIL &&
+        (!first || t->step < first->step || (t->step == first->step && t->order < first->order)))
+        s->first = at;
+    if (!judged) return;
+    if (!isnan(t->free_rms) && (isnan(s->most_free) || !fh1_within(t->free_rms, s->most_free)))
+        s->most_free = t->free_rms;
+    if (s->worst == FH1_NO_TAP || fh1_report_worse(t->margin, s->taps[s->worst].margin)) s->worst = at;
 }
 
 static fh1_status add(fh1_report *r, const fh1_tap_result *t)
 {
-    fh1_report_subject *s = &r->subject;
-    if (!s->open) FH1_TRY(open_subject(s, t->subject));
-    if (t->verdict == FH1_FAIL || t->verdict == FH1_MISTRUSTED) FH1_TRY(keep(s, t));
-    s->count[t->verdict]++;
-    if (t->verdict == FH1_SKIP && !s->skip_reason[0]) memcpy(s->skip_reason, t->reason, sizeof s->skip_reason);
-
-    bool judged = t->verdict == FH1_PASS || t->verdict == FH1_FAIL;
-    bool worse = !s->worst.tap[0] || (!isnan(s->worst.margin) && !fh1_within(t->margin, s->worst.margin));
-    if (judged && !isnan(t->free_rms) && (isnan(s->most_free) || !fh1_within(t->free_rms, s->most_free)))
-        s->most_free = t->free_rms;
-    if (judged && worse) {
-        s->worst = *t;
-        s->worst.subject = NULL;
-    }
-    if (r->form == FH1_REPORT_JSON) return fh1_report_json_tap(r, t);
-    if (r->verbose) fh1_report_table_tap(r, t);
+    if (!r->open) FH1_TRY(open_subject(r, t->subject));
+    fh1_report_subject *s = current(r);
+    FH1_TRY(fh1_report_keep(r, s, t));
+    weigh(s);
+    if (r->form == FH1_REPORT_JSON) return fh1_report_json_tap(r->out, s, &s->taps[s->n_taps - 1]);
+    if (r->verbose) fh1_report_table_tap(r, &s->taps[s->n_taps - 1]);
     return NULL;
 }
 
 fh1_status fh1_report_add(fh1_report *r, const fh1_tap_result *t)
 {
     assert((unsigned)t->verdict < 4 && t->rank >= 0 && t->rank <= FH1_MAX_RANK && t->subject);
-    if (r->subject.open && strcmp(r->subject.name, t->subject) != 0)
-        fh1_report_end_subject(r, r->subject.name, NULL, 0);
+    if (r->open && strcmp(current(r)->raw, t->subject) != 0) fh1_report_end_subject(r, current(r)->raw, NULL, 0);
     fh1_status s = add(r, t);
     if (s) r->broken = true;
     return s;
 }
 
-/* Lowest step, then lowest order; of equals the one that came first. */
-static const fh1_tap_result *first_divergence(const fh1_report_subject *s)
+static fh1_status keep_suspects(fh1_report_subject *s, const fh1_suspect *list, int n)
 {
-    const fh1_tap_result *first = NULL;
-    for (size_t i = 0; i < s->n_shown; i++) {
-        const fh1_tap_result *t = &s->shown[i];
-        if (t->verdict != FH1_FAIL) continue;
-        if (!first || t->step < first->step || (t->step == first->step && t->order < first->order)) first = t;
+    fh1_suspect *copy = malloc(((size_t)n + 1) * sizeof *copy);
+    if (!copy) return fh1_no_memory(((size_t)n + 1) * sizeof *copy, "suspects");
+    for (int i = 0; i < n; i++) {
+        copy[i].score = list[i].score;
+        fh1_printable(list[i].fault, copy[i].fault, sizeof copy[i].fault);
+        fh1_printable(list[i].evidence, copy[i].evidence, sizeof copy[i].evidence);
     }
-    return first;
+    free(s->suspects);
+    s->suspects = copy;
+    s->n_suspects = n;
+    return NULL;
 }
 
-static fh1_verdict verdict_of(const int64_t count[4])
+static fh1_status keep_repro(fh1_report_subject *s, const char *repro)
 {
-    return count[FH1_FAIL] ? FH1_FAIL : count[FH1_PASS] ? FH1_PASS : FH1_MISTRUSTED;
+    free(s->repro);
+    s->repro = fh1_report_printable(repro);
+    return s->repro ? NULL : fh1_no_memory(strlen(repro), "a repro line");
+}
+
+fh1_status fh1_report_suspects(fh1_report *r, const fh1_suspect *list, int n, const char *repro)
+{
+    assert(n >= 0 && (list || n == 0));
+    fh1_status s = NULL;
+    if (!r->open) return NULL; /* nothing was judged: there is nothing to explain */
+    if (list) s = keep_suspects(current(r), list, n);
+    if (!s && repro) s = keep_repro(current(r), repro);
+    if (s) r->broken = true;
+    return s;
 }
 
 /* Compare what came with what was wanted. */
-static void weigh_expectation(fh1_report_ending *e, const char *tap, int64_t step)
+static void weigh_expectation(fh1_report_subject *s, const char *tap, int64_t step)
 {
-    char came[160];
+    char came[160], wanted[4 * FH1_TAP_NAME_SIZE];
+    const fh1_report_tap *first = s->first == FH1_NO_TAP ? NULL : &s->taps[s->first];
     if (!tap) return;
-    if (e->first && strcmp(e->first->tap, tap) == 0 && e->first->step == step) {
-        e->expected_fail = true;
+    fh1_printable(tap, wanted, sizeof wanted);
+    if (first && strcmp(first->tap, wanted) == 0 && first->step == step) {
+        s->expected_fail = true;
         return;
     }
-    if (e->first) snprintf(came, sizeof came, "%s at step %lld", e->first->tap, (long long)e->first->step);
-    else snprintf(came, sizeof came, "none, verdict %s", fh1_verdict_name(e->verdict));
-    snprintf(e->unmet, sizeof e->unmet, "wanted first divergence %.96s at step %lld, found %s", tap, (long long)step,
+    if (first) snprintf(came, sizeof came, "%s at step %lld", first->tap, (long long)first->step);
+    else snprintf(came, sizeof came, "none, verdict %s", fh1_verdict_name(s->verdict));
+    snprintf(s->unmet, sizeof s->unmet, "wanted first divergence %.96s at step %lld, found %s", wanted, (long long)step,
              came);
 }
 
-/* The group of a label: what stands before the first blank or colon, or all of it. NULL without memory. */
-static fh1_report_group *find_group(fh1_report *r, const char *label)
+/* The group of a label: what stands before the first blank or colon, or all of it. -1 without memory. */
+static int find_group(fh1_report *r, const char *label)
 {
     char name[sizeof r->groups->name];
     snprintf(name, sizeof name, "%.*s", (int)strcspn(label, " :"), label);
     for (size_t i = 0; i < r->n_groups; i++)
-        if (strcmp(r->groups[i].name, name) == 0) return &r->groups[i];
+        if (strcmp(r->groups[i].name, name) == 0) return (int)i;
 
     fh1_report_group *grown = realloc(r->groups, (r->n_groups + 1) * sizeof *grown);
-    if (!grown) return NULL;
+    if (!grown) return -1;
     r->groups = grown;
     fh1_report_group *g = &grown[r->n_groups++];
     *g = (fh1_report_group){0};
     memcpy(g->name, name, sizeof name);
-    return g;
+    return (int)r->n_groups - 1;
 }
 
-static void count_subject(fh1_report *r, const fh1_report_ending *e)
+static void count_subject(fh1_report *r, fh1_report_subject *s)
 {
-    const fh1_report_subject *s = &r->subject;
-    bool good = e->expected_fail || (e->verdict == FH1_PASS && !e->unmet[0]);
-    fh1_report_group *g = find_group(r, e->label);
-    if (g) {
+    const bool good = s->expected_fail || (s->verdict == FH1_PASS && !s->unmet[0]);
+    s->group = find_group(r, s->label);
+    if (s->group < 0) {
+        r->broken = true;
+    } else {
+        fh1_report_group *g = &r->groups[s->group];
         g->subjects++;
         g->good += good;
         for (int v = 0; v < 4; v++) g->count[v] += s->count[v];
-    } else {
-        r->broken = true;
     }
-    r->subjects++;
-    r->passes += s->count[FH1_PASS] + e->expected_fail;
-    r->expected_failures += e->expected_fail;
-    r->mistrusted_subjects += e->verdict == FH1_MISTRUSTED;
-    r->failed |= e->unmet[0] || (e->verdict == FH1_FAIL && !e->expected_fail);
-    if (e->unmet[0] && !r->unmet[0]) snprintf(r->unmet, sizeof r->unmet, "%.120s: %.270s", e->label, e->unmet);
-    if (e->first && !e->expected_fail && !r->has_first) {
-        r->has_first = true;
-        r->first = *e->first;
-        r->first_subject = s->name ? fh1_report_printable(s->name) : NULL;
-        r->broken |= !r->first_subject;
-    }
+    r->passes += s->count[FH1_PASS] + s->expected_fail;
+    r->n_notes += s->n_notes;
+    r->expected_failures += s->expected_fail;
+    r->mistrusted_subjects += s->verdict == FH1_MISTRUSTED;
+    r->failed |= s->unmet[0] || (s->verdict == FH1_FAIL && !s->expected_fail);
+    if (s->unmet[0] && !r->unmet[0]) snprintf(r->unmet, sizeof r->unmet, "%.110s: %.390s", s->label, s->unmet);
+    if (s->first != FH1_NO_TAP && !s->expected_fail && r->first == FH1_NO_TAP) r->first = (size_t)(s - r->list);
 }
 
 void fh1_report_end_subject(fh1_report *r, const char *label, const char *expect_tap, int64_t expect_step)
 {
-    fh1_report_ending e = {.label = label};
-    e.verdict = verdict_of(r->subject.count);
-    e.first = first_divergence(&r->subject);
-    weigh_expectation(&e, expect_tap, expect_step);
-    count_subject(r, &e);
-    if (r->form == FH1_REPORT_TABLE && fh1_report_table_subject(r, &e)) r->broken = true;
-    clear_subject(&r->subject);
-}
-
-fh1_verdict fh1_report_verdict(const fh1_report *r)
-{
-    return r->failed ? FH1_FAIL : r->passes ? FH1_PASS : FH1_MISTRUSTED;
+    if (!r->open && open_subject(r, label)) { /* nothing was reported: the expectation is weighed all the same */
+        r->broken = true;
+        return;
+    }
+    fh1_report_subject *s = current(r);
+    s->label = fh1_report_printable(label);
+    if (!s->label) { /* then it is no subject of the report, which is broken */
+        r->broken = true;
+        fh1_report_subject_free(s);
+        r->n_list--;
+        r->open = false;
+        return;
+    }
+    s->verdict = s->count[FH1_FAIL] ? FH1_FAIL : s->count[FH1_PASS] ? FH1_PASS : FH1_MISTRUSTED;
+    weigh_expectation(s, expect_tap, expect_step);
+    count_subject(r, s);
+    if (r->form == FH1_REPORT_TABLE && fh1_report_table_subject(r, s)) r->broken = true;
+    r->open = false;
 }
 
 int fh1_report_finish(fh1_report *r, const char *version, const char *repro)
 {
-    if (r->subject.open) fh1_report_end_subject(r, r->subject.name, NULL, 0);
-    fh1_status s = r->form == FH1_REPORT_JSON ? fh1_report_json_summary(r, version, repro)
-                                              : fh1_report_table_summary(r, version, repro);
-    if (s || r->broken || fflush(r->out) != 0 || ferror(r->out)) return FH1_E_INTERNAL;
+    if (r->open) fh1_report_end_subject(r, current(r)->raw, NULL, 0);
+    r->version = fh1_report_printable(version);
+    r->repro = fh1_report_printable(repro);
+    if (!r->version || !r->repro) return FH1_E_INTERNAL;
+    if (r->form == FH1_REPORT_TABLE) fh1_report_table_summary(r);
+    else if (fh1_report_json_summary(r, r->out)) return FH1_E_INTERNAL;
+    if (r->broken || fflush(r->out) != 0 || ferror(r->out)) return FH1_E_INTERNAL;
     return fh1_report_verdict(r) == FH1_PASS ? 0 : 1;
+}
+
+fh1_status fh1_report_write(const fh1_report *r, fh1_report_kind kind, FILE *out)
+{
+    assert(!r->open && r->version && r->repro);
+    static fh1_status (*const tell[])(const fh1_report *, FILE *) = {
+        [FH1_REPORT_LINES] = fh1_report_lines,       [FH1_REPORT_JUNIT] = fh1_report_junit,
+        [FH1_REPORT_MARKDOWN] = fh1_report_markdown, [FH1_REPORT_HTML] = fh1_report_html,
+        [FH1_REPORT_HISTORY] = fh1_report_history,
+    };
+    FH1_TRY(tell[kind](r, out));
+    if (fflush(out) != 0 || ferror(out)) return fh1_fail(FH1_E_INTERNAL, "the report cannot be written");
+    return NULL;
 }

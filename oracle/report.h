@@ -1,16 +1,18 @@
-/* Verdicts and how they are told: a console table, JSON lines (DESIGN: section Verdicts).
+/* Verdicts and how they are told: a console table, JSON lines (DESIGN: section Verdicts), and afterwards the files for
+ * a CI: JUnit, Markdown, a page of HTML, lines of history (fh1_report_write).
  *
  * A *subject* is what is judged at once: an engine, a trace, a case of a suite. Its verdict: FAIL if any
  * tap FAILs, PASS if none FAILs and one PASSes, else MISTRUSTED. Its first divergence is the FAIL of the
  * lowest step, then the lowest order. The summary follows the same rule over all taps of all subjects;
  * a subject of which something else was wanted (fh1_report_end_subject) makes it FAIL.
  *
- * JSON lines carry the keys of DESIGN plus rel_rms, free_rms and, where there is one, reason; the summary
+ * JSON lines carry the keys of DESIGN plus rel_rms, free_rms and, where there is one, reason and note; the summary
  * also "subject" (of the first divergence), "subjects", "mistrusted_subjects", "expected_failures" and,
  * where an expectation was missed, "reason". Numbers have nine digits. Names are shown as by
  * fh1_printable, so that no file name can break a line. */
 #pragma once
 
+#include "oracle/history.h"
 #include "oracle/tap.h"
 
 #include <stdio.h>
@@ -67,10 +69,31 @@ fh1_status fh1_report_add(fh1_report *r, const fh1_tap_result *t);
  * up by group. */
 void fh1_report_end_subject(fh1_report *r, const char *label, const char *expect_tap, int64_t expect_step);
 /* Causes of the first divergence of the subject reported last, best first; copied. The summary tells those of the
- * first bad subject, `repro` the command that shows it alone (NULL: the one given to fh1_report_finish). Call before
- * fh1_report_end_subject. */
+ * first bad subject, `repro` the command that shows it alone. NULL for either leaves what there was: no suspects, and
+ * the command given to fh1_report_finish. Call before fh1_report_end_subject; without a result since, nothing happens.
+ */
 fh1_status fh1_report_suspects(fh1_report *r, const fh1_suspect *list, int n, const char *repro);
 /* The summary, last; `repro` is the command line that runs this again. Closes an open subject. Returns the
  * exit code: 0 for PASS, 1 for FAIL and MISTRUSTED, 3 if `out` could not be written or memory ran out. */
 int fh1_report_finish(fh1_report *r, const char *version, const char *repro);
+/* Margins of earlier runs, kept by the caller until the report is freed: the report says which margins rose
+ * (fh1_rules, trend_*), as a note and never as a verdict. `time` of this run, as 2026-11-21T06:42:54Z, goes into
+ * FH1_REPORT_HISTORY. Call before the first result. */
+void fh1_report_past(fh1_report *r, const fh1_history *past, const char *time);
+
+/* The finished report in another form. LINES: what FH1_REPORT_JSON prints. JUNIT: a testsuite per subject, a testcase
+ * per tap; a subject that failed as wanted has no failure, an unmet one has. MARKDOWN: short enough for a comment of a
+ * pull request. HTML: one page that needs no network and no script; details of every bad subject, of the worst of each
+ * group, and with `verbose` of all, up to a bound that the page names. HISTORY: one line per subject for `past` of
+ * later runs, see oracle/history.h. */
+typedef enum {
+    FH1_REPORT_LINES,
+    FH1_REPORT_JUNIT,
+    FH1_REPORT_MARKDOWN,
+    FH1_REPORT_HTML,
+    FH1_REPORT_HISTORY
+} fh1_report_kind;
+
+/* After fh1_report_finish. FH1_E_INTERNAL where `out` cannot be written or memory runs out. */
+fh1_status fh1_report_write(const fh1_report *r, fh1_report_kind kind, FILE *out);
 void fh1_report_free(fh1_report *r);

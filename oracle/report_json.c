@@ -1,4 +1,4 @@
-/* The report as JSON lines. */
+/* The report as JSON lines, and the lines of its history. */
 #include "oracle/report_impl.h"
 
 #include <cjson/cJSON.h>
@@ -39,7 +39,7 @@ static cJSON *integer(int64_t v)
     return cJSON_CreateRaw(text);
 }
 
-static bool add_where(cJSON *o, const fh1_tap_result *t)
+static bool add_where(cJSON *o, const fh1_report_tap *t)
 {
     cJSON *list = cJSON_CreateArray();
     if (!add_item(o, "where", list)) return false;
@@ -53,21 +53,37 @@ static bool add_where(cJSON *o, const fh1_tap_result *t)
     return true;
 }
 
+static bool add_suspects(cJSON *o, const fh1_report_subject *s)
+{
+    cJSON *list = cJSON_AddArrayToObject(o, "suspects");
+    for (int i = 0; list && s && i < s->n_suspects; i++) {
+        cJSON *item = cJSON_CreateObject();
+        if (!item || !cJSON_AddItemToArray(list, item)) {
+            cJSON_Delete(item);
+            return false;
+        }
+        if (!add_text(item, "fault", s->suspects[i].fault) || !add_number(item, "score", s->suspects[i].score) ||
+            !add_text(item, "evidence", s->suspects[i].evidence))
+            return false;
+    }
+    return list != NULL;
+}
+
 /* Prints and deletes `o`; `ok` says whether it is whole. */
-static fh1_status print_line(fh1_report *r, cJSON *o, bool ok)
+static fh1_status print_line(FILE *out, cJSON *o, bool ok)
 {
     char *line = ok ? cJSON_PrintUnformatted(o) : NULL;
     cJSON_Delete(o);
     if (!line) return fh1_no_memory(4096, "a line of JSON");
-    fprintf(r->out, "%s\n", line);
+    fprintf(out, "%s\n", line);
     cJSON_free(line);
     return NULL;
 }
 
-fh1_status fh1_report_json_tap(fh1_report *r, const fh1_tap_result *t)
+fh1_status fh1_report_json_tap(FILE *out, const fh1_report_subject *s, const fh1_report_tap *t)
 {
     cJSON *o = cJSON_CreateObject();
-    bool ok = o && add_text(o, "subject", t->subject);
+    bool ok = o && add_text(o, "subject", s->name);
     ok = ok && add_text(o, "tap", t->tap);
     ok = ok && add_item(o, "step", integer(t->step));
     ok = ok && add_text(o, "verdict", fh1_verdict_name(t->verdict));
@@ -79,31 +95,64 @@ fh1_status fh1_report_json_tap(fh1_report *r, const fh1_tap_result *t)
     ok = ok && add_number(o, "rel_rms", t->rel_rms);
     ok = ok && add_number(o, "free_rms", t->free_rms);
     if (t->reason[0]) ok = ok && add_text(o, "reason", t->reason);
-    return print_line(r, o, ok);
+    if (t->note[0]) ok = ok && add_text(o, "note", t->note);
+    return print_line(out, o, ok);
 }
 
-static bool add_first(cJSON *o, const fh1_report *r)
+static bool add_first(cJSON *o, const fh1_report_subject *s)
 {
-    if (!r->has_first) return add_item(o, "first_divergence", cJSON_CreateNull());
+    if (!s) return add_item(o, "first_divergence", cJSON_CreateNull());
     cJSON *first = cJSON_AddObjectToObject(o, "first_divergence");
-    return first && add_text(first, "tap", r->first.tap) && add_item(first, "step", integer(r->first.step)) &&
-           add_where(first, &r->first);
+    return first && add_text(first, "tap", s->taps[s->first].tap) &&
+           add_item(first, "step", integer(s->taps[s->first].step)) && add_where(first, &s->taps[s->first]);
 }
 
-fh1_status fh1_report_json_summary(fh1_report *r, const char *version, const char *repro)
+fh1_status fh1_report_json_summary(const fh1_report *r, FILE *out)
 {
+    const fh1_report_subject *bad = r->first == FH1_NO_TAP ? NULL : &r->list[r->first];
     cJSON *o = cJSON_CreateObject();
     bool ok = o && add_item(o, "summary", cJSON_CreateTrue());
-    ok = ok && add_text(o, "fh1", version);
+    ok = ok && add_text(o, "fh1", r->version);
     ok = ok && add_item(o, "schema", integer(1));
     ok = ok && add_text(o, "verdict", fh1_verdict_name(fh1_report_verdict(r)));
-    ok = ok && add_first(o, r);
-    ok = ok && add_item(o, "suspects", cJSON_CreateArray());
-    ok = ok && add_text(o, "repro", repro);
-    if (r->first_subject) ok = ok && add_text(o, "subject", r->first_subject);
-    ok = ok && add_item(o, "subjects", integer(r->subjects));
+    ok = ok && add_first(o, bad);
+    ok = ok && add_suspects(o, bad);
+    ok = ok && add_text(o, "repro", fh1_report_repro(r, bad));
+    if (bad) ok = ok && add_text(o, "subject", bad->name);
+    ok = ok && add_item(o, "subjects", integer((int64_t)r->n_list));
     ok = ok && add_item(o, "mistrusted_subjects", integer(r->mistrusted_subjects));
     ok = ok && add_item(o, "expected_failures", integer(r->expected_failures));
     if (r->unmet[0]) ok = ok && add_text(o, "reason", r->unmet);
-    return print_line(r, o, ok);
+    return print_line(out, o, ok);
+}
+
+fh1_status fh1_report_lines(const fh1_report *r, FILE *out)
+{
+    for (size_t i = 0; i < r->n_list; i++)
+        for (size_t k = 0; k < r->list[i].n_taps; k++)
+            FH1_TRY(fh1_report_json_tap(out, &r->list[i], &r->list[i].taps[k]));
+    return fh1_report_json_summary(r, out);
+}
+
+/* Margins that are no number prove no trend and are left out. */
+static fh1_status history_line(const fh1_report *r, const fh1_report_subject *s, FILE *out)
+{
+    fh1_report_kind_row *rows;
+    int n = 0;
+    FH1_TRY(fh1_report_fold(s, &rows, &n));
+    cJSON *o = cJSON_CreateObject(), *margins = NULL;
+    bool ok = o && add_text(o, "time", r->time) && add_text(o, "fh1", r->version) && add_text(o, "subject", s->label) &&
+              add_text(o, "verdict", fh1_verdict_name(fh1_report_shown(s)));
+    ok = ok && (margins = cJSON_AddObjectToObject(o, "margins")) != NULL;
+    for (int i = 0; ok && i < n; i++)
+        if (rows[i].worst && isfinite(rows[i].worst->margin))
+            ok = add_number(margins, rows[i].name, rows[i].worst->margin);
+    free(rows);
+    return print_line(out, o, ok);
+}
+
+fh1_status fh1_report_history(const fh1_report *r, FILE *out)
+{
+    for (size_t i = 0; i < r->n_list; i++) FH1_TRY(history_line(r, &r->list[i], out));
+    return NULL;
 }
