@@ -1,4 +1,4 @@
-#include "golden/judge_state.h"
+#include "golden/explain.h"
 
 #include <assert.h>
 #include <math.h>
@@ -43,60 +43,27 @@ static bool padding_slot(const gld_judgement *j, fh1_tap_id id, const int64_t *i
     return lo == row->n || row->col[lo] != index[2];
 }
 
-static int64_t chain_length(const gld_judgement *j, fh1_tap_id id)
-{
-    const fh1_config *c = j->c;
-    return id == FH1_TAP_O_PROJ      ? c->Hq * c->A
-           : id == FH1_TAP_OUT_PROJ  ? c->d_ssm
-           : id == FH1_TAP_DOWN_PROJ ? c->F
-                                     : c->D;
-}
-
 static fh1_dtype coarser(fh1_dtype a, fh1_dtype b)
 {
     return fh1_dtype_ulp(a, 1) > fh1_dtype_ulp(b, 1) ? a : b;
 }
 
-/* What one ulp of a tap means: the coarser of the contract's type and the tensor's own. */
-static fh1_dtype ulp_type_of(const gld_judgement *j, const gld_tap *tap)
-{
-    return coarser(tap->t.dtype, fh1_profile_tap_dtype(j->o->profile, tap->id, j->one_token, j->c));
-}
-
-typedef struct {
-    int32_t *unit;
-    bool *skip;
-    double *slack;
-} annotations;
-
-static fh1_status annotate(const gld_judgement *j, const gld_slot *s, const fh1_tokens *tokens, annotations *a)
+static fh1_status annotate(const gld_judgement *j, gld_slot *s)
 {
     const int64_t n = s->n * s->width;
-    a->unit = malloc((size_t)(n + 1) * sizeof *a->unit);
-    a->skip = calloc((size_t)(n + 1), sizeof *a->skip);
-    a->slack = malloc((size_t)(n + 1) * sizeof *a->slack);
-    if (!a->unit || !a->skip || !a->slack) return fh1_no_memory((size_t)n * 13, "error annotations");
-    const gld_slack_args args = {.config = j->c,
-                                 .id = s->tap->id,
-                                 .tokens = tokens,
-                                 .n = s->n,
-                                 .width = s->width,
-                                 .local = s->local,
-                                 .decay = j->decay + s->tap->layer * tokens->B * j->c->H,
-                                 .ulp_type = ulp_type_of(j, s->tap),
-                                 .one_token = j->one_token,
-                                 .bound = s->tap->id == FH1_TAP_CONTEXT ? s->abs_sum : NULL};
-    gld_slack(&args, a->slack);
+    s->unit = malloc((size_t)(n + 1) * sizeof *s->unit);
+    s->skip = calloc((size_t)(n + 1), sizeof *s->skip);
+    if (!s->unit || !s->skip) return fh1_no_memory((size_t)n * 5, "error annotations");
     for (int64_t r = 0; r < s->n; ++r)
         for (int64_t i = 0; i < s->width; ++i) {
             int64_t index[FH1_MAX_RANK] = {0};
             const int64_t at = r * s->width + i;
             if (fh1_tap_is_cache(s->tap->id)) {
                 unravel(at, &s->tap->t, index);
-                a->unit[at] = (int32_t)fh1_tap_unit_of_index(j->c, s->tap->id, index);
-                a->skip[at] = padding_slot(j, s->tap->id, index);
+                s->unit[at] = (int32_t)fh1_tap_unit_of_index(j->c, s->tap->id, index);
+                s->skip[at] = padding_slot(j, s->tap->id, index);
             } else {
-                a->unit[at] = s->tap->id == FH1_TAP_LOSS ? 0 : (int32_t)fh1_tap_unit_of(j->c, s->tap->id, i);
+                s->unit[at] = s->tap->id == FH1_TAP_LOSS ? 0 : (int32_t)fh1_tap_unit_of(j->c, s->tap->id, i);
             }
         }
     return NULL;
@@ -105,42 +72,47 @@ static fh1_status annotate(const gld_judgement *j, const gld_slot *s, const fh1_
 static fh1_status judge_slot(gld_judgement *j, gld_slot *s, const fh1_tokens *tokens)
 {
     const gld_tap *tap = s->tap;
-    annotations a = {0};
     fh1_tap_result r = {.subject = j->o->subject,
                         .step = j->step,
                         .order = fh1_tap_order(tap->id, tap->layer, j->c->n_layers),
+                        .id = tap->id,
+                        .layer = fh1_tap_is_per_layer(tap->id) ? tap->layer : -1,
                         .rank = tap->t.rank};
     fh1_tap_name(tap->id, tap->layer, r.tap);
-    fh1_status st = annotate(j, s, tokens, &a);
+    fh1_status st = annotate(j, s);
     int64_t where = 0;
     if (!st) {
+        const fh1_dtype declared = fh1_profile_tap_dtype(j->o->profile, tap->id, j->one_token, j->c);
         const gld_tap_errors errors = {.id = tap->id,
                                        .profile = j->o->profile,
-                                       .ulp_type = ulp_type_of(j, tap),
+                                       .ulp_type = coarser(tap->t.dtype, declared),
+                                       .stored_coarser = s->coarse,
                                        .n_tokens = s->n,
                                        .width = s->width,
                                        .judged = s->value,
                                        .local = s->local,
                                        .free_rms = s->free_rms,
                                        .emulated2 = s->emulated2,
-                                       .abs_sum = fh1_tap_is_linear(tap->id) ? s->abs_sum : NULL,
-                                       .slack = a.slack,
-                                       .skip = a.skip,
-                                       .unit = a.unit,
-                                       .far = j->n_members > 1,
+                                       .gauge = s->gauge.worst ? &s->gauge : NULL,
+                                       .far = s->far,
+                                       .skip = s->skip,
+                                       .unit = s->unit,
                                        .n_units = tap->id == FH1_TAP_LOSS ? 1 : fh1_tap_units(j->c, tap->id),
-                                       .chain = chain_length(j, tap->id),
-                                       .multiplier = tap->id == FH1_TAP_LOGITS ? j->c->m_lm : 1};
+                                       .correlated = tap->id == FH1_TAP_CONTEXT ? j->c->A : 1,
+                                       .column = s->column,
+                                       .n_columns = tokens->T};
         st = gld_judge_tap(&errors, &r, &where);
     }
     if (!st) {
         if (s->n > 0 && s->width > 0)
             unravel(ordinal_of(j, s, tokens, where / s->width, where % s->width), &tap->t, r.where);
         st = fh1_report_add(j->report, &r);
+        const bool earlier = !j->failed || (r.step == j->first.step && r.order < j->first.order);
+        if (r.verdict == FH1_FAIL && earlier) {
+            j->failed = true;
+            j->first = r;
+        }
     }
-    free(a.unit);
-    free(a.skip);
-    free(a.slack);
     return st;
 }
 
@@ -167,10 +139,21 @@ static fh1_status skip(gld_judgement *j, const gld_slot *s, const char *reason)
                         .allowed = (double)NAN,
                         .rel_rms = (double)NAN,
                         .free_rms = (double)NAN,
+                        .id = s->tap->id,
+                        .layer = fh1_tap_is_per_layer(s->tap->id) ? s->tap->layer : -1,
                         .order = fh1_tap_order(s->tap->id, s->tap->layer, j->c->n_layers)};
     fh1_tap_name(s->tap->id, s->tap->layer, r.tap);
     snprintf(r.reason, sizeof r.reason, "%s", reason);
     return fh1_report_add(j->report, &r);
+}
+
+/* A mean over nothing: every label is ignored, or has no predecessor in its row. */
+static bool no_label_counts(const fh1_batch *b)
+{
+    for (int64_t row = 0; row < b->B; ++row)
+        for (int64_t t = 1; t < b->T; ++t)
+            if (b->labels[row * b->T + t] != -100) return false;
+    return true;
 }
 
 /* Why the recorded loss cannot be judged; NULL when it can. */
@@ -178,6 +161,7 @@ static const char *no_loss(const gld_slot *s, const fh1_batch *b, const fh1_toke
 {
     if (s->tap->id != FH1_TAP_LOSS) return NULL;
     if (!b->labels) return "a loss without labels: record stepJ/labels too";
+    if (no_label_counts(b)) return "no label counts: the loss is a mean over nothing";
     return loss_reads_padding(b, tokens) ? "a label is predicted from padding: set it to -100" : NULL;
 }
 
@@ -194,7 +178,11 @@ static fh1_status open_slots(gld_judgement *j)
         j->slots[i].tap = &step->taps[i];
         j->slots[i].judged = !j->o->taps || gld_taps_match(j->o->taps, step->taps[i].id, step->taps[i].layer);
         if (step->taps[i].id == FH1_TAP_LOSS) j->n_logits = step->batch.T; /* the loss needs all positions */
+        const fh1_dtype declared = fh1_profile_tap_dtype(j->o->profile, step->taps[i].id, j->one_token, j->c);
+        j->slots[i].coarse = coarser(step->taps[i].t.dtype, declared) != declared;
     }
+    for (int64_t i = 0; i < step->n_taps; ++i)
+        j->slots[i].far = !gld_inputs_recorded(j, step->taps[i].id, step->taps[i].layer);
     return NULL;
 }
 
@@ -205,15 +193,38 @@ static void close_slots(gld_judgement *j)
         free(s->value);
         free(s->local);
         free(s->emulated2);
-        free(s->abs_sum);
+        free(s->column);
+        free(s->row);
+        free(s->unit);
+        free(s->skip);
+        fh1_gauge_free(&s->gauge);
     }
     free(j->slots);
     j->slots = NULL;
     j->n_slots = 0;
 }
 
+/* The causes of the first divergence, while the call that shows it is at hand. */
+static fh1_status explain(gld_judgement *j)
+{
+    fh1_suspect list[GLD_MOST_SUSPECTS];
+    int n = 0;
+    if (!j->failed || j->first.step != j->step || !j->o->make_faulty) return NULL;
+    FH1_TRY(gld_explain(j, gld_find_slot(j, j->first.id, j->first.layer < 0 ? 0 : j->first.layer), list, &n));
+    return fh1_report_suspects(j->report, list, n, NULL);
+}
+
+static fh1_status keep_cache_before(gld_judgement *j)
+{
+    if (j->failed || !j->o->make_faulty) return NULL;
+    fh1_cache_free(j->before);
+    j->before = NULL;
+    return fh1_cache_clone(j->local_cache, &j->before);
+}
+
 static fh1_status judge_step(gld_judgement *j, const fh1_tokens *tokens)
 {
+    FH1_TRY(keep_cache_before(j));
     FH1_TRY(gld_run_step(j, j->truth, j->free_cache, RUN_FREE, 0));
     FH1_TRY(gld_run_step(j, j->truth, j->local_cache, RUN_LOCAL, 0));
     for (int i = 0; i < j->n_members; ++i) FH1_TRY(gld_run_step(j, j->emulated, j->member_cache[i], RUN_EMULATED, i));
@@ -225,8 +236,10 @@ static fh1_status judge_step(gld_judgement *j, const fh1_tokens *tokens)
         if (!why && !s->value) why = "no engine computes it for this input";
         FH1_TRY(why ? skip(j, s, why) : judge_slot(j, s, tokens));
     }
+    FH1_TRY(explain(j));
     for (int64_t i = 0; i < j->n_slots; ++i)
         if (fh1_tap_is_cache(j->slots[i].tap->id)) FH1_TRY(gld_import_judged(j, &j->slots[i]));
+    gld_note_known(j);
     return NULL;
 }
 
@@ -250,8 +263,12 @@ static fh1_status open_engines(gld_judgement *j)
 {
     const gld_judge_options *o = j->o;
     const int64_t B = j->trace->steps[0].batch.B;
-    const size_t n = (size_t)(j->c->n_layers * B * j->c->H);
-    if (!(j->decay = calloc(n, sizeof *j->decay))) return fh1_no_memory(n * sizeof *j->decay, "decay sums");
+    const size_t n = (size_t)(j->c->n_layers * GLD_PARTS);
+    if (!(j->known = malloc(n * sizeof *j->known))) return fh1_no_memory(n * sizeof *j->known, "a judgement");
+    /* An empty cache is known. A mixer that computes on padding leaves what no trace records. */
+    const bool pads = (o->variants & FH1_VAR_PADS_IN_MIXER) && B == 1 && j->trace->steps[0].batch.mask;
+    for (size_t i = 0; i < n; ++i) j->known[i] = !pads || (int)i % GLD_PARTS < FH1_CACHE_CONV;
+    FH1_TRY(fh1_gauge_cache_new(j->c, B, &j->errors));
     j->truth = o->make_engine("ref-f64", fh1_profile_find("exact"), o->variants);
     if (!j->truth) return fh1_no_memory(sizeof *j->truth, "the truth");
     FH1_TRY(gld_books_new(j->c, B, &j->books_config, &j->books));
@@ -275,8 +292,10 @@ static void close_engines(gld_judgement *j)
     fh1_cache_free(j->books);
     fh1_cache_free(j->free_cache);
     fh1_cache_free(j->local_cache);
+    fh1_cache_free(j->before);
     for (int i = 0; i < j->n_members; ++i) fh1_cache_free(j->member_cache[i]);
-    free(j->decay);
+    fh1_gauge_cache_free(&j->errors);
+    free(j->known);
 }
 
 fh1_status gld_judge(const gld_trace *t, const gld_judge_options *o, fh1_report *report)

@@ -19,6 +19,8 @@ typedef struct {
     const char *taps;           /* glob, NULL = all */
     const char *subject;        /* for the report */
     fh1_engine *(*make_engine)(const char *name, const fh1_profile *p, unsigned variants); /* reference engines */
+    /* The same with a planted fault, to explain the first divergence; NULL: no causes are looked for. */
+    fh1_engine *(*make_faulty)(const char *name, const fh1_profile *p, unsigned variants, fh1_fault f);
 } gld_judge_options;
 
 /* Results go to `report`; the caller ends the subject. FH1_E_INPUT for inputs that the model cannot take. */

@@ -7,47 +7,37 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* The constants of the rules, each with its reading; the derivations are in docs/numerics.md. */
-#define SIGMAS 4.0      /* of a sum of independent roundings: one element in 16 000 would exceed it */
-#define RMS_TAP 2.0     /* whole tap against the emulated pipeline */
-#define RMS_UNIT 4.0    /* one channel or head: fewer elements, more scatter */
-#define RMS_TOKEN 8.0   /* one token: an error that sits at one place only */
-#define MIN_ELEMENTS 32 /* below, a ratio of two RMS values means little */
-#define EXACT_RELATIVE 1e-11
-
+/* What is added up over the whole tap, one channel or head, or one token; in the tap's unit. */
 typedef struct {
-    double err2, emu2, ref2, floor2;
-    double max_err;
+    double err2, emu2, ref2;
+    double variance, variance2, shared2, allowed2; /* of the gauge; Σ V and Σ V² */
+    double max_margin, err_there, allowed_there;
     int64_t n, argmax;
 } bin;
 
-static void bin_add(bin *b, double err, double emu2, double ref, double floor, int64_t i)
-{
-    if (b->n == 0 || !fh1_within(err, b->max_err)) {
-        b->max_err = err;
-        b->argmax = i;
-    }
-    b->err2 += err * err;
-    b->emu2 += emu2;
-    b->ref2 += ref * ref;
-    b->floor2 += floor * floor;
-    b->n += 1;
-}
-
-/* RMS error over RMS allowed, where allowed = max(factor · emulated, one ulp). */
-static double bin_margin(const bin *b, double factor, double *allowed)
-{
-    const double n = (double)b->n, emu = sqrt(b->emu2 / n), floor = sqrt(b->floor2 / n);
-    *allowed = factor * emu > floor ? factor * emu : floor;
-    if (!(*allowed > 0)) *allowed = DBL_MIN;
-    return sqrt(b->err2 / n) / *allowed;
-}
+typedef struct {
+    const gld_tap_errors *t;
+    double sigmas;
+    double scale; /* the tap's unit */
+    bin tap, *unit, *token;
+} tally;
 
 /* Elements of another class are told apart first (class_differs); where truth and judged share an infinity there is
  * nothing left to measure. */
 static bool judged_here(const gld_tap_errors *t, int64_t i)
 {
     return (!t->skip || !t->skip[i]) && isfinite(t->local[i]);
+}
+
+/* A power of two near the largest value of the truth: in this unit no square of an f64 overflows or vanishes. */
+static double scale_of(const gld_tap_errors *t)
+{
+    double max = 0;
+    int exponent;
+    for (int64_t i = 0; i < t->n_tokens * t->width; ++i)
+        if (judged_here(t, i)) max = fmax(max, fabs(t->local[i]));
+    frexp(max, &exponent);
+    return ldexp(1, exponent - 1);
 }
 
 /* The emulated square error of an element; an emulated pipeline that overflowed says nothing about an honest one. */
@@ -62,14 +52,74 @@ static double half_ulp(fh1_dtype type, double a, double b)
     return fh1_dtype_ulp(type, fabs(a) > fabs(b) ? a : b) / 2;
 }
 
-/* Linear layers, per element: half an ulp for each declared rounding and SIGMAS·√d·u·Σ|w·x| for the sum. */
-static double linear_allowed(const gld_tap_errors *t, int64_t i)
+/* The gauge of an element, with the rounding of a tensor that is stored coarser than the contract says. Truth is an f64
+ * computation itself, so an f64 engine is off from it by two gauges. */
+static fh1_err gauge_of(const gld_tap_errors *t, int64_t i)
 {
-    double allowed = half_ulp(t->ulp_type, t->judged[i], t->local[i]);
-    if (t->id == FH1_TAP_LOGITS && t->multiplier != 0)
-        allowed +=
-            fabs(t->multiplier) * half_ulp(t->ulp_type, t->judged[i] / t->multiplier, t->local[i] / t->multiplier);
-    return allowed + SIGMAS * sqrt((double)t->chain) * t->profile->u * t->abs_sum[i];
+    fh1_err e = {0};
+    if (t->gauge) e = fh1_gauge_at(t->gauge, i);
+    if (t->profile->storage == FH1_F64) e = fh1_err_scale(e, 2);
+    if (t->stored_coarser) e = fh1_err_half(e, half_ulp(t->ulp_type, t->judged[i], t->local[i]));
+    return e;
+}
+
+/* Where the variance, a square, is too small for an f64 the worst case is left. */
+static double gauge_allowed(const tally *y, int64_t i)
+{
+    const fh1_err e = gauge_of(y->t, i);
+    const double allowed = e.variance < DBL_MIN ? e.worst : fh1_gauge_allowed(e, y->sigmas);
+    return allowed + y->t->profile->underflow;
+}
+
+/* In the tap's unit. Where the square over- or underflowed: what independent roundings at their largest would have. */
+static double variance_of(const tally *y, fh1_err e)
+{
+    const double independent = (e.worst - e.shared) / y->scale;
+    return isnormal(e.variance) ? e.variance / y->scale / y->scale : independent * independent / 3;
+}
+
+static double square(double v)
+{
+    return v * v;
+}
+
+/* Never NaN: a bound that is no number allows nothing. */
+static double margin_of(double err, double allowed)
+{
+    return isnan(err / allowed) ? (double)INFINITY : err / allowed;
+}
+
+static void bin_add(bin *b, const tally *y, int64_t i, double err)
+{
+    const gld_tap_errors *t = y->t;
+    const fh1_err e = gauge_of(t, i);
+    const double allowed = gauge_allowed(y, i), margin = margin_of(err, allowed), variance = variance_of(y, e);
+    if (b->n == 0 || !fh1_within(margin, b->max_margin)) {
+        b->max_margin = margin;
+        b->err_there = err;
+        b->allowed_there = allowed;
+        b->argmax = i;
+    }
+    b->err2 += square(err / y->scale);
+    b->emu2 += emulated2(t, i) / y->scale / y->scale;
+    b->ref2 += square(t->local[i] / y->scale);
+    b->variance += variance;
+    b->variance2 += variance * variance;
+    b->shared2 += square(e.shared / y->scale);
+    b->allowed2 += square(allowed / y->scale);
+    b->n += 1;
+}
+
+static void add_up(tally *y)
+{
+    const gld_tap_errors *t = y->t;
+    for (int64_t i = 0; i < t->n_tokens * t->width; ++i) {
+        if (!judged_here(t, i)) continue;
+        const double err = fh1_error_of(t->judged[i], t->local[i]);
+        bin_add(&y->tap, y, i, err);
+        bin_add(&y->unit[t->unit[i]], y, i, err);
+        bin_add(&y->token[i / t->width], y, i, err);
+    }
 }
 
 typedef struct {
@@ -84,16 +134,6 @@ static void decide(decision *d, double margin, double allowed, double err, int64
     *d = (decision){margin, allowed, err, where, rule};
 }
 
-static void per_element(const gld_tap_errors *t, double exact_allowed, decision *d)
-{
-    for (int64_t i = 0; i < t->n_tokens * t->width; ++i) {
-        if (!judged_here(t, i)) continue;
-        const double err = fh1_error_of(t->judged[i], t->local[i]);
-        const double allowed = exact_allowed > 0 ? exact_allowed : linear_allowed(t, i);
-        decide(d, err / allowed, allowed, err, i, exact_allowed > 0 ? "1e-11 of the RMS" : "sum and rounding bound");
-    }
-}
-
 /* Elements whose class (finite, infinite, NaN) differs decide before any RMS is formed. */
 static bool class_differs(const gld_tap_errors *t, decision *d)
 {
@@ -106,161 +146,254 @@ static bool class_differs(const gld_tap_errors *t, decision *d)
     return false;
 }
 
-static void bins(const gld_tap_errors *t, bin *tap, bin *unit, bin *token)
+static double rms(const tally *y, double sum, int64_t n)
 {
-    for (int64_t i = 0; i < t->n_tokens * t->width; ++i) {
-        if (!judged_here(t, i)) continue;
-        const double err = fh1_error_of(t->judged[i], t->local[i]);
-        const double emu = emulated2(t, i);
-        double floor = fh1_dtype_ulp(t->ulp_type, t->local[i]);
-        if (t->slack) floor += t->slack[i];
-        bin_add(tap, err, emu, t->local[i], floor, i);
-        bin_add(&unit[t->unit[i]], err, emu, t->local[i], floor, i);
-        bin_add(&token[i / t->width], err, emu, t->local[i], floor, i);
-    }
+    return y->scale * sqrt(sum / (double)n);
 }
 
-static void per_group(const bin *b, int64_t n, double factor, const char *rule, decision *d)
+/* ---- every input of the op was recorded: the gauge decides ---- */
+
+static bool by_gauge(const gld_tap_errors *t)
 {
-    for (int64_t g = 0; g < n; ++g) {
-        if (b[g].n < MIN_ELEMENTS) continue;
-        double allowed;
-        const double margin = bin_margin(&b[g], factor, &allowed);
-        /* A group decides only where it fails: otherwise the tap-wide figure is the one to follow over time. */
-        if (!fh1_within(margin, 1)) decide(d, margin, allowed, b[g].max_err, b[g].argmax, rule);
-    }
+    return !t->far && t->gauge;
 }
 
-/* Behind a chain of ops the errors of one token's elements are not independent, they came through the same hidden
- * vector: the tokens are the samples, and an RMS over n of them scatters by about 1/√n; two such steps are allowed. */
-static double scatter(const gld_tap_errors *t)
+/* RMS error over n elements: what they share, and the predicted RMS with its own scatter, sigmas/√(2n), where n counts
+ * the elements that weigh: (ΣV)²/ΣV². */
+static double rms_allowed(const tally *y, const bin *b)
 {
-    return t->far ? 1 + 2 / sqrt((double)t->n_tokens) : 1;
+    const double weighty = b->variance2 > 0 ? b->variance * b->variance / b->variance2 : 1;
+    const double independent = fmax(1, weighty / (double)y->t->correlated);
+    const double scatter = 1 + y->sigmas / sqrt(2 * independent);
+    const double independent_rms = fh1_rule.rms_band * scatter * rms(y, b->variance, b->n);
+    return rms(y, b->shared2, b->n) + independent_rms + y->t->profile->underflow;
+}
+
+static void group(const tally *y, const bin *b, const char *rule, decision *d)
+{
+    if (b->n < fh1_rule.min_elements) return;
+    const double allowed = rms_allowed(y, b), err = rms(y, b->err2, b->n);
+    /* A group decides only where it fails: otherwise the largest element is the one to follow over time. */
+    if (!fh1_within(err, allowed)) decide(d, margin_of(err, allowed), allowed, err, b->argmax, rule);
+}
+
+static void against_gauge(const tally *y, decision *d)
+{
+    const bin *b = &y->tap;
+    decide(d, b->max_margin, b->allowed_there, b->err_there, b->argmax, "one element, by its gauge");
+    group(y, b, "RMS of the tap, by its gauge", d);
+    for (int64_t i = 0; i < y->t->n_units; ++i) group(y, &y->unit[i], "RMS of one channel or head, by its gauge", d);
+    for (int64_t i = 0; i < y->t->n_tokens; ++i) group(y, &y->token[i], "RMS of one token, by its gauge", d);
+}
+
+/* ---- a chain of ops: the emulated pipeline, and the gauge of the last op ---- */
+
+/* Behind a chain the errors of one token's elements are not independent, they came through the same hidden vector: the
+ * tokens are the samples, and an RMS over n of them scatters by about 1/√n; two such steps are allowed. */
+static double chain_scatter(const gld_tap_errors *t)
+{
+    return 1 + 2 / sqrt((double)t->n_tokens);
+}
+
+static double chain_allowed(const tally *y, const bin *b, double factor)
+{
+    return factor * chain_scatter(y->t) * rms(y, b->emu2, b->n) + rms(y, b->allowed2, b->n);
+}
+
+static void chain_group(const tally *y, const bin *b, double factor, const char *rule, decision *d)
+{
+    const double allowed = chain_allowed(y, b, factor), err = rms(y, b->err2, b->n);
+    if (b == &y->tap || !fh1_within(err, allowed)) decide(d, margin_of(err, allowed), allowed, err, b->argmax, rule);
 }
 
 /* The tap stands in for a channel, head or token that is too small to say anything. */
-static double mean_emulated2(const bin *b, const bin *tap)
+static double emulated_rms(const tally *y, const bin *b)
 {
-    if (b->n < MIN_ELEMENTS) b = tap;
-    return b->emu2 / (double)b->n;
-}
-
-/* One element against its channel or head and its token: `rms` times their emulated RMS, and `floors` ulps, since an
- * element far larger than its neighbours rounds in its own ulps. */
-typedef struct {
-    double rms, floors;
-} element_rule;
-
-/* Where a 16-bit store follows a handful of f32 operations, an honest engine has the emulated value or a neighbour of
- * it. Sums with cancellation and f32 stores scatter more; a chain of ops has the longest tails. */
-static element_rule rule_for(const gld_tap_errors *t)
-{
-    const bool sums = t->id == FH1_TAP_SSD || t->id == FH1_TAP_CONTEXT || t->id == FH1_TAP_GATED;
-    if (t->far) return (element_rule){20, 4};
-    if (sums || fh1_dtype_bits(t->ulp_type) > 16) return (element_rule){10, 4};
-    return (element_rule){4, 2};
+    if (b->n < fh1_rule.min_elements) b = &y->tap;
+    return rms(y, b->emu2, b->n);
 }
 
 /* No single element may be far off either: the RMS of 4096 tokens would not see it. The yardstick is the emulated error
  * of its channel or head, of its token, or its own, whichever is largest. */
-static void one_element(const gld_tap_errors *t, const bin *tap, const bin *unit, const bin *token, decision *d)
+static double chain_element(const tally *y, int64_t i)
 {
-    const element_rule rule = rule_for(t);
+    const gld_tap_errors *t = y->t;
+    const double of_unit = emulated_rms(y, &y->unit[t->unit[i]]), of_token = emulated_rms(y, &y->token[i / t->width]);
+    const double emulated = fmax(sqrt(emulated2(t, i)), fmax(of_unit, of_token));
+    return fh1_rule.chain_element * emulated + gauge_allowed(y, i) +
+           fh1_rule.chain_ulps * fh1_dtype_ulp(t->ulp_type, t->local[i]);
+}
+
+static void against_emulated(const tally *y, decision *d)
+{
+    const gld_tap_errors *t = y->t;
+    chain_group(y, &y->tap, fh1_rule.band_tap, "RMS of the tap, behind taps that were not recorded", d);
+    for (int64_t i = 0; i < t->n_units; ++i)
+        if (y->unit[i].n >= fh1_rule.min_elements)
+            chain_group(y, &y->unit[i], fh1_rule.band_unit,
+                        "RMS of one channel or head, behind taps that were not recorded", d);
+    for (int64_t i = 0; i < t->n_tokens; ++i)
+        if (y->token[i].n >= fh1_rule.min_elements)
+            chain_group(y, &y->token[i], fh1_rule.band_token, "RMS of one token, behind taps that were not recorded",
+                        d);
     for (int64_t i = 0; i < t->n_tokens * t->width; ++i) {
         if (!judged_here(t, i)) continue;
-        const double of_unit = mean_emulated2(&unit[t->unit[i]], tap);
-        const double of_token = mean_emulated2(&token[i / t->width], tap);
-        double emu2 = emulated2(t, i);
-        if (emu2 < of_unit) emu2 = of_unit;
-        if (emu2 < of_token) emu2 = of_token;
-        const double floor = fh1_dtype_ulp(t->ulp_type, t->local[i]) + (t->slack ? t->slack[i] : 0);
-        const double allowed = rule.rms * sqrt(emu2) + rule.floors * floor;
-        const double err = fh1_error_of(t->judged[i], t->local[i]);
-        if (!fh1_within(err, allowed)) decide(d, err / allowed, allowed, err, i, "one element");
+        const double allowed = chain_element(y, i), err = fh1_error_of(t->judged[i], t->local[i]);
+        if (!fh1_within(err, allowed))
+            decide(d, margin_of(err, allowed), allowed, err, i, "one element, behind taps that were not recorded");
     }
 }
 
-/* A table is read, not computed: only the rounding to the stored type is left. */
-static void looked_up(const gld_tap_errors *t, decision *d)
+/* Behind a chain, without an emulated pipeline (an f64 engine): a share of the tap's RMS, and the gauge. */
+static double share_of_tap(const tally *y)
 {
+    return y->t->profile->relative * rms(y, y->tap.ref2, y->tap.n);
+}
+
+static void against_truth(const tally *y, decision *d)
+{
+    const gld_tap_errors *t = y->t;
+    const double share = share_of_tap(y);
     for (int64_t i = 0; i < t->n_tokens * t->width; ++i) {
         if (!judged_here(t, i)) continue;
-        const double err = fh1_error_of(t->judged[i], t->local[i]);
-        const double allowed = half_ulp(t->ulp_type, t->judged[i], t->local[i]);
-        decide(d, err / allowed, allowed, err, i, "half an ulp of a table entry");
+        const double err = fh1_error_of(t->judged[i], t->local[i]), allowed = share + gauge_allowed(y, i);
+        decide(d, margin_of(err, allowed), allowed, err, i, "one element, as a share of the tap");
     }
 }
 
-/* Everything that is no matrix product: against the emulated pipeline. */
-static void against_emulated(const gld_tap_errors *t, const bin *tap, const bin *unit, const bin *token, decision *d)
+/* ---- greedy tokens ---- */
+
+static int64_t argmax(const double *row, int64_t n)
 {
-    double allowed;
-    const double margin = bin_margin(tap, RMS_TAP * scatter(t), &allowed);
-    decide(d, margin, allowed, tap->max_err, tap->argmax, "RMS of the tap");
-    per_group(unit, t->n_units, RMS_UNIT * scatter(t), "RMS of one channel or head", d);
-    /* one token is one sample of a chain's error */
-    per_group(token, t->n_tokens, RMS_TOKEN * (t->far ? 2 : 1) * scatter(t), "RMS of one token", d);
-    one_element(t, tap, unit, token, d);
+    int64_t best = 0;
+    for (int64_t i = 1; i < n; ++i)
+        if (row[i] > row[best]) best = i;
+    return best;
 }
 
-static void tell(const gld_tap_errors *t, const bin *tap, const decision *d, fh1_tap_result *out)
+/* The standard error of one logit, by its gauge or, behind a chain, by the emulated error of its token. */
+static double deviation(const tally *y, int64_t i)
 {
-    const double n = (double)tap->n;
+    const gld_tap_errors *t = y->t;
+    const fh1_err e = gauge_of(t, i);
+    const double chain = !by_gauge(t) && t->emulated2 ? emulated_rms(y, &y->token[i / t->width]) : 0;
+    return hypot(sqrt(e.variance), chain) + e.shared + t->profile->underflow + t->profile->relative * fabs(t->local[i]);
+}
+
+/* Another greedy token than truth's is honest where the true gap between the two is within rounding: the token is what
+ * people see, and a flip beyond that is wrong however small the error looks beside all logits. */
+static void flipped(const tally *y, decision *d)
+{
+    const gld_tap_errors *t = y->t;
+    for (int64_t r = 0; t->id == FH1_TAP_LOGITS && r < t->n_tokens; ++r) {
+        const double *judged = t->judged + r * t->width, *local = t->local + r * t->width;
+        const int64_t token = argmax(judged, t->width), truth = argmax(local, t->width);
+        if (token == truth || !isfinite(local[truth])) continue;
+        const double gap = local[truth] - local[token];
+        const double sigma = fmax(deviation(y, r * t->width + token), deviation(y, r * t->width + truth));
+        const double allowed = fh1_rule.flip_sigmas * sigma;
+        if (!fh1_within(gap, allowed))
+            decide(d, gap / allowed, allowed, gap, r * t->width + token,
+                   "another greedy token, further than rounding explains");
+    }
+}
+
+/* ---- the verdict and what a report shows ---- */
+
+static double allowed_at(const tally *y, double share, int64_t i)
+{
+    const gld_tap_errors *t = y->t;
+    if (by_gauge(t)) return gauge_allowed(y, i);
+    return t->emulated2 ? chain_element(y, i) : share + gauge_allowed(y, i);
+}
+
+static void fill_histogram(const tally *y, fh1_tap_result *out)
+{
+    const gld_tap_errors *t = y->t;
+    memset(out->histogram, 0, sizeof out->histogram);
+    memset(out->token_margin, 0, sizeof out->token_margin);
+    const int64_t columns = t->column ? t->n_columns : 0;
+    const double share = share_of_tap(y);
+    out->n_token_bins = (int)(columns < FH1_TOKEN_BINS ? columns : FH1_TOKEN_BINS);
+    for (int64_t i = 0; i < t->n_tokens * t->width; ++i) {
+        if (!judged_here(t, i)) continue;
+        const double margin = margin_of(fh1_error_of(t->judged[i], t->local[i]), allowed_at(y, share, i));
+        int exponent = 0;
+        if (margin > 0) frexp(fmin(margin, DBL_MAX), &exponent); /* margin in [2^(exponent-1), 2^exponent) */
+        const int bin_of = margin > 0 ? exponent + 11 : 0;
+        out->histogram[bin_of < 0 ? 0 : bin_of >= FH1_MARGIN_BINS ? FH1_MARGIN_BINS - 1 : bin_of] += 1;
+        if (out->n_token_bins == 0) continue;
+        double *at = &out->token_margin[t->column[i / t->width] * out->n_token_bins / columns];
+        if (!fh1_within(margin, *at)) *at = margin;
+    }
+}
+
+/* What is allowed is as large as the values themselves: a tap of zeros would pass. */
+static bool vacuous(const tally *y)
+{
+    const bin *b = &y->tap;
+    const bool chain = y->t->emulated2 && !by_gauge(y->t);
+    const double allowed = chain ? chain_allowed(y, b, fh1_rule.band_tap) : rms(y, b->allowed2, b->n);
+    return fh1_within(fh1_rule.vacuous * rms(y, b->ref2, b->n), allowed);
+}
+
+static void tell(const tally *y, const decision *d, fh1_tap_result *out)
+{
+    const gld_tap_errors *t = y->t;
+    const bin *tap = &y->tap;
     out->margin = d->margin;
     out->allowed = d->allowed;
     out->max_err = d->err;
     out->rms_ratio = t->emulated2 && tap->emu2 > 0 ? sqrt(tap->err2 / tap->emu2) : (double)NAN;
-    out->rel_rms = tap->ref2 > 0 ? sqrt(tap->err2 / tap->ref2) : sqrt(tap->err2 / n);
+    out->rel_rms = tap->ref2 > 0 ? sqrt(tap->err2 / tap->ref2) : rms(y, tap->err2, tap->n);
     out->free_rms = t->free_rms;
-    out->reason[0] = 0;
+    out->reason[0] = out->note[0] = 0;
     if (!fh1_within(d->margin, 1)) {
         out->verdict = FH1_FAIL;
         snprintf(out->reason, sizeof out->reason, "%s", d->rule);
     } else if (!(tap->ref2 > 0)) {
         out->verdict = FH1_MISTRUSTED;
         snprintf(out->reason, sizeof out->reason, "truth is zero everywhere");
+    } else if (vacuous(y)) {
+        out->verdict = FH1_MISTRUSTED;
+        snprintf(out->reason, sizeof out->reason, "the values are as small as what is allowed: zeros would pass");
     } else {
         out->verdict = FH1_PASS;
+        if (tap->n >= fh1_rule.min_elements && out->rms_ratio < fh1_rule.band_low && fh1_dtype_bits(t->ulp_type) <= 16)
+            snprintf(out->note, sizeof out->note, "more exact than contract %s: RMS error %.2g of its pipeline's",
+                     t->profile->name, out->rms_ratio);
     }
 }
 
-/* RMS of the truth, scaled so that the squares of f64 values cannot overflow. */
-static double truth_rms(const gld_tap_errors *t, const bin *tap)
+static void nothing_judged(fh1_tap_result *out)
 {
-    double max = 0, sum = 0;
-    for (int64_t i = 0; i < t->n_tokens * t->width; ++i)
-        if (judged_here(t, i) && fabs(t->local[i]) > max) max = fabs(t->local[i]);
-    for (int64_t i = 0; i < t->n_tokens * t->width && max > 0; ++i)
-        if (judged_here(t, i)) sum += (t->local[i] / max) * (t->local[i] / max);
-    return max * sqrt(sum / (double)tap->n);
+    out->verdict = FH1_SKIP;
+    out->margin = out->rms_ratio = out->max_err = out->allowed = out->rel_rms = out->free_rms = (double)NAN;
+    snprintf(out->reason, sizeof out->reason, "no real token, or nothing finite, in this step");
 }
 
 fh1_status gld_judge_tap(const gld_tap_errors *t, fh1_tap_result *out, int64_t *where)
 {
     const size_t n = (size_t)(t->n_units + t->n_tokens);
-    bin tap = {0}, *unit = calloc(n ? n : 1, sizeof *unit), *token = unit ? unit + t->n_units : NULL;
-    if (!unit) return fh1_no_memory(n * sizeof *unit, "error statistics");
-    bins(t, &tap, unit, token);
+    tally y = {.t = t, .sigmas = fh1_gauge_sigmas(t->n_tokens * t->width), .scale = scale_of(t)};
+    if (!(y.unit = calloc(n ? n : 1, sizeof *y.unit))) return fh1_no_memory(n * sizeof *y.unit, "error statistics");
+    y.token = y.unit + t->n_units;
     decision d = {0};
     *where = 0;
     const bool differs = class_differs(t, &d);
-    if (tap.n == 0 && !differs) {
-        free(unit);
-        out->verdict = FH1_SKIP;
-        out->margin = out->rms_ratio = out->max_err = out->allowed = out->rel_rms = out->free_rms = (double)NAN;
-        snprintf(out->reason, sizeof out->reason, "no real token, or nothing finite, in this step");
-        return NULL;
+    add_up(&y);
+    if (y.tap.n == 0 && !differs) {
+        nothing_judged(out);
+    } else {
+        if (differs) (void)0;
+        else if (by_gauge(t)) against_gauge(&y, &d);
+        else if (t->emulated2) against_emulated(&y, &d);
+        else against_truth(&y, &d);
+        if (!differs) flipped(&y, &d);
+        tell(&y, &d, out);
+        fill_histogram(&y, out);
+        *where = d.where;
     }
-    if (!differs) {
-        const bool exact = t->profile->storage == FH1_F64;
-        const double bound = EXACT_RELATIVE * truth_rms(t, &tap);
-        if (exact) per_element(t, bound > 0 ? bound : DBL_MIN, &d);
-        else if (t->abs_sum) per_element(t, 0, &d);
-        else if (t->id == FH1_TAP_EMBED) looked_up(t, &d);
-        else against_emulated(t, &tap, unit, token, &d);
-    }
-    tell(t, &tap, &d, out);
-    *where = d.where;
-    free(unit);
+    free(y.unit);
     return NULL;
 }

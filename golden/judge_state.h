@@ -3,6 +3,7 @@
 
 #include "golden/judge.h"
 #include "golden/judge_rules.h"
+#include "oracle/gauge_request.h"
 
 /* Runs of the emulated pipeline where a trace leaves taps out. What lies between two recorded taps is then a chain of
  * ops, and with few tokens its error in one run is luck: the runs after the first let each tap that was not recorded
@@ -13,9 +14,16 @@
 typedef struct {
     const gld_tap *tap;
     bool judged; /* the glob lets it through */
+    bool coarse; /* stored coarser than the contract says: not what the engine went on from */
+    bool far;    /* an input of its op is not known */
     int64_t n, width;
-    double *value; /* judged values of real tokens */
-    double *local, *abs_sum;
+    double *value;   /* judged values of real tokens */
+    int64_t *column; /* [n] of the call; NULL for cache taps and the loss */
+    int64_t *row;    /* [n] of the batch; NULL as column */
+    int32_t *unit;   /* [n, width] channel or head, once judged */
+    bool *skip;      /* [n, width] not judged */
+    double *local;
+    fh1_gauge gauge;   /* of the op, worst == NULL where there is none */
     double free_rms;   /* relative error against the free run */
     double *emulated2; /* mean square error of the emulated runs */
 } gld_slot;
@@ -34,14 +42,36 @@ typedef struct {
     fh1_cache *books; /* rows, columns and documents as the masks say */
     fh1_config books_config;
     fh1_cache *free_cache, *local_cache, *member_cache[MEMBERS];
-    int n_members; /* 0 under `exact` */
-    double *decay; /* [n_layers, B, H]: units of u that a decay may be off by, from the local run */
+    int n_members;          /* 0 under `exact` */
+    fh1_gauge_cache errors; /* of the local cache, where it was computed and not imported */
+    fh1_cache *before;      /* the local cache before the call of the first divergence; else before this call */
+    bool failed;            /* there is a first divergence: */
+    fh1_tap_result first;   /* of the lowest call, then of the order of computation */
+    bool *known;            /* [n_layers, GLD_PARTS]: the local cache holds the judged engine's own values */
 } gld_judgement;
 
 typedef enum { RUN_FREE, RUN_LOCAL, RUN_EMULATED } gld_run;
 
+enum { GLD_PARTS = FH1_CACHE_SSM + 1 };
+
 gld_slot *gld_find_slot(gld_judgement *j, fh1_tap_id id, int64_t layer);
 const gld_step *gld_current(const gld_judgement *j);
+
+/* First sight of a tap: its judged values. Then: the rows of the event that the trace has, to `out` (NULL: not wanted);
+ * with `force` the engine goes on from the judged values. */
+fh1_status gld_read_judged(gld_judgement *j, const fh1_tap_event *e, gld_slot *s);
+void gld_take(gld_judgement *j, const fh1_tap_event *e, gld_slot *s, bool force, double *out);
+/* The rounding of a linear tap's scaled input, where it is known (fh1_tap_sink.input_round). */
+fh1_round gld_declared_input(gld_judgement *j, fh1_tap_id id, int64_t layer);
+/* The values of a cache tap in `cache`, [n, width] of the slot. */
+fh1_status gld_export_cache_tap(const fh1_cache *cache, const gld_slot *s, double *out);
+
+/* Recorded in this call, and precisely enough to go on from. */
+bool gld_recorded(gld_judgement *j, fh1_tap_id id, int64_t layer);
+/* Whether everything that the op of this tap reads is known. */
+bool gld_inputs_recorded(gld_judgement *j, fh1_tap_id id, int64_t layer);
+/* After a call: which parts of the local cache are the judged engine's own. */
+void gld_note_known(gld_judgement *j);
 
 /* One engine over the current call; its taps are read, compared and forced as `run` says. */
 fh1_status gld_run_step(gld_judgement *j, fh1_engine *e, fh1_cache *cache, gld_run run, int member);

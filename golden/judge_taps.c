@@ -65,11 +65,16 @@ static void element(const fh1_tensor *t, int64_t i, double *out)
 }
 
 /* First sight of a tap: read the judged values of its real tokens. */
-static fh1_status read_judged(gld_judgement *j, const fh1_tap_event *e, gld_slot *s)
+fh1_status gld_read_judged(gld_judgement *j, const fh1_tap_event *e, gld_slot *s)
 {
     const int64_t rows = e->id == FH1_TAP_LOSS ? 1 : e->value.shape[0];
     s->width = rows ? fh1_n_elems(&e->value) / rows : 0;
     FH1_TRY(grab(&s->value, rows * s->width));
+    if (e->id != FH1_TAP_LOSS) {
+        s->column = malloc((size_t)(rows + 1) * sizeof *s->column);
+        s->row = malloc((size_t)(rows + 1) * sizeof *s->row);
+        if (!s->column || !s->row) return fh1_no_memory((size_t)rows * 16, "judged columns");
+    }
     s->n = 0;
     for (int64_t r = 0; r < rows; ++r) {
         if (e->id == FH1_TAP_LOSS) {
@@ -79,15 +84,17 @@ static fh1_status read_judged(gld_judgement *j, const fh1_tap_event *e, gld_slot
         }
         const int64_t m = token_of(e, r), col = recorded_column(j, e, m);
         if (col < 0) continue;
+        s->column[s->n] = e->tokens->col[m];
+        s->row[s->n] = e->tokens->row[m];
         read_row(&s->tap->t, e->tokens->row[m], col, s->width, s->value + s->n++ * s->width);
     }
     return NULL;
 }
 
-/* Copies the rows of the event that the trace has, in the order of read_judged. With `force` the engine goes
+/* Copies the rows of the event that the trace has, in the order of gld_read_judged. With `force` the engine goes
  * on from the judged values; `out` may be NULL. A value that is no number is left to the engine, so that one NaN does
  * not make everything behind it unjudgeable. */
-static void take(gld_judgement *j, const fh1_tap_event *e, gld_slot *s, bool force, double *out)
+void gld_take(gld_judgement *j, const fh1_tap_event *e, gld_slot *s, bool force, double *out)
 {
     const int64_t rows = e->id == FH1_TAP_LOSS ? 1 : e->value.shape[0];
     int64_t n = 0;
@@ -96,38 +103,12 @@ static void take(gld_judgement *j, const fh1_tap_event *e, gld_slot *s, bool for
         for (int64_t i = 0; i < s->width; ++i) {
             const double judged = s->value[n * s->width + i];
             if (out) element(&e->value, r * s->width + i, &out[n * s->width + i]);
-            if (!force || fh1_class(judged) != 0) continue;
+            if (!force || s->coarse || fh1_class(judged) != 0) continue;
             if (e->value.dtype == FH1_F64) ((double *)e->value.data)[r * s->width + i] = judged;
             else ((float *)e->value.data)[r * s->width + i] = (float)judged;
         }
         ++n;
     }
-}
-
-/* How many units of u the decays of a row and head may be off by, whichever way they are computed:
- * in chunks, by |Λ|: Σ|Δ·A| within a chunk is at most the largest Δ times the columns of a chunk, padding included,
- * since a pipeline that computes on padding adds its Δ too;
- * step by step, by one rounding of exp for each step that the state remembers: 1 / (smallest Δ·A) of them at most. They
- * add up linearly where Δ sits at a limit, because then every step rounds the same way. */
-static void note_decay(gld_judgement *j, const fh1_tap_event *e)
-{
-    const int64_t H = j->c->H, B = e->tokens->B, columns = e->tokens->T < j->c->Q ? e->tokens->T : j->c->Q;
-    double *units = j->decay + e->layer * B * H;
-    /* A state that nobody recorded carries its error into this call. */
-    const bool fresh = j->step == 0 || gld_trace_find(j->trace, j->step - 1, FH1_TAP_CACHE_SSM, e->layer);
-    if (fresh) memset(units, 0, (size_t)(B * H) * sizeof *units);
-    for (int64_t b = 0; b < B; ++b)
-        for (int64_t h = 0; h < H; ++h) {
-            const double A = exp(fh1_get(&j->o->model->layers[e->layer].A_log, h));
-            double most = 0, least = (double)INFINITY;
-            for (int64_t m = e->tokens->row_begin[b]; m < e->tokens->row_begin[b + 1]; ++m) {
-                const double step = fh1_get(&e->value, m * H + h) * A;
-                if (step > most) most = step;
-                if (step < least) least = step;
-            }
-            const double seen = (double)(e->tokens->past + e->tokens->T);
-            units[b * H + h] += most * (double)columns + (least * seen > 1 ? 1 / least : seen);
-        }
 }
 
 /* Another honest rounding of a tap that nobody recorded: one element in twelve moves by one ulp of the stored type,
@@ -144,13 +125,17 @@ static void jitter(const gld_judgement *j, int member, const fh1_tap_event *e)
     }
 }
 
-static fh1_status take_abs_sum(gld_judgement *j, const fh1_tap_event *e, gld_slot *s)
+static fh1_status take_gauge(gld_judgement *j, const fh1_tap_event *e, gld_slot *s)
 {
-    FH1_TRY(grab(&s->abs_sum, s->n * s->width));
+    FH1_TRY(fh1_gauge_new(s->n * s->width, &s->gauge));
+    const int64_t rows = e->id == FH1_TAP_LOSS ? 1 : e->value.shape[0];
     int64_t n = 0;
-    for (int64_t r = 0; r < e->value.shape[0]; ++r)
-        if (recorded_column(j, e, token_of(e, r)) >= 0)
-            memcpy(s->abs_sum + n++ * s->width, e->abs_sum + r * s->width, (size_t)s->width * sizeof(double));
+    for (int64_t r = 0; r < rows; ++r) {
+        if (e->id != FH1_TAP_LOSS && recorded_column(j, e, token_of(e, r)) < 0) continue;
+        for (int64_t i = 0; i < s->width; ++i)
+            fh1_gauge_set(&s->gauge, n * s->width + i, fh1_gauge_at(e->gauge, r * s->width + i));
+        ++n;
+    }
     return NULL;
 }
 
@@ -180,22 +165,21 @@ static fh1_status on_tap(void *user, const fh1_tap_event *e)
     run_sink *sink = user;
     gld_judgement *j = sink->j;
     gld_slot *s = gld_find_slot(j, e->id, e->layer);
-    if (sink->run == RUN_LOCAL && e->id == FH1_TAP_DT) note_decay(j, e);
     if (!s) {
         if (sink->member > 0 && e->id != FH1_TAP_LOSS) jitter(j, sink->member, e);
         return NULL;
     }
-    if (!s->value) FH1_TRY(read_judged(j, e, s));
+    if (!s->value) FH1_TRY(gld_read_judged(j, e, s));
     if (!s->judged) { /* only forced */
-        take(j, e, s, sink->run != RUN_FREE, NULL);
+        gld_take(j, e, s, sink->run != RUN_FREE, NULL);
         return NULL;
     }
     double *values;
     FH1_TRY(grab(&values, s->n * s->width));
-    take(j, e, s, sink->run != RUN_FREE, values);
+    gld_take(j, e, s, sink->run != RUN_FREE, values);
     if (sink->run == RUN_LOCAL) {
         s->local = values;
-        return e->abs_sum ? take_abs_sum(j, e, s) : NULL;
+        return e->gauge ? take_gauge(j, e, s) : NULL;
     }
     fh1_status st = NULL;
     if (sink->run == RUN_FREE) {
@@ -209,36 +193,38 @@ static fh1_status on_tap(void *user, const fh1_tap_event *e)
     return st;
 }
 
-/* The per-element bound of a linear layer holds when its very input was recorded. */
-static bool input_recorded(gld_judgement *j, fh1_tap_id id, int64_t layer)
-{
-    return gld_find_slot(j, fh1_tap_linear_input(id), layer) != NULL;
-}
-
-static bool want_abs_sum(void *user, fh1_tap_id id, int64_t layer)
+/* Every judged tap; and the two ops that carry errors from call to call. */
+static bool gauge_wanted(void *user, fh1_tap_id id, int64_t layer)
 {
     gld_judgement *j = ((run_sink *)user)->j;
-    if (!gld_find_slot(j, id, layer) || j->o->profile->storage == FH1_F64) return false;
-    return id == FH1_TAP_CONTEXT || input_recorded(j, id, layer);
+    if (id == FH1_TAP_CONV_ACT || id == FH1_TAP_SSD) return true;
+    const gld_slot *s = gld_find_slot(j, id, layer);
+    return s && s->judged;
 }
 
 /* The scaled input of in_proj and of q/k/v_proj is rounded by the contract between two taps. Since the
  * input itself is recorded, that rounding is known bit for bit and truth repeats it (q_proj stands for all
  * three, which read the same scaled input). */
-static fh1_round input_round(void *user, fh1_tap_id id, int64_t layer)
+fh1_round gld_declared_input(gld_judgement *j, fh1_tap_id id, int64_t layer)
 {
-    gld_judgement *j = ((run_sink *)user)->j;
-    if (!input_recorded(j, id, layer) || j->o->profile->storage == FH1_F64) return FH1_ROUND_NONE;
+    if (!gld_recorded(j, fh1_tap_linear_input(id), layer) || j->o->profile->storage == FH1_F64) return FH1_ROUND_NONE;
     const fh1_round r = j->o->profile->at[FH1_RP_SCALE_IN];
     return r == FH1_ROUND_NONE ? FH1_ROUND_F32 : r;
+}
+
+static fh1_round input_round(void *user, fh1_tap_id id, int64_t layer)
+{
+    return gld_declared_input(((run_sink *)user)->j, id, layer);
 }
 
 fh1_status gld_run_step(gld_judgement *j, fh1_engine *e, fh1_cache *cache, gld_run run, int member)
 {
     run_sink user = {j, run, member};
     fh1_tap_sink sink = {.user = &user, .tap = on_tap};
+    const fh1_gauge_request gauges = {
+        .user = &user, .contract = j->o->profile, .wanted = gauge_wanted, .cache = &j->errors};
     if (run == RUN_LOCAL) {
-        sink.want_abs_sum = want_abs_sum;
+        sink.gauges = &gauges;
         sink.input_round = input_round;
     }
     return e->forward(e, j->o->model, &gld_current(j)->batch, cache, j->n_logits, NULL, &sink);
@@ -254,13 +240,31 @@ static fh1_cache_part part_of(fh1_tap_id id)
                                        : FH1_CACHE_SSM;
 }
 
-static fh1_status export_part(const fh1_cache *cache, const gld_tap *tap, int64_t n, double **out)
+fh1_status gld_export_cache_tap(const fh1_cache *cache, const gld_slot *s, double *out)
+{
+    fh1_tensor view = fh1_cache_shape(cache, part_of(s->tap->id));
+    view.data = out;
+    view.dtype = FH1_F64;
+    return fh1_cache_export(cache, s->tap->layer, part_of(s->tap->id), &view);
+}
+
+static fh1_status export_part(const fh1_cache *cache, const gld_slot *s, int64_t n, double **out)
 {
     FH1_TRY(grab(out, n));
-    fh1_tensor view = fh1_cache_shape(cache, part_of(tap->id));
-    view.data = *out;
-    view.dtype = FH1_F64;
-    return fh1_cache_export(cache, tap->layer, part_of(tap->id), &view);
+    return gld_export_cache_tap(cache, s, *out);
+}
+
+/* Keys and values are copies: no error. Window and state carry what the local run noted, row by row. */
+static fh1_status cache_gauge(const gld_judgement *j, gld_slot *s)
+{
+    FH1_TRY(fh1_gauge_new(s->n * s->width, &s->gauge));
+    const fh1_gauge *of = s->tap->id == FH1_TAP_CACHE_CONV  ? j->errors.conv
+                          : s->tap->id == FH1_TAP_CACHE_SSM ? j->errors.ssm
+                                                            : NULL;
+    for (int64_t b = 0; of && b < s->n; ++b)
+        for (int64_t i = 0; i < s->width; ++i)
+            fh1_gauge_set(&s->gauge, b * s->width + i, fh1_gauge_at(&of[s->tap->layer * s->n + b], i));
+    return NULL;
 }
 
 fh1_status gld_read_cache_slot(gld_judgement *j, gld_slot *s)
@@ -272,16 +276,17 @@ fh1_status gld_read_cache_slot(gld_judgement *j, gld_slot *s)
     FH1_TRY(grab(&s->value, n));
     for (int64_t i = 0; i < n; ++i) s->value[i] = fh1_get(t, i);
     double *free_values;
-    FH1_TRY(export_part(j->free_cache, s->tap, n, &free_values));
+    FH1_TRY(export_part(j->free_cache, s, n, &free_values));
     s->free_rms = relative_rms(s, free_values);
     free(free_values);
-    FH1_TRY(export_part(j->local_cache, s->tap, n, &s->local));
+    FH1_TRY(export_part(j->local_cache, s, n, &s->local));
+    FH1_TRY(cache_gauge(j, s));
     if (j->n_members == 0) return NULL;
     FH1_TRY(grab(&s->emulated2, n));
     memset(s->emulated2, 0, (size_t)n * sizeof *s->emulated2);
     for (int i = 0; i < j->n_members; ++i) {
         double *values;
-        FH1_TRY(export_part(j->member_cache[i], s->tap, n, &values));
+        FH1_TRY(export_part(j->member_cache[i], s, n, &values));
         add_square(j, s, values);
         free(values);
     }
@@ -291,6 +296,8 @@ fh1_status gld_read_cache_slot(gld_judgement *j, gld_slot *s)
 /* The next step goes on from what the judged engine holds. */
 fh1_status gld_import_judged(gld_judgement *j, const gld_slot *s)
 {
+    if (s->coarse) return NULL;
+    fh1_gauge_cache_forget(&j->errors, j->c, s->tap->layer, part_of(s->tap->id));
     const int64_t n = s->n * s->width;
     double *v;
     FH1_TRY(grab(&v, n));

@@ -82,7 +82,6 @@ typedef struct {
     const fh1_tokens *tokens;
     const int64_t *kept;           /* logits only: which packed tokens the rows of value belong to
                                        (logits_to_keep); NULL elsewhere: row m is token m */
-    const double *abs_sum;         /* going away */
     const struct fh1_gauge *gauge; /* what an honest engine may be off by here, shape of value; NULL unless asked for */
 } fh1_tap_event;
 
@@ -91,7 +90,6 @@ struct fh1_gauge_request; /* oracle/gauge_request.h */
 typedef struct fh1_tap_sink {
     void *user;
     fh1_status (*tap)(void *user, const fh1_tap_event *e);
-    bool (*want_abs_sum)(void *user, fh1_tap_id id, int64_t layer); /* going away */
     /* Optional: gauges for the taps of this call. Only an exact engine serves it. */
     const struct fh1_gauge_request *gauges;
     /* Optional: the rounding that the judged contract applies to the scaled input of this linear tap

@@ -216,7 +216,7 @@ static double load_f64(const unsigned char *p, fh1_dtype t)
     case FH1_BOOL: return *p != 0;
     default: break;
     }
-    assert(!"a type without a value of its own");
+    assert(false && "a type without a value of its own");
     return (double)NAN;
 }
 
@@ -272,7 +272,7 @@ static void store_f64(unsigned char *p, fh1_dtype t, double v)
     case FH1_BOOL: STORE(uint8_t, p, v != 0 && !isnan(v)); return;
     default: break;
     }
-    assert(!"a type without a value of its own");
+    assert(false && "a type without a value of its own");
 }
 
 void fh1_set(const fh1_tensor *t, int64_t ordinal, double v)

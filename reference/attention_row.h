@@ -3,6 +3,9 @@
 
 #include "reference/real.h"
 
+/* A^-½ */
+real REF(ref_attention_scale)(int64_t A);
+
 /* s[n] = R(softmax(R(R(s)·scale))), n > 0. */
 void REF(ref_attention_weigh)(int64_t n, real scale, const fh1_profile *p, real *s);
 

@@ -21,10 +21,11 @@ static void heads(void *ctx, int64_t h0, int64_t h1, int thread)
     const int64_t A = a->A, n = a->S - a->first[0];
     real *s = j->scores + thread * a->S;
     for (int64_t h = h0; h < h1; ++h) {
-        const int64_t at = (h / (a->Hq / a->Hkv) * a->ld_kv + a->first[0]) * A;
+        const int64_t kv = REF_FAULT(KV_HEADS_BY_MODULO) ? h % a->Hkv : h / (a->Hq / a->Hkv);
+        const int64_t at = (kv * a->ld_kv + a->first[0]) * A;
         real *out = a->out + h * A;
         for (int64_t i = 0; i < n; ++i) s[i] = REF(ref_dot)(A, a->q + h * A, a->k + at + i * A);
-        REF(ref_attention_weigh)(n, (real)(1 / sqrt((double)A)), j->p, s);
+        REF(ref_attention_weigh)(n, REF(ref_attention_scale)(A), j->p, s);
         memset(out, 0, (size_t)A * sizeof *out);
         for (int64_t i = 0; i < n; ++i) REF(ref_attention_add)(A, s[i], a->v + at + i * A, out);
         REF(ref_round_row)(j->p->at[FH1_RP_CONTEXT], A, out);

@@ -28,22 +28,34 @@ typedef struct {
 #define gemm cblas_sgemm
 #endif
 
+/* Keys that query t sees, from its first to its own. */
+static int64_t keys_seen(const REF(ref_attention_args) * a, int64_t t)
+{
+    int64_t end = a->S - a->T + t + 1;
+    if (REF_FAULT(ATTENTION_NOT_CAUSAL) || (REF_FAULT(CONTINUED_CALL_NOT_CAUSAL) && a->S > a->T)) end = a->S;
+    if (REF_FAULT(CAUSAL_MASK_SHOWS_NEXT) && end < a->S) ++end;
+    if (REF_FAULT(CAUSAL_MASK_HIDES_SELF) && end > a->first[t] + 1) --end;
+    if (REF_FAULT(CAUSAL_MASK_FROM_TOP_LEFT)) end = t + 1 > a->first[t] ? t + 1 : a->first[t] + 1;
+    return end - a->first[t];
+}
+
 /* Queries t0..t1 of head h, all with the same first key. */
 static void tile(const attention_job *j, int64_t t0, int64_t t1, int64_t h, real *s)
 {
     const REF(ref_attention_args) *a = j->a;
     const fh1_profile *p = j->p;
-    const int64_t A = a->A, kv = h / (a->Hq / a->Hkv), first = a->first[t0], ld = a->Hq * A;
-    const real *q = a->q + (t0 * a->Hq + h) * A, scale = (real)(1 / sqrt((double)A));
+    const int64_t A = a->A, first = a->first[t0], ld = a->Hq * A;
+    const int64_t kv = REF_FAULT(KV_HEADS_BY_MODULO) ? h % a->Hkv : h / (a->Hq / a->Hkv);
+    const real *q = a->q + (t0 * a->Hq + h) * A, scale = REF(ref_attention_scale)(A);
     const real *k = a->k + (kv * a->ld_kv + first) * A, *v = a->v + (kv * a->ld_kv + first) * A;
     real *out = a->out + (t0 * a->Hq + h) * A;
-    int64_t shared = a->S - a->T + t0 - first; /* keys before the tile */
+    int64_t shared = keys_seen(a, t0) - 1; /* keys before the tile */
     if (shared < MIN_GEMM || t1 - t0 < 2) shared = 0;
     if (shared > 0)
         gemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)(t1 - t0), (int)shared, (int)A, 1, q, (int)ld, k, (int)A, 0,
              s, (int)a->S);
     for (int64_t t = t0; t < t1; ++t) {
-        const int64_t n = a->S - a->T + t + 1 - first;
+        const int64_t n = keys_seen(a, t);
         real *st = s + (t - t0) * a->S;
         for (int64_t i = shared; i < n; ++i) st[i] = REF(ref_dot)(A, q + (t - t0) * ld, k + i * A);
         REF(ref_attention_weigh)(n, scale, p, st);
@@ -53,7 +65,7 @@ static void tile(const attention_job *j, int64_t t0, int64_t t1, int64_t h, real
         gemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)(t1 - t0), (int)A, (int)shared, 1, s, (int)a->S, v, (int)A,
              0, out, (int)ld);
     for (int64_t t = t0; t < t1; ++t) {
-        const int64_t n = a->S - a->T + t + 1 - first;
+        const int64_t n = keys_seen(a, t);
         real *row = out + (t - t0) * ld;
         for (int64_t i = shared; i < n; ++i) REF(ref_attention_add)(A, s[(t - t0) * a->S + i], v + i * A, row);
         REF(ref_round_row)(p->at[FH1_RP_CONTEXT], A, row);

@@ -28,14 +28,23 @@ typedef struct {
     real *gate, *up, *down; /* F, F, D */
     real *cos_sin;          /* [2, M, A/2] */
     real *memory;
+    real mup[5]; /* the ssm multipliers as apply_mup uses them */
+    struct {     /* gauges that wait for their tap to be shown, reference/gauge_call.h */
+        bool wanted;
+        fh1_tap_id id;
+        fh1_gauge g;
+    } gauge[2];
 } REF(ref_call);
 
 /* Show a tap to the sink; `data` is [M, …] (rows of `kept` for logits). */
 fh1_status REF(ref_tap)(REF(ref_call) * k, fh1_tap_id id, int64_t layer, real *data);
 
-/* The same for `rows` rows of `kept` tokens and with a bound for the sink (fh1_tap_event.abs_sum). */
-fh1_status REF(ref_show)(REF(ref_call) * k, fh1_tap_id id, int64_t layer, int64_t rows, const int64_t *kept, real *data,
-                         const double *abs_sum);
+/* The same for `rows` rows of `kept` tokens. */
+fh1_status REF(ref_show)(REF(ref_call) * k, fh1_tap_id id, int64_t layer, int64_t rows, const int64_t *kept,
+                         real *data);
+
+/* Hands the event to the sink, with its gauge where one waits. */
+fh1_status REF(ref_send)(REF(ref_call) * k, fh1_tap_event *ev);
 
 /* y = x·Wᵀ + b with its tap; a multiplier that the tap includes (logits) is `m`, else 1. `rows` is M but
  * for logits, where `kept` lists the tokens. */

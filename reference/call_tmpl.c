@@ -1,47 +1,37 @@
 #include "reference/call.h"
 
+#include "reference/gauge_call.h"
 #include "reference/linear.h"
 #include "reference/lm_head.h"
 
-#include <stdlib.h>
-
-fh1_status REF(ref_show)(REF(ref_call) * k, fh1_tap_id id, int64_t layer, int64_t rows, const int64_t *kept, real *data,
-                         const double *abs_sum)
+fh1_status REF(ref_show)(REF(ref_call) * k, fh1_tap_id id, int64_t layer, int64_t rows, const int64_t *kept, real *data)
 {
     if (!k->sink) return NULL;
-    fh1_tap_event ev = {.id = id, .layer = layer, .tokens = &k->t, .kept = kept, .abs_sum = abs_sum};
+    fh1_tap_event ev = {.id = id, .layer = layer, .tokens = &k->t, .kept = kept};
     ev.value = fh1_tap_packed_shape(k->c, id, rows);
     ev.value.data = data;
     ev.value.dtype = REF_DTYPE;
-    return k->sink->tap(k->sink->user, &ev);
+    return REF(ref_send)(k, &ev);
+}
+
+fh1_status REF(ref_send)(REF(ref_call) * k, fh1_tap_event *ev)
+{
+    fh1_status s = NULL;
+    bool sent = false;
+    for (int i = 0; i < 2; ++i) {
+        if (!k->gauge[i].wanted || k->gauge[i].id != ev->id) continue;
+        ev->gauge = &k->gauge[i].g;
+        s = k->sink->tap(k->sink->user, ev);
+        sent = true;
+        fh1_gauge_free(&k->gauge[i].g);
+        k->gauge[i].wanted = false;
+    }
+    return sent ? s : k->sink->tap(k->sink->user, ev);
 }
 
 fh1_status REF(ref_tap)(REF(ref_call) * k, fh1_tap_id id, int64_t layer, real *data)
 {
-    return REF(ref_show)(k, id, layer, k->t.M, NULL, data, NULL);
-}
-
-/* Σ|w·x| for the sink, in f64; NULL when nobody asks. Only the exact engine serves it. */
-static fh1_status gauge(REF(ref_call) * k, fh1_tap_id id, int64_t layer, int64_t rows, const real *x,
-                        const fh1_tensor *w, const fh1_tensor *b, double m, double **out)
-{
-    *out = NULL;
-#if REF_BITS == 64
-    if (!k->sink || !k->sink->want_abs_sum || !k->sink->want_abs_sum(k->sink->user, id, layer)) return NULL;
-    const size_t n = (size_t)(rows * w->shape[0]);
-    double *s = malloc((n ? n : 1) * sizeof *s);
-    if (!s) return fh1_no_memory(n * sizeof *s, "the gauge of a linear layer");
-    fh1_status st = REF(ref_linear_abs_sum)(rows, x, w, b, s);
-    if (st) {
-        free(s);
-        return st;
-    }
-    for (size_t i = 0; i < n; ++i) s[i] *= fabs(m);
-    *out = s;
-#else
-    (void)k, (void)id, (void)layer, (void)rows, (void)x, (void)w, (void)b, (void)m;
-#endif
-    return NULL;
+    return REF(ref_show)(k, id, layer, k->t.M, NULL, data);
 }
 
 fh1_status REF(ref_linear_tap)(REF(ref_call) * k, fh1_tap_id id, int64_t layer, int64_t rows, const int64_t *kept,
@@ -49,11 +39,8 @@ fh1_status REF(ref_linear_tap)(REF(ref_call) * k, fh1_tap_id id, int64_t layer, 
 {
     if (id == FH1_TAP_LOGITS) FH1_TRY(REF(ref_lm_head_fwd)(rows, x, w, m, k->p, y));
     else FH1_TRY(REF(ref_linear_fwd)(rows, x, w, b, k->p, y));
-    double *abs_sum;
-    FH1_TRY(gauge(k, id, layer, rows, x, w, b, m, &abs_sum));
-    fh1_status s = REF(ref_show)(k, id, layer, rows, kept, y, abs_sum);
-    free(abs_sum);
-    return s;
+    REF_GAUGE(ref_gauge_linear(k, id, layer, rows, x, w, b, m, y));
+    return REF(ref_show)(k, id, layer, rows, kept, y);
 }
 
 void REF(ref_scale_input)(REF(ref_call) * k, fh1_tap_id id, int64_t layer, double m)
@@ -63,8 +50,10 @@ void REF(ref_scale_input)(REF(ref_call) * k, fh1_tap_id id, int64_t layer, doubl
     if (k->sink && k->sink->input_round) declared = k->sink->input_round(k->sink->user, id, layer);
     if (declared != FH1_ROUND_NONE) {
         for (int64_t i = 0; i < n; ++i) k->scaled[i] = REF(ref_mul_declared)(declared, k->n[i], m);
-        return;
+    } else {
+        for (int64_t i = 0; i < n; ++i) k->scaled[i] = k->n[i] * (real)m;
+        REF(ref_round_row)(k->p->at[FH1_RP_SCALE_IN], n, k->scaled);
     }
-    for (int64_t i = 0; i < n; ++i) k->scaled[i] = k->n[i] * (real)m;
-    REF(ref_round_row)(k->p->at[FH1_RP_SCALE_IN], n, k->scaled);
+    const bool by_document = REF_FAULT(DOCUMENT_IDS_SCALE_THE_MIXER) && id == FH1_TAP_IN_PROJ;
+    for (int64_t i = 0; by_document && i < n; ++i) k->scaled[i] *= (real)(k->t.doc[i / k->c->D] + 1);
 }

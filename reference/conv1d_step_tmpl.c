@@ -19,6 +19,18 @@ static fh1_tensor part(const fh1_tensor *t, int64_t first, int64_t n)
     return fh1_view1((char *)t->data + (size_t)first * (size_t)(fh1_dtype_bits(t->dtype) / 8), t->dtype, n);
 }
 
+static real activate(real v)
+{
+    return REF_FAULT(CONV_WITHOUT_SILU) || REF_FAULT(CONV_STEP_WITHOUT_SILU) ? v : REF(ref_silu)(v);
+}
+
+/* Column i of a window. */
+static real seen(const real *window, int64_t i)
+{
+    if (!REF_FAULT(CONV_WINDOW_READ_AS_K)) return window[i];
+    return i > 0 ? window[i - 1] : 0;
+}
+
 static void channels(void *ctx, int64_t j0, int64_t j1, int thread)
 {
     const step_job *job = ctx;
@@ -35,12 +47,12 @@ static void channels(void *ctx, int64_t j0, int64_t j1, int thread)
     for (int64_t j = 0; j < n; ++j) {
         real *window = a->window + (j0 + j) * W, sum = bias[j];
         const real x = a->x[j0 + j];
-        for (int64_t i = 0; i < W; ++i) sum += w[j * K + i] * window[i];
+        for (int64_t i = 0; i < W; ++i) sum += w[j * K + i] * seen(window, i);
         sum = r_round(job->p->at[FH1_RP_CONV], sum + w[j * K + W] * x);
-        a->y[j0 + j] = r_round(job->p->at[FH1_RP_CONV_ACT], REF(ref_silu)(sum));
-        if (W > 0) {
+        a->y[j0 + j] = r_round(job->p->at[FH1_RP_CONV_ACT], activate(sum));
+        if (W > 0 && !REF_FAULT(CONV_WINDOW_FROZEN_IN_STEPS)) {
             memmove(window, window + 1, (size_t)(W - 1) * sizeof *window);
-            window[W - 1] = x;
+            window[W - 1] = REF_FAULT(CONV_WINDOW_POST_CONV) ? a->y[j0 + j] : x;
         }
     }
 }

@@ -18,12 +18,23 @@ static const real *column(const REF(ref_conv1d_args) * a, const real *window_t, 
 {
     const int64_t doc = a->doc ? a->doc[t] : 0;
     if (s >= 0) return !a->doc || a->doc[s] == doc ? a->x + s * a->ldx : NULL;
-    return !a->doc || a->window_doc == doc ? window_t + (a->K - 1 + s) * a->c : NULL;
+    const int64_t i = a->K - 1 + s - REF_FAULT(CONV_WINDOW_READ_AS_K);
+    return i >= 0 && (!a->doc || a->window_doc == doc) ? window_t + i * a->c : NULL;
 }
 
 FH1_CLONES static void add_tap(int64_t n, const real *w, const real *x, real *acc)
 {
     for (int64_t j = 0; j < n; ++j) acc[j] += w[j] * x[j];
+}
+
+static void add_tap_of_silu(int64_t n, const real *w, const real *x, real *acc)
+{
+    for (int64_t j = 0; j < n; ++j) acc[j] += w[j] * REF(ref_silu)(x[j]);
+}
+
+static real activate(real v)
+{
+    return REF_FAULT(CONV_WITHOUT_SILU) || REF_FAULT(CONV_SILU_FIRST) ? v : REF(ref_silu)(v);
 }
 
 typedef struct {
@@ -37,28 +48,48 @@ static void channels(void *ctx, int64_t j0, int64_t j1, int thread)
     const conv_ctx *x = ctx;
     const REF(ref_conv1d_args) *a = x->job.a;
     const int64_t n = j1 - j0;
+    void (*const add)(int64_t, const real *, const real *, real *) =
+        REF_FAULT(CONV_SILU_FIRST) ? add_tap_of_silu : add_tap;
     real acc[BLOCK];
     for (int64_t t = 0; t < a->T; ++t) {
         memcpy(acc, x->job.wt + a->K * a->c + j0, (size_t)n * sizeof *acc);
         for (int64_t k = 0; k < a->K; ++k) {
             const real *col = column(a, x->window_t, t - (a->K - 1) + k, t);
-            if (col) add_tap(n, x->job.wt + k * a->c + j0, col + j0, acc);
+            if (col) add(n, x->job.wt + k * a->c + j0, col + j0, acc);
         }
         REF(ref_round_row)(x->job.p->at[FH1_RP_CONV], n, acc);
         real *y = a->y + t * a->c + j0;
-        for (int64_t j = 0; j < n; ++j) y[j] = REF(ref_silu)(acc[j]);
+        for (int64_t j = 0; j < n; ++j) y[j] = activate(acc[j]);
         REF(ref_round_row)(x->job.p->at[FH1_RP_CONV_ACT], n, y);
     }
+}
+
+/* Which column of the call becomes column i of the window: one of the last K-1, but for planted faults. */
+static int64_t kept_column(const REF(ref_conv1d_args) * a, int64_t i)
+{
+    const int64_t W = a->K - 1;
+    if (REF_FAULT(CONV_WINDOW_FIRST_COLUMNS) && a->T >= W) return i;
+    if (REF_FAULT(CONV_WINDOW_LEFT_ALIGNED) && a->T < W) return i;
+    if (REF_FAULT(CONV_WINDOW_ONE_SHORT)) return a->T - W + i - 1;
+    return a->T - W + i;
 }
 
 /* The window after the call: the last K-1 columns of the document of the last token. */
 static void next_window(const REF(ref_conv1d_args) * a, const real *window_t)
 {
-    if (a->T == 0) return;
+    if (a->T == 0 || (REF_FAULT(CONV_WINDOW_NOT_STORED_IN_SHORT_CALLS) && a->T < a->K - 1)) return;
     for (int64_t i = 0; i < a->K - 1; ++i) {
-        const real *col = column(a, window_t, a->T - (a->K - 1) + i, a->T - 1);
+        const int64_t s = kept_column(a, i);
+        const real *col = s < a->T ? column(a, window_t, s, a->T - 1) : NULL;
+        if (REF_FAULT(CONV_WINDOW_POST_CONV) && col && s >= 0) col = a->y + s * a->c;
         for (int64_t j = 0; j < a->c; ++j) a->window[j * (a->K - 1) + i] = col ? col[j] : 0;
     }
+}
+
+/* Where tap k of channel j stands in w [c,1,K]. */
+static int64_t tap_at(const REF(ref_conv1d_args) * a, int64_t j, int64_t k)
+{
+    return REF_FAULT(CONV_STRIDE_OF_FOUR) ? (4 * j + k) % (a->c * a->K) : j * a->K + k;
 }
 
 fh1_status REF(ref_conv1d_fwd)(const REF(ref_conv1d_args) * a, const fh1_profile *p)
@@ -69,7 +100,7 @@ fh1_status REF(ref_conv1d_fwd)(const REF(ref_conv1d_args) * a, const fh1_profile
     real *window_t = wt + (a->K + 1) * a->c, *flat = window_t + (a->K - 1) * a->c;
     REF(ref_widen)(flat, a->w, a->K * a->c);
     for (int64_t j = 0; j < a->c; ++j) {
-        for (int64_t k = 0; k < a->K; ++k) wt[k * a->c + j] = flat[j * a->K + k];
+        for (int64_t k = 0; k < a->K; ++k) wt[k * a->c + j] = flat[tap_at(a, j, k)];
         for (int64_t i = 0; i < a->K - 1; ++i) window_t[i * a->c + j] = a->window[j * (a->K - 1) + i];
     }
     memset(wt + a->K * a->c, 0, (size_t)a->c * sizeof *wt);

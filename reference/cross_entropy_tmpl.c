@@ -5,14 +5,17 @@ double REF(ref_cross_entropy_fwd)(int64_t M, int64_t V, const real *logits, cons
     real total = 0;
     int64_t n = 0;
     for (int64_t m = 0; m < M; ++m) {
+        n += REF_FAULT(LOSS_COUNTS_IGNORED) && labels[m] == -100;
         if (labels[m] == -100) continue;
         const real *row = logits + m * V;
         real max = row[0], sum = 0;
         for (int64_t v = 1; v < V; ++v)
             if (row[v] > max) max = row[v];
+        if (REF_FAULT(LOSS_WITHOUT_MAX)) max = 0;
         for (int64_t v = 0; v < V; ++v) sum += r_exp(row[v] - max);
         total += r_log(sum) + max - row[labels[m]];
         ++n;
     }
+    if (REF_FAULT(LOSS_SUMMED)) n = n > 0;
     return n ? (double)(total / (real)n) : (double)NAN;
 }

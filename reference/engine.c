@@ -1,5 +1,7 @@
 #include "reference/engine.h"
 
+#include "reference/gauge_ops.h"
+
 #include <cblas.h>
 #include <pthread.h>
 #include <stdlib.h>
@@ -54,6 +56,7 @@ fh1_engine *ref_engine_new(const char *name, const fh1_profile *profile, unsigne
         e->variants = variants;
         e->chunked = kind[i].chunked;
         e->ops = f64 ? &ref_ops_f64 : &ref_ops_f32;
+        e->gauges = f64 ? &ref_gauge_ops : NULL;
         e->cache_ops = &fh1_cache_ops_true;
         e->forward = f64 ? ref_forward_f64 : ref_forward_f32;
         e->free = engine_free;

@@ -2,6 +2,7 @@
 #include "reference/call.h"
 #include "reference/cross_entropy.h"
 #include "reference/embed.h"
+#include "reference/gauge_call.h"
 #include "reference/linear.h"
 #include "reference/residual.h"
 #include "reference/rmsnorm.h"
@@ -53,7 +54,10 @@ static fh1_status embed(REF(ref_call) * k)
 {
     const fh1_config *c = k->c;
     REF(ref_embed_fwd)(k->t.M, k->t.id, &k->m->embed, k->x);
+    REF(ref_round_row)(k->p->at[FH1_RP_EMBED], k->t.M * c->D, k->x); /* a table in a wider type than the pipeline's */
+    REF_GAUGE(ref_gauge_embed(k));
     FH1_TRY(REF(ref_tap)(k, FH1_TAP_EMBED, 0, k->x));
+    REF_GAUGE(ref_gauge_input(k));
     for (int64_t i = 0; i < k->t.M * c->D; ++i) k->x[i] *= (real)c->m_emb;
     REF(ref_round_row)(k->p->at[FH1_RP_EMBED], k->t.M * c->D, k->x);
     return REF(ref_tap)(k, FH1_TAP_INPUT, 0, k->x);
@@ -64,8 +68,10 @@ static fh1_status mlp(REF(ref_call) * k, int64_t layer)
     const fh1_config *c = k->c;
     const fh1_layer *l = &k->m->layers[layer];
     const int64_t M = k->t.M;
-    FH1_TRY(REF(ref_linear_tap)(k, FH1_TAP_GATE_PROJ, layer, M, NULL, k->n, &l->gate_w, &l->gate_b, 1, k->gate));
-    FH1_TRY(REF(ref_linear_tap)(k, FH1_TAP_UP_PROJ, layer, M, NULL, k->n, &l->up_w, &l->up_b, 1, k->up));
+    real *in = REF_FAULT(MLP_READS_RESIDUAL) ? k->x : k->n;
+    FH1_TRY(REF(ref_linear_tap)(k, FH1_TAP_GATE_PROJ, layer, M, NULL, in, &l->gate_w, &l->gate_b, 1, k->gate));
+    FH1_TRY(REF(ref_linear_tap)(k, FH1_TAP_UP_PROJ, layer, M, NULL, in, &l->up_w, &l->up_b, 1, k->up));
+    REF_GAUGE(ref_gauge_act(k, layer));
     REF(ref_swiglu_fwd)(M, c->F, k->gate, c->m_gate, k->up, k->p, k->gate);
     FH1_TRY(REF(ref_tap)(k, FH1_TAP_ACT, layer, k->gate));
     return REF(ref_linear_tap)(k, FH1_TAP_DOWN_PROJ, layer, M, NULL, k->gate, &l->down_w, &l->down_b, 1, k->down);
@@ -77,31 +83,55 @@ static fh1_status layer_fwd(REF(ref_call) * k, int64_t layer)
     const fh1_layer *l = &k->m->layers[layer];
     const int64_t M = k->t.M, n = M * c->D;
     FH1_TRY(REF(ref_rmsnorm_fwd)(M, c->D, k->x, &l->input_layernorm, c->eps, k->p, k->n));
+    REF_GAUGE(ref_gauge_norm(k, FH1_TAP_INPUT_LAYERNORM, layer, &l->input_layernorm));
     FH1_TRY(REF(ref_tap)(k, FH1_TAP_INPUT_LAYERNORM, layer, k->n));
+    for (int64_t i = 0; REF_FAULT(ATTENTION_IN_ON_RESIDUAL) && i < n; ++i) k->x[i] *= (real)c->m_attn_in;
+    if (REF_FAULT(RESIDUAL_FROM_NORM)) memcpy(k->x, k->n, (size_t)n * sizeof *k->x);
     FH1_TRY(REF(ref_self_attn_fwd)(k, layer));
     FH1_TRY(REF(ref_mixer_fwd)(k, layer));
+    REF_GAUGE(ref_gauge_mid(k, layer));
     REF(ref_residual_mix)(n, k->mixer, c->m_ssm_out, k->attn, c->m_attn_out, k->p, k->x);
     FH1_TRY(REF(ref_tap)(k, FH1_TAP_MID, layer, k->x));
 
     FH1_TRY(REF(ref_rmsnorm_fwd)(M, c->D, k->x, &l->pre_ff_layernorm, c->eps, k->p, k->n));
+    REF_GAUGE(ref_gauge_norm(k, FH1_TAP_PRE_FF_LAYERNORM, layer, &l->pre_ff_layernorm));
     FH1_TRY(REF(ref_tap)(k, FH1_TAP_PRE_FF_LAYERNORM, layer, k->n));
     FH1_TRY(mlp(k, layer));
+    REF_GAUGE(ref_gauge_layer(k, layer));
     REF(ref_residual_add)(n, k->down, c->m_down, k->p, k->x);
     return REF(ref_tap)(k, FH1_TAP_LAYER, layer, k->x);
 }
 
+static fh1_status gauge_of_loss(REF(ref_call) * k, const real *logits, const int64_t *label)
+{
+    (void)k, (void)logits, (void)label;
+    REF_GAUGE(ref_gauge_loss(k, logits, label));
+    return NULL;
+}
+
 /* labels are stored unshifted: token m predicts the label of the next column of its row. */
-static fh1_status loss(REF(ref_call) * k, const fh1_batch *b, const real *logits)
+static fh1_status loss(REF(ref_call) * k, const fh1_batch *b, real *logits)
 {
     const fh1_tokens *t = &k->t;
     int64_t *label = malloc((size_t)(t->M + 1) * sizeof *label);
     if (!label) return fh1_no_memory((size_t)(t->M + 1) * sizeof *label, "labels");
+    const int64_t shift = REF_FAULT(LOSS_NOT_SHIFTED) ? 0 : REF_FAULT(LOSS_SHIFTED_TWICE) ? 2 : 1;
     for (int64_t m = 0; m < t->M; ++m)
-        label[m] = t->col[m] + 1 < t->T ? b->labels[t->row[m] * t->T + t->col[m] + 1] : -100;
+        label[m] = t->col[m] + shift < t->T ? b->labels[t->row[m] * t->T + t->col[m] + shift] : -100;
+    for (int64_t i = 0; REF_FAULT(LOSS_WITHOUT_HEAD_MULTIPLIER) && i < t->M * k->c->V; ++i)
+        logits[i] /= (real)k->c->m_lm;
     real value = (real)REF(ref_cross_entropy_fwd)(t->M, k->c->V, logits, label);
+    fh1_status s = gauge_of_loss(k, logits, label);
     free(label);
+    if (s) return s;
     fh1_tap_event ev = {.id = FH1_TAP_LOSS, .tokens = t, .value = fh1_view(&value, REF_DTYPE, 0, NULL)};
-    return k->sink->tap(k->sink->user, &ev);
+    return REF(ref_send)(k, &ev);
+}
+
+static int64_t n_layers_run(const REF(ref_call) * k)
+{
+    if (REF_FAULT(ONLY_LAYER_0) && k->cache->n_cols == 0) return 1;
+    return k->c->n_layers - (REF_FAULT(LAST_LAYER_SKIPPED) && k->c->n_layers > 1);
 }
 
 /* Logits of the last n_logits columns: the kept tokens only, then scattered to [B, n_logits, V]. */
@@ -114,7 +144,9 @@ static fh1_status head(REF(ref_call) * k, const fh1_batch *b, int64_t n_logits, 
     if (!kept) return fh1_no_memory((size_t)(t->M + 1) * sizeof *kept, "logits");
     for (int64_t m = 0; m < t->M; ++m)
         if (t->col[m] >= t->T - n_logits) {
-            memmove(k->scaled + n * c->D, k->n + m * c->D, (size_t)c->D * sizeof(real));
+            const real *h = (REF_FAULT(HEAD_READS_RESIDUAL) ? k->x : k->n) + m * c->D;
+            if (REF_FAULT(LOGITS_ONE_POSITION_LATE) && t->col[m] > 0 && m > 0) h -= c->D;
+            memmove(k->scaled + n * c->D, h, (size_t)c->D * sizeof(real));
             kept[n++] = m;
         }
     fh1_status s = NULL;
@@ -164,8 +196,14 @@ static fh1_status run(REF(ref_call) * k, const fh1_batch *b, int64_t n_logits, r
     FH1_TRY(fh1_cache_prepare(k->cache, &k->t));
     rope_table(k);
     FH1_TRY(embed(k));
-    for (int64_t i = 0; i < k->c->n_layers; ++i) FH1_TRY(layer_fwd(k, i));
+    const int64_t first = k->sink ? k->sink->first_layer : 0;
+    if (first > 0) FH1_TRY(REF(ref_tap)(k, FH1_TAP_LAYER, first - 1, k->x));
+    for (int64_t i = first; i < n_layers_run(k); ++i) FH1_TRY(layer_fwd(k, i));
     FH1_TRY(REF(ref_rmsnorm_fwd)(k->t.M, k->c->D, k->x, &k->m->final_layernorm, k->c->eps, k->p, k->n));
+    if (REF_FAULT(FINAL_NORM_SKIPPED)) memcpy(k->n, k->x, (size_t)(k->t.M * k->c->D) * sizeof *k->n);
+    if (REF_FAULT(FINAL_NORM_TWICE))
+        FH1_TRY(REF(ref_rmsnorm_fwd)(k->t.M, k->c->D, k->n, &k->m->final_layernorm, k->c->eps, k->p, k->n));
+    REF_GAUGE(ref_gauge_norm(k, FH1_TAP_FINAL_LAYERNORM, 0, &k->m->final_layernorm));
     FH1_TRY(REF(ref_tap)(k, FH1_TAP_FINAL_LAYERNORM, 0, k->n));
     FH1_TRY(head(k, b, n_logits, logits));
     fh1_cache_commit(k->cache, &k->t);
@@ -178,6 +216,7 @@ fh1_status REF(ref_forward)(fh1_engine *e, const fh1_model *m, const fh1_batch *
 {
     REF_ENTER(e);
     REF(ref_call) k = {.e = e, .m = m, .c = &m->config, .p = e->profile, .cache = cache, .sink = sink};
+    if (REF_FAULT(ACTIVATIONS_IN_BF16)) k.p = fh1_profile_find("hf-eager-bf16");
     fh1_batch inputs = *b;
     keep_pads(&k, &inputs);
     k.one_token = b->T == 1 && cache->n_cols > 0;
@@ -185,6 +224,7 @@ fh1_status REF(ref_forward)(fh1_engine *e, const fh1_model *m, const fh1_batch *
     if (n_logits < 0 || n_logits > b->T) n_logits = b->T;
     fh1_status s = run(&k, b, n_logits, logits);
     free(k.memory);
+    for (int i = 0; i < 2; ++i) fh1_gauge_free(&k.gauge[i].g);
     fh1_tokens_free(&k.t);
     return s;
 }

@@ -15,9 +15,24 @@ typedef struct {
     real *out;
 } gate_job;
 
+static real gate(real z)
+{
+    return REF_FAULT(GATE_IS_SIGMOID) ? 1 / (1 + r_exp(-z)) : REF(ref_silu)(z);
+}
+
+static void swap(const real **a, const real **b)
+{
+    const real *t = *a;
+    *a = *b;
+    *b = t;
+}
+
 static void normalise_group(int64_t n, real eps, real *v)
 {
-    const real r = 1 / r_sqrt(REF(ref_dot)(n, v, v) / (real)n + eps);
+    const real mean = REF(ref_dot)(n, v, v) / (real)n;
+    real r = 1 / r_sqrt(mean + eps);
+    if (REF_FAULT(GATED_NORM_EPS_OUTSIDE_ROOT)) r = 1 / (r_sqrt(mean) + eps);
+    if (REF_FAULT(GATED_NORM_EPS_MISSING)) r = 1 / r_sqrt(mean);
     for (int64_t i = 0; i < n; ++i) v[i] *= r;
 }
 
@@ -30,12 +45,16 @@ static void groups(void *ctx, int64_t k0, int64_t k1, int thread)
     for (int64_t k = k0; k < k1; ++k) {
         const int64_t m = k / j->G, first = k % j->G * n;
         const real *y = j->y + m * j->d + first, *z = j->z + m * j->ldz + first;
+        const real *w = REF_FAULT(GATED_NORM_WEIGHT_OF_GROUP_0) ? j->w : j->w + first;
         real *out = j->out + m * j->d + first;
-        for (int64_t i = 0; i < n; ++i) out[i] = j->norm_first ? y[i] : y[i] * REF(ref_silu)(z[i]);
-        normalise_group(n, j->eps, out);
-        for (int64_t i = 0; i < n; ++i) out[i] *= j->w[first + i];
+        if (REF_FAULT(GATE_OPERANDS_SWAPPED)) swap(&y, &z);
+        for (int64_t i = 0; i < n; ++i) out[i] = j->norm_first ? y[i] : y[i] * gate(z[i]);
+        for (int times = REF_FAULT(GATED_NORM_TWICE) ? 2 : 1; times > 0; --times) {
+            normalise_group(n, j->eps, out);
+            for (int64_t i = 0; i < n; ++i) out[i] *= w[i];
+        }
         if (j->norm_first)
-            for (int64_t i = 0; i < n; ++i) out[i] *= REF(ref_silu)(z[i]);
+            for (int64_t i = 0; i < n; ++i) out[i] *= gate(z[i]);
         REF(ref_round_row)(j->p->at[FH1_RP_GATED], n, out);
     }
 }
@@ -45,11 +64,13 @@ static void elements(void *ctx, int64_t i0, int64_t i1, int thread)
 {
     (void)thread;
     const gate_job *j = ctx;
-    const fh1_round silu = j->p->at[FH1_RP_GATE_SILU], gated = j->p->at[FH1_RP_GATED];
+    const fh1_round silu = REF_FAULT(GATE_IN_BF16) ? FH1_ROUND_BF16 : j->p->at[FH1_RP_GATE_SILU],
+                    gated = j->p->at[FH1_RP_GATED];
     for (int64_t i = i0; i < i1;) {
         const int64_t m = i / j->d, end = (m + 1) * j->d < i1 ? (m + 1) * j->d : i1;
-        const real *z = j->z + m * (j->ldz - j->d); /* z[i] is then the gate of element i */
-        for (; i < end; ++i) j->out[i] = r_round(gated, j->y[i] * r_round(silu, REF(ref_silu)(z[i])));
+        const real *y = j->y, *z = j->z + m * (j->ldz - j->d); /* z[i] is then the gate of element i */
+        if (REF_FAULT(GATE_OPERANDS_SWAPPED)) swap(&y, &z);
+        for (; i < end; ++i) j->out[i] = r_round(gated, y[i] * r_round(silu, gate(z[i])));
     }
 }
 
@@ -57,6 +78,7 @@ fh1_status REF(ref_gated_norm_fwd)(int64_t M, int64_t d, int64_t G, const real *
                                    const fh1_tensor *w, double eps, bool norm_before_gate, const fh1_profile *p,
                                    real *out)
 {
+    if (REF_FAULT(GATED_NORM_OVER_WHOLE_WIDTH)) G = 1;
     gate_job j = {d, G, ldz, y, z, NULL, (real)eps, norm_before_gate, p, out};
     if (!w->data) {
         fh1_parallel_for(M * d, 768, elements, &j); /* two pieces even for one token of the 0.5B */

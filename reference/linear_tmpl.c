@@ -4,6 +4,7 @@
 #include "reference/linear.h"
 
 #include "oracle/thread.h"
+#include "reference/faulty_linear.h"
 #include "reference/lanes.h"
 
 #include <cblas.h>
@@ -216,7 +217,11 @@ fh1_status REF(ref_linear_fwd)(int64_t M, const real *x, const fh1_tensor *w, co
                     .bias = bias,
                     .y = y,
                     .round = p->at[FH1_RP_LINEAR]};
+#ifdef REF_FAULTY
+    fh1_status s = REF(ref_faulty_linear_wanted)(M) ? REF(ref_faulty_linear)(M, x, w, bias, j.round, y) : run(&j);
+#else
     fh1_status s = run(&j);
+#endif
     free(bias);
     return s;
 }

@@ -1,21 +1,36 @@
 /* The Mamba-2 branch of a layer. Per row of the batch, since conv window and state belong to rows. */
+#include "oracle/gauge_request.h"
 #include "reference/call.h"
+#include "reference/conv1d_gauge.h" /* ref_mup_factor */
 #include "reference/conv1d_step.h"
 #include "reference/dt_softplus.h"
+#include "reference/faulty_mixer.h"
 #include "reference/gated_norm.h"
+#include "reference/gauge_call.h"
 #include "reference/ssd_chunk.h"
 #include "reference/ssd_step.h"
 
 #include <stdlib.h>
 #include <string.h>
 
+/* A multiplier as the engine holds it: a constant, known bit for bit, so that a truth which judges another contract
+ * takes that contract's. */
+static real held(const REF(ref_call) * k, double m)
+{
+#if REF_BITS == 64
+    if (k->sink && k->sink->gauges) return ref_mup_factor(k->sink->gauges->contract, m);
+#endif
+    return r_round(k->p->at[FH1_RP_MUP_VECTOR], (real)m);
+}
+
 /* u: m₀ on z, m₁ on x, m₂ on B, m₃ on C, m₄ on dt; transformers holds it in the model's type. */
 static void mup_vector(const REF(ref_call) * k, real u[5])
 {
     const bool rounded = k->e->variants & FH1_VAR_MUP_ROUNDED;
     for (int s = 0; s < 5; ++s) {
-        u[s] = r_round(k->p->at[FH1_RP_MUP_VECTOR], (real)k->c->m_ssm[s]);
+        u[s] = held(k, k->c->m_ssm[s]);
         if (rounded) u[s] = (real)fh1_round_f64(FH1_ROUND_BF16, (double)(float)k->c->m_ssm[s]);
+        if (REF_FAULT(MUP_AFTER_CONV) && s >= 1 && s <= 3) u[s] = 1;
     }
 }
 
@@ -42,11 +57,11 @@ static void apply_mup(const REF(ref_call) * k, int64_t rows, real *proj)
     }
 }
 
-/* What a padding column holds after in_proj and the mup vector when its input was masked: the bias. */
+/* What a padding column holds after in_proj and the mup vector when its input was masked: the bias. Room for H more. */
 static fh1_status pad_column(const REF(ref_call) * k, const fh1_layer *l, real **out)
 {
     const int64_t width = fh1_in_proj_dim(k->c);
-    real *col = calloc((size_t)width, sizeof *col);
+    real *col = calloc((size_t)(width + k->c->H), sizeof *col);
     if (!col) return fh1_no_memory((size_t)width * sizeof *col, "a padding column");
     if (l->in_b.data) {
         REF(ref_widen)(col, &l->in_b, width);
@@ -63,6 +78,10 @@ static void dt_limits(const REF(ref_call) * k, double *lo, double *hi)
     *hi = k->c->dt_hi;
     const unsigned v = k->e->variants;
     if ((v & FH1_VAR_NO_DT_LIMIT) || ((v & FH1_VAR_DECODE_NO_DT_LIMIT) && k->one_token)) {
+        *lo = 0;
+        *hi = (double)INFINITY;
+    }
+    if (REF_FAULT(DT_CLAMPED_IN_STEPS_ONLY) && !k->one_token) {
         *lo = 0;
         *hi = (double)INFINITY;
     }
@@ -88,7 +107,7 @@ static row_view view_row(const REF(ref_call) * k, int64_t layer, int64_t b)
 }
 
 /* Variants of real libraries that change what a row starts from. */
-static fh1_status before_row(const REF(ref_call) * k, const fh1_layer *l, int64_t b, const row_view *v)
+static fh1_status before_row(REF(ref_call) * k, const fh1_layer *l, int64_t b, const row_view *v)
 {
     const fh1_config *c = k->c;
     if ((k->e->variants & FH1_VAR_HISTORY_DROPPED) && k->t.T > 1) {
@@ -99,24 +118,29 @@ static fh1_status before_row(const REF(ref_call) * k, const fh1_layer *l, int64_
         real *col;
         FH1_TRY(pad_column(k, l, &col));
         REF(ref_conv1d_push)(fh1_conv_dim(c), c->K, col + c->d_ssm, k->t.n_left[b], v->window);
+        REF_GAUGE(ref_gauge_pad_window(k, l - k->m->layers, b, col, k->t.n_left[b]));
         free(col);
     }
     return NULL;
 }
 
 /* FH1_VAR_RIGHT_PAD_CACHE: the window ends in padding columns and the state decays over them. */
-static fh1_status after_row(const REF(ref_call) * k, const fh1_layer *l, int64_t b, const row_view *v)
+static fh1_status after_row(REF(ref_call) * k, const fh1_layer *l, int64_t b, const row_view *v)
 {
     const fh1_config *c = k->c;
     if (!(k->e->variants & FH1_VAR_RIGHT_PAD_CACHE) || k->t.n_right[b] == 0) return NULL;
-    real *col, *dt;
+    real *col, *dt; /* one block: the column, then its Δ */
     FH1_TRY(pad_column(k, l, &col));
-    dt = col + c->d_ssm + fh1_conv_dim(c);
+    dt = col + fh1_in_proj_dim(c);
     double lo, hi;
     dt_limits(k, &lo, &hi);
-    REF(ref_dt_softplus_fwd)(1, c->H, dt, c->H, &l->dt_bias, lo, hi, k->p, dt);
-    REF(ref_conv1d_push)(fh1_conv_dim(c), c->K, col + c->d_ssm, k->t.n_right[b], v->window);
-    REF(ref_ssd_decay)(c->H, c->P, c->N, dt, &l->A_log, k->t.n_right[b], v->state);
+    REF(ref_dt_softplus_fwd)(1, c->H, dt - c->H, c->H, &l->dt_bias, lo, hi, k->p, dt);
+    if (!REF_FAULT(STATE_DECAYS_OVER_RIGHT_PADS))
+        REF(ref_conv1d_push)(fh1_conv_dim(c), c->K, col + c->d_ssm, k->t.n_right[b], v->window);
+    if (!REF_FAULT(CONV_WINDOW_AT_RIGHT_PADS))
+        REF(ref_ssd_decay)(c->H, c->P, c->N, dt, &l->A_log, k->t.n_right[b], v->state);
+    REF_GAUGE(ref_gauge_pad_window(k, l - k->m->layers, b, col, k->t.n_right[b]));
+    REF_GAUGE(ref_gauge_pad_state(k, l - k->m->layers, b, col, lo, hi, k->t.n_right[b], dt, v->state));
     free(col);
     return NULL;
 }
@@ -148,6 +172,8 @@ static fh1_status conv_rows(REF(ref_call) * k, const fh1_layer *l, int64_t layer
              .window_doc = window_doc(k, b, &v),
              .window = v.window,
              .y = k->conv + v.begin * conv};
+        REF_SPOIL(FH1_TRY(REF(ref_spoil_conv)(k, layer, b, &a)));
+        REF_GAUGE(ref_gauge_conv1d(k, layer, b, &a));
         FH1_TRY(v.n == 1 ? REF(ref_conv1d_step_fwd)(&a, k->p) : REF(ref_conv1d_fwd)(&a, k->p));
     }
     return NULL;
@@ -173,10 +199,13 @@ static fh1_status scan_rows(REF(ref_call) * k, const fh1_layer *l, int64_t layer
              .state_doc = v.held_doc,
              .state = v.state,
              .y = k->y + v.begin * c->d_ssm};
+        REF_SPOIL(FH1_TRY(REF(ref_spoil_scan)(k, layer, b, &a)));
+        REF_GAUGE(ref_gauge_ssd(k, layer, b, &a));
         if (k->one_token && v.n == 1) REF(ref_ssd_step_fwd)(&a, k->p);
         else if (k->e->chunked) FH1_TRY(REF(ref_ssd_chunk_fwd)(&a, c->Q, k->p));
         else REF(ref_ssd_scan_fwd)(&a, k->p);
         FH1_TRY(after_row(k, l, b, &v));
+        REF_SPOIL(FH1_TRY(REF(ref_spoil_row)(k, layer, b, &a)));
     }
     return NULL;
 }
@@ -189,19 +218,27 @@ fh1_status REF(ref_mixer_fwd)(REF(ref_call) * k, int64_t layer)
     double lo, hi;
 
     REF(ref_scale_input)(k, FH1_TAP_IN_PROJ, layer, c->m_ssm_in);
+    REF_SPOIL(FH1_TRY(REF(ref_spoil_input)(k, l)));
     FH1_TRY(REF(ref_linear_tap)(k, FH1_TAP_IN_PROJ, layer, M, NULL, k->scaled, &l->in_w, &l->in_b, 1, k->proj));
+    REF_SPOIL(FH1_TRY(REF(ref_spoil_proj)(k)));
     apply_mup(k, M, k->proj);
+    mup_vector(k, k->mup);
 
     FH1_TRY(conv_rows(k, l, layer));
+    REF_SPOIL(REF(ref_spoil_conv_act)(k));
     FH1_TRY(REF(ref_tap)(k, FH1_TAP_CONV_ACT, layer, k->conv));
 
     dt_limits(k, &lo, &hi);
+    REF_GAUGE(ref_gauge_dt(k, layer, lo, hi));
     REF(ref_dt_softplus_fwd)(M, c->H, k->proj + c->d_ssm + fh1_conv_dim(c), width, &l->dt_bias, lo, hi, k->p, k->dt);
+    REF_SPOIL(REF(ref_spoil_dt)(k));
     FH1_TRY(REF(ref_tap)(k, FH1_TAP_DT, layer, k->dt));
 
     FH1_TRY(scan_rows(k, l, layer));
     FH1_TRY(REF(ref_tap)(k, FH1_TAP_SSD, layer, k->y));
 
+    REF_GAUGE(ref_gauge_gated(k, layer));
+    REF_SPOIL(REF(ref_spoil_gate)(k));
     FH1_TRY(REF(ref_gated_norm_fwd)(M, c->d_ssm, c->G, k->y, k->proj, width, &l->norm, c->eps, c->norm_before_gate,
                                     k->p, k->y));
     FH1_TRY(REF(ref_tap)(k, FH1_TAP_GATED, layer, k->y));

@@ -16,7 +16,8 @@ void REF(ref_rope_table)(const fh1_config *c, int64_t M, const int64_t *position
     real *cosines = cos_sin, *sines = cos_sin + M * half;
     for (int64_t m = 0; m < M; ++m)
         for (int64_t i = 0; i < half; ++i) {
-            const real angle = (real)position[m] * freq[i];
+            real angle = (real)position[m] * freq[i];
+            if (REF_FAULT(ROPE_ANGLES_IN_BF16)) angle = r_round(FH1_ROUND_BF16, angle);
 #if REF_BITS == 64
             cosines[m * half + i] = cos(angle) * scale;
             sines[m * half + i] = sin(angle) * scale;
@@ -25,21 +26,26 @@ void REF(ref_rope_table)(const fh1_config *c, int64_t M, const int64_t *position
             sines[m * half + i] = sinf(angle) * (float)scale;
 #endif
         }
-    REF(ref_round_row)(p->at[FH1_RP_ROPE_TABLE], 2 * M * half, cos_sin);
+    const fh1_round r = REF_FAULT(ROPE_TABLE_IN_BF16) ? FH1_ROUND_BF16 : p->at[FH1_RP_ROPE_TABLE];
+    REF(ref_round_row)(r, 2 * M * half, cos_sin);
 }
 
 void REF(ref_rope_fwd)(int64_t M, int64_t heads, int64_t A, const real *cos_sin, const fh1_profile *p, real *x)
 {
     const int64_t half = A / 2;
     const fh1_round r = p->at[FH1_RP_ROPE];
+    const int64_t rotated = REF_FAULT(ROPE_HALF_OF_HEAD) ? half / 2 : half, step = REF_FAULT(ROPE_INTERLEAVED) ? 2 : 1;
+    const int64_t apart = REF_FAULT(ROPE_INTERLEAVED) ? 1 : half;
+    const real sign = REF_FAULT(ROPE_SIGN_FLIPPED) ? -1 : 1;
     for (int64_t m = 0; m < M; ++m)
         for (int64_t h = 0; h < heads; ++h) {
-            real *lo = x + (m * heads + h) * A, *hi = lo + half;
-            for (int64_t i = 0; i < half; ++i) {
-                const real c = cos_sin[m * half + i], s = cos_sin[(M + m) * half + i];
-                const real a = lo[i], b = hi[i];
-                lo[i] = r_round(r, r_round(r, a * c) + r_round(r, -b * s));
-                hi[i] = r_round(r, r_round(r, b * c) + r_round(r, a * s));
+            real *head = x + (m * heads + h) * A;
+            for (int64_t i = 0; i < rotated; ++i) {
+                const real c = cos_sin[m * half + i], s = sign * cos_sin[(M + m) * half + i];
+                real *lo = head + i * step, *hi = lo + apart;
+                const real a = *lo, b = *hi;
+                *lo = r_round(r, r_round(r, a * c) + r_round(r, -b * s));
+                *hi = r_round(r, r_round(r, b * c) + r_round(r, a * s));
             }
         }
 }

@@ -1,6 +1,7 @@
 /* The attention branch of a layer: projections, rotation, append to the cache, attention, o_proj. */
-#include "reference/attention_gauge.h"
+#include "reference/attention.h"
 #include "reference/call.h"
+#include "reference/gauge_call.h"
 #include "reference/rope.h"
 
 #include <stdlib.h>
@@ -18,8 +19,25 @@ static void append(const REF(ref_call) * k, int64_t layer, int64_t b)
         for (int64_t h = 0; h < c->Hkv; ++h) {
             memcpy(key + (h * r->cap + slot) * c->A, k->k + (m * c->Hkv + h) * c->A, bytes);
             memcpy(value + (h * r->cap + slot) * c->A, k->v + (m * c->Hkv + h) * c->A, bytes);
+            if (REF_FAULT(DECODE_OVERWRITES_LAST_KEY) && k->one_token && slot > 0)
+                memcpy(key + (h * r->cap + slot - 1) * c->A, k->k + (m * c->Hkv + h) * c->A, bytes);
+            if (!REF_FAULT(KV_CACHE_IN_BF16)) continue;
+            REF(ref_round_row)(FH1_ROUND_BF16, c->A, key + (h * r->cap + slot) * c->A);
+            REF(ref_round_row)(FH1_ROUND_BF16, c->A, value + (h * r->cap + slot) * c->A);
         }
     }
+}
+
+/* The first key that the i-th new token sees, `from` unless a fault is planted. */
+static int64_t first_seen(const REF(ref_call) * k, const fh1_cache_row *r, int64_t i, int64_t from)
+{
+    const int64_t self = r->n + i;
+    if (REF_FAULT(DOCUMENTS_IGNORED_IN_ATTENTION)) return 0;
+    if (REF_FAULT(CONTINUED_CALL_SEES_NEW_KEYS_ONLY) && k->t.T > 1 && from < r->n) return r->n;
+    if (REF_FAULT(DECODE_SEES_NEW_KEY_ONLY) && k->one_token) return self;
+    if (REF_FAULT(FIRST_KEY_NOT_SEEN) && from < self) return from + 1;
+    if (REF_FAULT(SLIDING_WINDOW) && self - from >= 32) return self - 31;
+    return from;
 }
 
 /* first[i]: the first stored token of the document of the row's i-th new token. */
@@ -33,13 +51,19 @@ static void visible_from(const REF(ref_call) * k, int64_t b, int64_t *first)
             doc = k->t.doc[begin + i];
             from = r->n + i;
         }
-        first[i] = from;
+        first[i] = first_seen(k, r, i, from);
         if (k->pads_kept > 0) first[i] = i < k->pads_kept ? 0 : k->pads_kept; /* padding sees padding only */
     }
 }
 
-/* bound: where the sink wants it, [M, Hq·A] for attention_gauge, else NULL. */
-static fh1_status attend(REF(ref_call) * k, int64_t layer, real *bound)
+static fh1_status gauge_of_row(REF(ref_call) * k, int64_t layer, int64_t begin, const REF(ref_attention_args) * a)
+{
+    (void)k, (void)layer, (void)begin, (void)a;
+    REF_GAUGE(ref_gauge_attention(k, layer, begin, a));
+    return NULL;
+}
+
+static fh1_status attend(REF(ref_call) * k, int64_t layer)
 {
     const fh1_config *c = k->c;
     int64_t *first = malloc((size_t)(k->t.M + 1) * sizeof *first);
@@ -50,40 +74,25 @@ static fh1_status attend(REF(ref_call) * k, int64_t layer, real *bound)
         const int64_t begin = k->t.row_begin[b], n = k->t.row_begin[b + 1] - begin;
         append(k, layer, b);
         visible_from(k, b, first);
+        const fh1_cache_row *first_row = &k->cache->rows[0];
+        const bool of_row_0 = REF_FAULT(KEYS_OF_ROW_0) && first_row->n + k->t.row_begin[1] >= r->n + n;
+        const fh1_cache_row *kv = of_row_0 ? first_row : r;
         REF(ref_attention_args)
         a = {.T = n,
              .S = r->n + n,
              .Hq = c->Hq,
              .Hkv = c->Hkv,
              .A = c->A,
-             .ld_kv = r->cap,
+             .ld_kv = kv->cap,
              .q = k->q + begin * c->Hq * c->A,
-             .k = r->key[layer],
-             .v = r->value[layer],
+             .k = kv->key[layer],
+             .v = kv->value[layer],
              .first = first,
              .out = k->ctx + begin * c->Hq * c->A};
         s = REF(ref_attention_fwd)(&a, k->p);
-        if (!s && bound) s = REF(ref_attention_gauge)(&a, bound + begin * c->Hq * c->A);
+        if (!s) s = gauge_of_row(k, layer, begin, &a);
     }
     free(first);
-    return s;
-}
-
-/* The context tap, with its gauge where an exact engine is asked for it. */
-static fh1_status context(REF(ref_call) * k, int64_t layer)
-{
-    real *bound = NULL;
-    const double *shown = NULL;
-#if REF_BITS == 64
-    if (k->sink && k->sink->want_abs_sum && k->sink->want_abs_sum(k->sink->user, FH1_TAP_CONTEXT, layer)) {
-        const size_t n = (size_t)(k->t.M * k->c->Hq * k->c->A + 1);
-        if (!(bound = malloc(n * sizeof *bound))) return fh1_no_memory(n * sizeof *bound, "the gauge of attention");
-        shown = bound;
-    }
-#endif
-    fh1_status s = attend(k, layer, bound);
-    if (!s) s = REF(ref_show)(k, FH1_TAP_CONTEXT, layer, k->t.M, NULL, k->ctx, shown);
-    free(bound);
     return s;
 }
 
@@ -101,11 +110,17 @@ fh1_status REF(ref_self_attn_fwd)(REF(ref_call) * k, int64_t layer)
     const real m_key = REF_FAULT(KEY_MULTIPLIER_DROPPED) ? 1 : (real)c->m_key;
     for (int64_t i = 0; i < M * c->Hkv * c->A; ++i) k->k[i] *= m_key; /* after the bias, before the rotation */
     REF(ref_round_row)(k->p->at[FH1_RP_KEY], M * c->Hkv * c->A, k->k);
-    REF(ref_rope_fwd)(M, c->Hq, c->A, k->cos_sin, k->p, k->q);
-    REF(ref_rope_fwd)(M, c->Hkv, c->A, k->cos_sin, k->p, k->k);
+    for (int64_t i = 0; REF_FAULT(KEY_MULTIPLIER_ON_QUERIES) && i < M * c->Hq * c->A; ++i) k->q[i] *= m_key;
+    for (int64_t i = 0; REF_FAULT(KEY_MULTIPLIER_ON_VALUES) && i < M * c->Hkv * c->A; ++i) k->v[i] *= m_key;
+    REF_GAUGE(ref_gauge_rope(k, layer));
+    if (!REF_FAULT(ROPE_QUERIES_NOT_ROTATED)) REF(ref_rope_fwd)(M, c->Hq, c->A, k->cos_sin, k->p, k->q);
+    if (!REF_FAULT(ROPE_KEYS_NOT_ROTATED)) REF(ref_rope_fwd)(M, c->Hkv, c->A, k->cos_sin, k->p, k->k);
     FH1_TRY(REF(ref_tap)(k, FH1_TAP_Q_ROPE, layer, k->q));
     FH1_TRY(REF(ref_tap)(k, FH1_TAP_K_ROPE, layer, k->k));
+    const real wrong_scale = (real)sqrt((double)(c->A * c->Hq) / (double)c->D);
+    for (int64_t i = 0; REF_FAULT(SCORES_SCALED_BY_HIDDEN) && i < M * c->Hq * c->A; ++i) k->q[i] *= wrong_scale;
 
-    FH1_TRY(context(k, layer));
+    FH1_TRY(attend(k, layer));
+    FH1_TRY(REF(ref_tap)(k, FH1_TAP_CONTEXT, layer, k->ctx));
     return REF(ref_linear_tap)(k, FH1_TAP_O_PROJ, layer, M, NULL, k->ctx, &l->o_w, &l->o_b, 1, k->attn);
 }

@@ -13,22 +13,6 @@ typedef struct {
     real *scratch; /* [threads, Q]: Λ */
 } chunk_job;
 
-/* Columns of token t for head h. */
-static const real *x_of(const REF(ref_ssd_args) * a, int64_t t, int64_t h)
-{
-    return a->xbc + t * a->ldx + h * a->P;
-}
-
-static const real *b_of(const REF(ref_ssd_args) * a, int64_t t, int64_t h)
-{
-    return a->xbc + t * a->ldx + a->H * a->P + h / (a->H / a->G) * a->N;
-}
-
-static const real *c_of(const REF(ref_ssd_args) * a, int64_t t, int64_t h)
-{
-    return b_of(a, t, h) + a->G * a->N;
-}
-
 /* The tokens of the chunk seen from each other. */
 static void within(const REF(ref_ssd_args) * a, int64_t t0, int64_t n, int64_t h, real A)
 {
@@ -36,8 +20,8 @@ static void within(const REF(ref_ssd_args) * a, int64_t t0, int64_t n, int64_t h
         real *y = a->y + (t * a->H + h) * a->P, decay_sum = 0;
         memset(y, 0, (size_t)a->P * sizeof *y);
         for (int64_t s = t; s >= t0; --s) {
-            const real dt = a->dt[s * a->H + h], *x = x_of(a, s, h);
-            const real w = REF(ref_dot)(a->N, c_of(a, t, h), b_of(a, s, h)) * r_exp(decay_sum);
+            const real dt = a->dt[s * a->H + h], *x = REF(ref_ssd_x)(a, s, h);
+            const real w = REF(ref_dot)(a->N, REF(ref_ssd_c)(a, t, h), REF(ref_ssd_b)(a, s, h)) * r_exp(decay_sum);
             for (int64_t i = 0; i < a->P; ++i) y[i] += w * (dt * x[i]);
             decay_sum += dt * A;
         }
@@ -49,15 +33,16 @@ static void across(const REF(ref_ssd_args) * a, int64_t t0, int64_t n, int64_t h
 {
     const int64_t P = a->P, N = a->N;
     real *S = a->state + h * P * N;
+    if (REF_FAULT(CARRY_LOST_AT_CHUNK_EDGE) && t0 > 0) memset(S, 0, (size_t)(P * N) * sizeof *S);
     for (int64_t l = 0; l < n; ++l) {
         real *y = a->y + ((t0 + l) * a->H + h) * P;
         const real decay = r_exp(sum[l]);
-        for (int64_t i = 0; i < P; ++i) y[i] += decay * REF(ref_dot)(N, c_of(a, t0 + l, h), S + i * N);
+        for (int64_t i = 0; i < P; ++i) y[i] += decay * REF(ref_dot)(N, REF(ref_ssd_c)(a, t0 + l, h), S + i * N);
     }
     const real whole = r_exp(sum[n - 1]);
     for (int64_t i = 0; i < P * N; ++i) S[i] *= whole;
     for (int64_t l = 0; l < n; ++l) {
-        const real *x = x_of(a, t0 + l, h), *B = b_of(a, t0 + l, h);
+        const real *x = REF(ref_ssd_x)(a, t0 + l, h), *B = REF(ref_ssd_b)(a, t0 + l, h);
         const real w = r_exp(sum[n - 1] - sum[l]), dt = a->dt[(t0 + l) * a->H + h];
         for (int64_t i = 0; i < P; ++i)
             for (int64_t k = 0; k < N; ++k) S[i * N + k] += (w * B[k]) * (dt * x[i]);
@@ -67,14 +52,14 @@ static void across(const REF(ref_ssd_args) * a, int64_t t0, int64_t n, int64_t h
 static void chunk(const chunk_job *j, int64_t t0, int64_t n, int64_t h, real *sum)
 {
     const REF(ref_ssd_args) *a = j->a;
-    const real A = -r_exp((real)fh1_get(a->A_log, h)), D = (real)fh1_get(a->D, h);
+    const real A = REF(ref_ssd_rate)(a, h), D = (real)fh1_get(a->D, h);
     real total = 0;
     for (int64_t l = 0; l < n; ++l) sum[l] = total += a->dt[(t0 + l) * a->H + h] * A;
     within(a, t0, n, h, A);
     across(a, t0, n, h, sum);
     for (int64_t t = t0; t < t0 + n; ++t) {
         real *y = a->y + (t * a->H + h) * a->P;
-        const real *x = x_of(a, t, h);
+        const real *x = REF(ref_ssd_x)(a, t, h);
         for (int64_t i = 0; i < a->P; ++i) y[i] += D * x[i];
         REF(ref_round_row)(j->p->at[FH1_RP_SSD], a->P, y);
     }
@@ -87,12 +72,12 @@ static void heads(void *ctx, int64_t h0, int64_t h1, int thread)
     for (int64_t h = h0; h < h1; ++h) {
         int64_t doc = a->state_doc;
         for (int64_t t = 0; t < a->T;) {
-            if (a->doc && a->doc[t] != doc) {
+            if (REF(ref_ssd_cut)(a, t, doc)) {
                 memset(a->state + h * a->P * a->N, 0, (size_t)(a->P * a->N) * sizeof *a->state);
                 doc = a->doc[t];
             }
             int64_t n = 1;
-            while (n < j->Q && t + n < a->T && (!a->doc || a->doc[t + n] == doc)) ++n;
+            while (n < j->Q && t + n < a->T && !REF(ref_ssd_cut)(a, t + n, doc)) ++n;
             chunk(j, t, n, h, j->scratch + thread * j->Q);
             t += n;
         }

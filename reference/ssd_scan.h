@@ -21,6 +21,46 @@ typedef struct {
     real *y;
 } REF(ref_ssd_args);
 
+/* A of head h, and its group. */
+static inline real REF(ref_ssd_rate)(const REF(ref_ssd_args) * a, int64_t h)
+{
+    const real A_log = (real)fh1_get(a->A_log, h);
+    if (REF_FAULT(A_NOT_NEGATED)) return r_exp(A_log);
+    if (REF_FAULT(A_LOG_NOT_EXPONENTIATED)) return -A_log;
+    if (REF_FAULT(A_IN_BF16_IN_PREFILL) && a->T > 1) return -r_round(FH1_ROUND_BF16, r_exp(A_log));
+    return -r_exp(A_log);
+}
+
+static inline int64_t REF(ref_ssd_group)(const REF(ref_ssd_args) * a, int64_t h)
+{
+    if (REF_FAULT(GROUPS_TILED)) return h % a->G;
+    return REF_FAULT(GROUP_0_FOR_ALL) ? 0 : h / (a->H / a->G);
+}
+
+/* Columns of token t for head h. */
+static inline const real *REF(ref_ssd_x)(const REF(ref_ssd_args) * a, int64_t t, int64_t h)
+{
+    return a->xbc + t * a->ldx + h * a->P;
+}
+
+static inline const real *REF(ref_ssd_b)(const REF(ref_ssd_args) * a, int64_t t, int64_t h)
+{
+    const int64_t g = REF(ref_ssd_group)(a, h) + (REF_FAULT(B_AND_C_SWAPPED) ? a->G : 0);
+    return a->xbc + t * a->ldx + a->H * a->P + g * a->N;
+}
+
+static inline const real *REF(ref_ssd_c)(const REF(ref_ssd_args) * a, int64_t t, int64_t h)
+{
+    const int64_t g = REF(ref_ssd_group)(a, h) + (REF_FAULT(B_AND_C_SWAPPED) ? 0 : a->G);
+    return a->xbc + t * a->ldx + a->H * a->P + g * a->N;
+}
+
+/* Whether token t begins another document than `doc`. */
+static inline bool REF(ref_ssd_cut)(const REF(ref_ssd_args) * a, int64_t t, int64_t doc)
+{
+    return a->doc && a->doc[t] != doc && !REF_FAULT(SCAN_LEAKS_DOCUMENTS);
+}
+
 void REF(ref_ssd_scan_fwd)(const REF(ref_ssd_args) * a, const fh1_profile *p);
 
 /* S *= exp(Δ_h·A_h) n times: what a padding column with dt[H] and x = B = C = 0 does to a state. */

@@ -9,13 +9,21 @@ typedef struct {
     real *act;
 } swiglu_job;
 
+static inline real activate(real g)
+{
+    if (REF_FAULT(MLP_GELU)) return g / 2 * (1 + (real)erf((double)g / sqrt(2.0)));
+    if (REF_FAULT(MLP_SIGMOID)) return 1 / (1 + r_exp(-g));
+    return REF(ref_silu)(g);
+}
+
 static void elements(void *ctx, int64_t i0, int64_t i1, int thread)
 {
     (void)thread;
     const swiglu_job *j = ctx;
     for (int64_t i = i0; i < i1; ++i) {
-        const real g = r_round(j->r, j->gate[i] * j->m_gate);
-        j->act[i] = r_round(j->r, r_round(j->r, REF(ref_silu)(g)) * j->up[i]);
+        const real g = r_round(j->r, j->gate[i] * (REF_FAULT(GATE_MULTIPLIER_AFTER_SILU) ? 1 : j->m_gate));
+        j->act[i] = r_round(j->r, r_round(j->r, activate(g)) * j->up[i]);
+        if (REF_FAULT(GATE_MULTIPLIER_AFTER_SILU)) j->act[i] *= j->m_gate;
     }
 }
 
@@ -24,4 +32,5 @@ void REF(ref_swiglu_fwd)(int64_t M, int64_t F, const real *gate, double m_gate, 
 {
     swiglu_job j = {gate, up, (real)m_gate, p->at[FH1_RP_MLP], act};
     fh1_parallel_for(M * F, 1024, elements, &j); /* two pieces even for one token of the 0.5B */
+    if (REF_FAULT(NAN_IN_ONE_ELEMENT) && M > 0) act[M * F - 1] = (real)NAN;
 }

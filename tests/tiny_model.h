@@ -23,10 +23,10 @@
 enum { TINY_KINDS = 4, TINY_ROWS = 8, TINY_TOKENS = 64, TINY_V = 29 };
 
 /* Largest error over the RMS of the tensor. Sums of at most 70 terms through three layers: 2e-13 is the most seen. */
-#define TINY_F64 1e-12
+#define TINY_F64 fh1_rule.law_f64
 #define TINY_F32 (TINY_F64 * 0x1p29) /* the ratio of the unit roundoffs */
 /* What a planted fault must at least move: a million times the bound that it has to break. */
-#define TINY_SEEN 1e-6
+#define TINY_SEEN (1e6 * TINY_F64)
 
 #define TINY_OK(expr)                                                                                    \
     do {                                                                                                 \

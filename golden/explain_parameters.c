@@ -1,0 +1,300 @@
+/* Attribution: the residual regressed on the Jacobian of each parameter and multiplier of the tap's op. A parameter is
+ * moved a little, all its components at once where each has outputs of its own (a channel, a head), and the op is run
+ * again on the judged engine's values: what moves is the column of the Jacobian. The step and the share of the
+ * residual that fit best come from least squares. */
+#include "golden/explain.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* The step of the derivative, relative: f64 keeps ten digits of the difference. */
+#define STEP 0x1p-20
+
+/* A planted fault says more than a fitted number: of causes that explain about the same it comes first. */
+#define HANDICAP 0.002
+
+/* One parameter: components [n], of which component i acts on the outputs where part[] is i. */
+typedef struct {
+    const char *name; /* within the layer */
+    int64_t n;        /* 1: a number of the config */
+    int64_t stride;   /* components per unit, of which this is `at`: conv taps */
+    int64_t at;
+    double value; /* n == 1 */
+} parameter;
+
+typedef struct {
+    const gld_residual *r;
+    gld_slot *s;
+    fh1_model model; /* shallow copy, with a layer that is ours */
+    fh1_layer *layers;
+    double *plus, *minus, *jacobian;
+    fh1_suspect *list;
+    int *n;
+} search;
+
+/* ---- least squares ---- */
+
+typedef struct {
+    double jj, jr, rr;
+} fit;
+
+static void add_fit(fit *f, double j, double r)
+{
+    f->jj += j * j;
+    f->jr += j * r;
+    f->rr += r * r;
+}
+
+static void tell(search *q, const char *name, int64_t component, const fit *f, double value, double score)
+{
+    if (!(f->jj > 0) || !(q->r->sum > 0)) return;
+    const double delta = f->jr / f->jj, left = fmax(q->r->sum - f->jr * delta, 0);
+    const double spread = sqrt(left / fmax(1, (double)(q->r->n * q->r->width - 1)) / f->jj);
+    char full[64], tap[FH1_TAP_NAME_SIZE];
+    fh1_suspect s = {.score = score};
+    if (component >= 0) snprintf(full, sizeof full, "%s[%lld]", name, (long long)component);
+    else snprintf(full, sizeof full, "%s", name);
+    snprintf(s.fault, sizeof s.fault, "%s", full);
+    fh1_tap_name(q->r->id, q->r->layer, tap);
+    char t[32] = "exactly";
+    if (spread > 0 && fabs(delta) / spread < 1e6) snprintf(t, sizeof t, "t = %.3g", delta / spread);
+    snprintf(s.evidence, sizeof s.evidence, "%s in %s is off by %s%.4g (%s)", full, tap, delta < 0 ? "-" : "+",
+             fabs(delta), t);
+    if (value != 0 && isfinite(value))
+        snprintf(s.evidence + strlen(s.evidence) - 1, sizeof s.evidence - strlen(s.evidence), ", %.4g instead of %.4g)",
+                 value + delta, value);
+    gld_suspect_add(q->list, q->n, &s, HANDICAP);
+}
+
+/* One column for the whole tap. */
+static fit fit_whole(const search *q)
+{
+    fit f = {0};
+    for (int64_t i = 0; i < q->r->n * q->r->width; ++i)
+        if (q->r->counts[i] && isfinite(q->jacobian[i])) add_fit(&f, q->jacobian[i], q->r->residual[i]);
+    return f;
+}
+
+/* Of a fit that is exact in its parameter, or small. */
+static double linear_score(const search *q, const fit *f)
+{
+    return f->jj > 0 ? gld_score(q->r, f->jr * f->jr / f->jj) : 0;
+}
+
+/* One column for each of n parts of a row; the best one is told. */
+static fh1_status regress_parts(search *q, const char *name, int64_t n, int64_t stride, int64_t at)
+{
+    fit *f = calloc((size_t)n, sizeof *f);
+    if (!f) return fh1_no_memory((size_t)n * sizeof *f, "a regression");
+    const int64_t size = q->r->width / n > 0 ? q->r->width / n : 1;
+    for (int64_t i = 0; i < q->r->n * q->r->width; ++i)
+        if (q->r->counts[i] && isfinite(q->jacobian[i]))
+            add_fit(&f[i % q->r->width / size % n], q->jacobian[i], q->r->residual[i]);
+    int64_t best = 0;
+    double most = 0;
+    for (int64_t i = 0; i < n; ++i) {
+        const double taken = f[i].jj > 0 ? f[i].jr * f[i].jr / f[i].jj : 0;
+        if (taken > most) most = taken, best = i;
+    }
+    tell(q, name, best * stride + at, &f[best], 0, linear_score(q, &f[best]));
+    free(f);
+    return NULL;
+}
+
+/* ---- moving a parameter ---- */
+
+static void difference(search *q, double step)
+{
+    for (int64_t i = 0; i < q->r->n * q->r->width; ++i) q->jacobian[i] = (q->plus[i] - q->minus[i]) / (2 * step);
+}
+
+/* The value that fits best is tried: a tangent that explains the residual far from where it touches explains nothing.
+ */
+static fh1_status move_number(search *q, double *at, const char *name)
+{
+    fh1_engine *e = q->r->j->truth;
+    const double value = *at, step = STEP * (value != 0 && isfinite(value) ? fabs(value) : 1);
+    if (!isfinite(value)) return NULL;
+    *at = value + step;
+    FH1_TRY(gld_replay(q->r->j, q->s, e, &q->model, q->plus));
+    *at = value - step;
+    FH1_TRY(gld_replay(q->r->j, q->s, e, &q->model, q->minus));
+    *at = value;
+    difference(q, step);
+    const fit f = fit_whole(q);
+    const double fitted = f.jj > 0 ? value + f.jr / f.jj : value;
+    const bool positive = at == &q->model.config.rope.theta || at == &q->model.config.eps;
+    if (!isfinite(fitted) || (positive && !(fitted > 0))) return NULL;
+    *at = fitted;
+    FH1_TRY(gld_replay(q->r->j, q->s, e, &q->model, q->plus));
+    *at = value;
+    tell(q, name, -1, &f, value, gld_explained(q->r, q->plus));
+    return NULL;
+}
+
+/* All components [n] of a small weight whose component i·stride + at belongs to part i of a row of the tap. */
+static fh1_status move_weight(search *q, fh1_tensor *w, const char *name, int64_t parts, int64_t stride, int64_t at)
+{
+    if (!w->data || parts < 1) return NULL;
+    const int64_t n = fh1_n_elems(w);
+    const fh1_tensor kept = *w;
+    double *v = malloc((size_t)n * sizeof *v);
+    if (!v) return fh1_no_memory((size_t)n * sizeof *v, "a parameter");
+    fh1_to_f64(v, kept.data, kept.dtype, n);
+    w->data = v;
+    w->dtype = FH1_F64;
+    for (int64_t i = at; i < n; i += stride) v[i] += STEP;
+    fh1_status st = gld_replay(q->r->j, q->s, q->r->j->truth, &q->model, q->plus);
+    for (int64_t i = at; i < n; i += stride) v[i] -= 2 * STEP;
+    if (!st) st = gld_replay(q->r->j, q->s, q->r->j->truth, &q->model, q->minus);
+    free(v);
+    *w = kept;
+    if (st) return st;
+    difference(q, STEP);
+    return regress_parts(q, name, parts, stride, at);
+}
+
+/* A linear layer: row n scaled moves column n by itself, its bias by one. No run is needed. */
+static fh1_status move_rows(search *q, const char *name, const fh1_tensor *bias)
+{
+    const gld_residual *r = q->r;
+    char full[48];
+    for (int64_t i = 0; i < r->n * r->width; ++i)
+        q->jacobian[i] = r->local[i] - (bias->data ? fh1_get(bias, i % r->width) : 0);
+    snprintf(full, sizeof full, "scale of %s.weight", name);
+    const fit f = fit_whole(q);
+    tell(q, full, -1, &f, 1, linear_score(q, &f));
+    snprintf(full, sizeof full, "scale of %s.weight row", name);
+    FH1_TRY(regress_parts(q, full, r->width, 1, 0));
+    if (r->n < 2) return NULL;
+    for (int64_t i = 0; i < r->n * r->width; ++i) q->jacobian[i] = 1;
+    snprintf(full, sizeof full, "%s.bias", name);
+    return regress_parts(q, full, r->width, 1, 0);
+}
+
+/* ---- what each tap depends on ---- */
+
+static fh1_status of_mixer(search *q, fh1_config *c, fh1_layer *l)
+{
+    const int64_t conv = fh1_conv_dim(c);
+    static const char *const segment[] = {"ssm_multipliers[0] (z)", "ssm_multipliers[1] (x)", "ssm_multipliers[2] (B)",
+                                          "ssm_multipliers[3] (C)", "ssm_multipliers[4] (dt)"};
+    switch (q->r->id) {
+    case FH1_TAP_CONV_ACT:
+        for (int s = 1; s <= 3; ++s) FH1_TRY(move_number(q, &c->m_ssm[s], segment[s]));
+        for (int64_t k = 0; k < c->K; ++k) FH1_TRY(move_weight(q, &l->conv_w, "conv1d.weight", conv, c->K, k));
+        return move_weight(q, &l->conv_b, "conv1d.bias", conv, 1, 0);
+    case FH1_TAP_DT:
+        FH1_TRY(move_number(q, &c->m_ssm[4], segment[4]));
+        FH1_TRY(move_number(q, &c->dt_lo, "time_step_limit[0]"));
+        FH1_TRY(move_number(q, &c->dt_hi, "time_step_limit[1]"));
+        return move_weight(q, &l->dt_bias, "dt_bias", c->H, 1, 0);
+    case FH1_TAP_CACHE_SSM: return move_weight(q, &l->A_log, "A_log", c->H, 1, 0);
+    case FH1_TAP_SSD:
+        FH1_TRY(move_weight(q, &l->D, "D", c->H, 1, 0));
+        return move_weight(q, &l->A_log, "A_log", c->H, 1, 0);
+    case FH1_TAP_GATED:
+        FH1_TRY(move_number(q, &c->m_ssm[0], segment[0]));
+        FH1_TRY(move_number(q, &c->eps, "rms_norm_eps"));
+        return move_weight(q, &l->norm, "mamba.norm.weight", c->d_ssm, 1, 0);
+    default: return NULL;
+    }
+}
+
+static fh1_status of_norm(search *q, fh1_config *c, fh1_tensor *w, const char *name)
+{
+    FH1_TRY(move_number(q, &c->eps, "rms_norm_eps"));
+    return move_weight(q, w, name, c->D, 1, 0);
+}
+
+static fh1_status of_linear(search *q, fh1_config *c, const fh1_layer *l)
+{
+    static const fh1_tensor none = {0};
+    switch (q->r->id) {
+    case FH1_TAP_Q_PROJ: return move_rows(q, "q_proj", &l->q_b);
+    case FH1_TAP_K_PROJ: return move_rows(q, "k_proj", &l->k_b);
+    case FH1_TAP_V_PROJ: return move_rows(q, "v_proj", &l->v_b);
+    case FH1_TAP_O_PROJ: return move_rows(q, "o_proj", &l->o_b);
+    case FH1_TAP_IN_PROJ:
+        FH1_TRY(move_number(q, &c->m_ssm_in, "ssm_in_multiplier"));
+        return move_rows(q, "in_proj", &l->in_b);
+    case FH1_TAP_OUT_PROJ: return move_rows(q, "out_proj", &l->out_b);
+    case FH1_TAP_GATE_PROJ: return move_rows(q, "gate_proj", &l->gate_b);
+    case FH1_TAP_UP_PROJ: return move_rows(q, "up_proj", &l->up_b);
+    case FH1_TAP_DOWN_PROJ: return move_rows(q, "down_proj", &l->down_b);
+    case FH1_TAP_LOGITS: FH1_TRY(move_number(q, &c->m_lm, "lm_head_multiplier")); return move_rows(q, "lm_head", &none);
+    default: return NULL;
+    }
+}
+
+/* Behind taps that were not recorded any multiplier may be it. */
+static fh1_status of_chain(search *q, fh1_config *c)
+{
+    const struct {
+        double *at;
+        const char *name;
+    } all[] = {
+        {&c->m_emb, "embedding_multiplier"},
+        {&c->m_attn_in, "attention_in_multiplier"},
+        {&c->m_key, "key_multiplier"},
+        {&c->m_attn_out, "attention_out_multiplier"},
+        {&c->m_ssm_in, "ssm_in_multiplier"},
+        {&c->m_ssm_out, "ssm_out_multiplier"},
+        {&c->m_ssm[0], "ssm_multipliers[0] (z)"},
+        {&c->m_ssm[1], "ssm_multipliers[1] (x)"},
+        {&c->m_ssm[2], "ssm_multipliers[2] (B)"},
+        {&c->m_ssm[3], "ssm_multipliers[3] (C)"},
+        {&c->m_ssm[4], "ssm_multipliers[4] (dt)"},
+        {&c->m_gate, "mlp_multipliers[0] (gate)"},
+        {&c->m_down, "mlp_multipliers[1] (down)"},
+        {&c->m_lm, "lm_head_multiplier"},
+        {&c->eps, "rms_norm_eps"},
+        {&c->rope.theta, "rope_theta"},
+    };
+    const int n = sizeof all / sizeof *all;
+    if (3 * n * gld_replay_work(q->r->j, q->s) > fh1_rule.suspect_work) return NULL;
+    for (int i = 0; i < n; ++i) FH1_TRY(move_number(q, all[i].at, all[i].name));
+    return NULL;
+}
+
+static fh1_status of_tap(search *q)
+{
+    fh1_config *c = &q->model.config;
+    fh1_layer *l = &q->layers[q->r->layer < 0 ? 0 : q->r->layer];
+    switch (q->r->id) {
+    case FH1_TAP_INPUT: return move_number(q, &c->m_emb, "embedding_multiplier");
+    case FH1_TAP_INPUT_LAYERNORM: return of_norm(q, c, &l->input_layernorm, "input_layernorm.weight");
+    case FH1_TAP_PRE_FF_LAYERNORM: return of_norm(q, c, &l->pre_ff_layernorm, "pre_ff_layernorm.weight");
+    case FH1_TAP_FINAL_LAYERNORM: return of_norm(q, c, &q->model.final_layernorm, "final_layernorm.weight");
+    case FH1_TAP_K_ROPE: FH1_TRY(move_number(q, &c->m_key, "key_multiplier")); /* fall through */
+    case FH1_TAP_Q_ROPE: return move_number(q, &c->rope.theta, "rope_theta");
+    case FH1_TAP_MID:
+        FH1_TRY(move_number(q, &c->m_ssm_out, "ssm_out_multiplier"));
+        return move_number(q, &c->m_attn_out, "attention_out_multiplier");
+    case FH1_TAP_ACT: return move_number(q, &c->m_gate, "mlp_multipliers[0] (gate)");
+    case FH1_TAP_LAYER: return move_number(q, &c->m_down, "mlp_multipliers[1] (down)");
+    default: return fh1_tap_is_linear(q->r->id) ? of_linear(q, c, l) : of_mixer(q, c, l);
+    }
+}
+
+fh1_status gld_explain_parameters(const gld_residual *r, gld_slot *s, fh1_suspect *list, int *n)
+{
+    const fh1_model *m = r->j->o->model;
+    const size_t count = (size_t)(r->n * r->width + 1);
+    search q = {.r = r, .s = s, .model = *m, .list = list, .n = n};
+    fh1_config_copy(&q.model.config, &m->config);
+    q.layers = malloc((size_t)m->config.n_layers * sizeof *q.layers);
+    q.plus = malloc(3 * count * sizeof *q.plus);
+    fh1_status st = q.layers && q.plus ? NULL : fh1_no_memory(3 * count * sizeof *q.plus, "a regression");
+    if (!st) {
+        q.minus = q.plus + count;
+        q.jacobian = q.minus + count;
+        memcpy(q.layers, m->layers, (size_t)m->config.n_layers * sizeof *q.layers);
+        q.model.layers = q.layers;
+        st = s->far ? of_chain(&q, &q.model.config) : of_tap(&q);
+    }
+    free(q.layers);
+    free(q.plus);
+    return st;
+}
