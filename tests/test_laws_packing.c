@@ -74,12 +74,6 @@ START_TEST(packed_is_solo)
 }
 END_TEST
 
-START_TEST(packed_is_solo_in_f32)
-{
-    pack_everything(_i, "ref-f32", "ref-f32", TINY_F32);
-}
-END_TEST
-
 /* The row cut into two calls at every column: at, before and behind the borders of documents. */
 START_TEST(packed_row_in_two_calls)
 {
@@ -94,25 +88,6 @@ START_TEST(packed_row_in_two_calls)
         TINY_HOLDS(worst_document(&s, &p, "ref-f64"), TINY_F64, "cut after %d", (int)cut);
         tiny_close(&s);
     }
-    fh1_model_free(&m);
-}
-END_TEST
-
-/* Later calls without seq_idx go on with the last document; one with a larger number begins another. */
-START_TEST(documents_across_calls)
-{
-    fh1_model m;
-    tiny_build_kind(&m, _i);
-    tiny_ids(12, TINY_TOKENS, ids);
-    const packing p = pack(3, (int64_t[]){3, 9, 4}, 2); /* the second is fed as 5, 1 and 3 tokens */
-    tiny_session s = tiny_open(&m, "ref-f64", 0, 1);
-    feed_packed(&s, &p, 0, 8);
-    tiny_call(&s, &(fh1_batch){.B = 1, .T = 1, .ids = ids + 8, .positions = p.positions + 8});
-    tiny_call(&s, &(fh1_batch){.B = 1, .T = 3, .ids = ids + 9, .positions = p.positions + 9});
-    feed_packed(&s, &p, 12, 1); /* a new document in a one-token step */
-    tiny_call(&s, &(fh1_batch){.B = 1, .T = 3, .ids = ids + 13, .positions = p.positions + 13});
-    TINY_HOLDS(worst_document(&s, &p, "ref-f64"), TINY_F64, "three documents in five calls");
-    tiny_close(&s);
     fh1_model_free(&m);
 }
 END_TEST
@@ -189,28 +164,6 @@ START_TEST(nan_stays_in_its_document)
 }
 END_TEST
 
-START_TEST(attention_sees_differences_of_positions)
-{
-    fh1_model m;
-    tiny_build_kind(&m, _i);
-    tiny_ids(15, TINY_TOKENS, ids);
-    tiny_session zero = tiny_solo(&m, "ref-f64", ids, 9);
-    int64_t shifted[9], stretched[9];
-    for (int64_t shift = 1; shift <= 100; shift += 33) {
-        for (int64_t t = 0; t < 9; ++t) shifted[t] = t + shift, stretched[t] = 2 * t + shift;
-        tiny_session s = tiny_open(&m, "ref-f64", 0, 1), wrong = tiny_open(&m, "ref-f64", 0, 1);
-        tiny_call(&s, &(fh1_batch){.B = 1, .T = 9, .ids = ids, .positions = shifted});
-        tiny_call(&wrong, &(fh1_batch){.B = 1, .T = 9, .ids = ids, .positions = stretched});
-        TINY_HOLDS(tiny_gap_logits(&s, 0, 0, &zero, 0), TINY_F64, "shift by %d", (int)shift);
-        TINY_BREAKS(tiny_gap_logits(&wrong, 0, 0, &zero, 0), "every second position");
-        tiny_close(&s);
-        tiny_close(&wrong);
-    }
-    tiny_close(&zero);
-    fh1_model_free(&m);
-}
-END_TEST
-
 START_TEST(faults_of_packing_are_seen)
 {
     fh1_model m;
@@ -245,12 +198,9 @@ int main(void)
 {
     TCase *tc = tcase_create("packing");
     tcase_add_loop_test(tc, packed_is_solo, 0, TINY_KINDS);
-    tcase_add_loop_test(tc, packed_is_solo_in_f32, 0, TINY_KINDS);
     tcase_add_loop_test(tc, packed_row_in_two_calls, 0, TINY_KINDS);
-    tcase_add_loop_test(tc, documents_across_calls, 0, TINY_KINDS);
     tcase_add_loop_test(tc, rows_are_packed_by_themselves, 0, TINY_KINDS);
     tcase_add_loop_test(tc, nan_stays_in_its_document, 0, TINY_KINDS);
-    tcase_add_loop_test(tc, attention_sees_differences_of_positions, 0, TINY_KINDS);
     tcase_add_loop_test(tc, faults_of_packing_are_seen, 0, TINY_KINDS);
     return tiny_main(suite_create("laws_packing"), tc);
 }

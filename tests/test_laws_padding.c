@@ -105,20 +105,6 @@ START_TEST(right_padding_changes_nothing)
 }
 END_TEST
 
-START_TEST(padding_of_a_chunked_scan)
-{
-    one_side(_i, TINY_CHUNKED, false);
-    one_side(_i, TINY_CHUNKED, true);
-}
-END_TEST
-
-START_TEST(padding_in_f32)
-{
-    one_side(_i, "ref-f32", false);
-    one_side(_i, "ref-f32", true);
-}
-END_TEST
-
 /* Left, right, both, none and nothing but padding, in every order of the rows; a second call gives the empty row its
  * first tokens and leaves padding in others. */
 START_TEST(mixed_rows_in_any_order)
@@ -192,27 +178,6 @@ START_TEST(padding_ids_are_not_read)
 }
 END_TEST
 
-START_TEST(neighbours_do_not_count)
-{
-    fh1_model m;
-    tiny_build_kind(&m, _i);
-    write_texts();
-    tiny_session a = tiny_open(&m, "ref-f64", 0, 3), b = tiny_open(&m, "ref-f64", 0, 3);
-    padded_call(&a, 3, ragged, 0, -1, false);
-    padded_call(&b, 3, (row_spec[]){{3, 4, 5, 0}, ragged[1], {0, 0, 9, 0}}, 0, -1, false);
-    ck_assert(tiny_same(&b, 1, &a, 1)); /* other words, same lengths: not a bit */
-    ck_assert(!tiny_same(&b, 0, &a, 0) && !tiny_same(&b, 2, &a, 2));
-    tiny_close(&b);
-
-    b = tiny_open(&m, "ref-f64", 0, 3);
-    padded_call(&b, 3, (row_spec[]){{0, 8, 1, 0}, ragged[1], {2, 3, 3, 3}}, 0, -1, false);
-    TINY_HOLDS(tiny_gap(&b, 1, &a, 1), TINY_F64, "neighbours of other lengths");
-    tiny_close(&a);
-    tiny_close(&b);
-    fh1_model_free(&m);
-}
-END_TEST
-
 /* Without positions columns count: rotated keys move, but attention only sees differences. */
 START_TEST(a_common_shift_of_positions_cancels)
 {
@@ -273,11 +238,8 @@ int main(void)
     TCase *tc = tcase_create("padding");
     tcase_add_loop_test(tc, left_padding_changes_nothing, 0, TINY_KINDS);
     tcase_add_loop_test(tc, right_padding_changes_nothing, 0, TINY_KINDS);
-    tcase_add_loop_test(tc, padding_of_a_chunked_scan, 0, TINY_KINDS);
-    tcase_add_loop_test(tc, padding_in_f32, 0, TINY_KINDS);
     tcase_add_loop_test(tc, mixed_rows_in_any_order, 0, TINY_KINDS);
     tcase_add_loop_test(tc, padding_ids_are_not_read, 0, TINY_KINDS);
-    tcase_add_loop_test(tc, neighbours_do_not_count, 0, TINY_KINDS);
     tcase_add_loop_test(tc, a_common_shift_of_positions_cancels, 0, TINY_KINDS);
     tcase_add_loop_test(tc, faults_of_padding_are_seen, 0, TINY_KINDS);
     return tiny_main(suite_create("laws_padding"), tc);
