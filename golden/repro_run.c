@@ -1,0 +1,188 @@
+#include "golden/repro.h"
+
+#include "convert/hf_folder.h"
+#include "golden/judge.h"
+#include "golden/record.h"
+
+#include <cjson/cJSON.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* -- an op --------------------------------------------------------------------------------------- */
+
+static fh1_status make_judged(const gld_repro_env *env, const char *name, const fh1_profile *p, unsigned variants,
+                              const char *fault, fh1_engine **out)
+{
+    char shown[64];
+    *out = env->make(name, p, variants, *fault ? fh1_fault_find(fault) : FH1_FAULT_NONE);
+    return *out ? NULL
+                : fh1_where(FH1_BAD("no such engine, or no memory for it"), "--engine=%s",
+                            fh1_printable(name, shown, sizeof shown));
+}
+
+static fh1_status run_op(const gld_op_case *c, const gld_repro_env *env, gld_op_result *result)
+{
+    const fh1_profile *profile = NULL;
+    unsigned variants = 0;
+    fh1_engine *judged = NULL, *truth = env->make_truth("ref-f64", NULL, 0);
+    if (!truth) return fh1_no_memory(sizeof *truth, "the truth");
+    fh1_status s = *c->contract ? fh1_contract_parse(c->contract, &profile, &variants) : NULL;
+    if (!s) s = make_judged(env, c->engine, profile, variants, c->fault, &judged);
+    if (!s) s = gld_op_case_run(c, truth, judged, result);
+    if (judged) judged->free(judged);
+    truth->free(truth);
+    return s;
+}
+
+/* "y[3, 1, 0]" */
+static void read_place(const char *where, fh1_tap_result *t)
+{
+    const char *p = strchr(where, '[');
+    for (; p && *p && *p != ']' && t->rank < FH1_MAX_RANK; p++) {
+        char *end;
+        t->where[t->rank++] = strtoll(p + 1, &end, 10);
+        p = end - 1;
+        if (end[0] != ',') break;
+    }
+}
+
+static fh1_status report_op(const gld_op_case *c, const gld_repro_env *env, fh1_report *report)
+{
+    gld_op_result result = {.verdict = FH1_SKIP};
+    FH1_TRY(run_op(c, env, &result));
+    fh1_tap_result t = {.subject = c->engine,
+                        .verdict = result.verdict,
+                        .margin = result.margin,
+                        .rms_ratio = result.rms_ratio > 0 ? result.rms_ratio : (double)NAN,
+                        .max_err = result.max_err,
+                        .allowed = result.allowed,
+                        .rel_rms = (double)NAN,
+                        .free_rms = (double)NAN,
+                        .id = FH1_TAP_COUNT,
+                        .layer = -1};
+    snprintf(t.tap, sizeof t.tap, "%s", gld_op_name(c->op));
+    snprintf(t.reason, sizeof t.reason, "%.150s", result.reason);
+    read_place(result.where, &t);
+    char label[96];
+    snprintf(label, sizeof label, "%s %s", c->engine, gld_op_name(c->op));
+    FH1_TRY(fh1_report_add(report, &t));
+    fh1_report_end_subject(report, label, NULL, 0);
+    return NULL;
+}
+
+/* -- a model ------------------------------------------------------------------------------------- */
+
+static fh1_status judge_trace(const gld_repro *r, const gld_repro_env *env, const fh1_model *m, const gld_trace *inputs,
+                              fh1_report *report)
+{
+    static const gld_record_options all = {.store = FH1_DTYPE_COUNT};
+    gld_judge_options o = {.model = m,
+                           .taps = *r->taps ? r->taps : NULL,
+                           .subject = r->engine,
+                           .make_engine = env->make_truth,
+                           .make_faulty = env->make_faulty};
+    const fh1_profile *declared = NULL;
+    unsigned switches = 0;
+    fh1_engine *e;
+    gld_trace recorded;
+    if (*r->contract) FH1_TRY(fh1_contract_parse(r->contract, &declared, &switches));
+    FH1_TRY(fh1_variants_parse(r->variant, &o.variants));
+    o.variants |= switches;
+    /* Only ref-bf16 runs a profile: the others stay what they are and are judged under it. */
+    const fh1_profile *runs = strcmp(r->engine, "ref-bf16") == 0 ? declared : NULL;
+    FH1_TRY(make_judged(env, r->engine, runs, o.variants, r->fault, &e));
+    o.profile = declared ? declared : e->profile;
+    fh1_status s = gld_record_like(e, m, inputs, &all, &recorded);
+    if (!s) s = gld_judge(&recorded, &o, report);
+    if (!s) gld_trace_free(&recorded);
+    e->free(e);
+    return s;
+}
+
+static fh1_status run_model(const gld_repro *r, const gld_repro_env *env, fh1_report *report)
+{
+    fh1_model m;
+    gld_trace inputs = {0};
+    FH1_TRY(*r->model ? cvt_hf_folder_open(r->model, &m) : gld_seeded_model_new(&r->make, r->seed, &m));
+    gld_calls *calls = malloc(sizeof *calls);
+    fh1_status s = calls ? gld_taps_check(*r->taps ? r->taps : NULL, m.config.n_layers)
+                         : fh1_no_memory(sizeof *calls, "a schedule");
+    if (!s) {
+        *calls = r->calls;
+        if (r->step >= 0) gld_calls_end_at(calls, r->step);
+        s = gld_calls_trace(calls, m.config.V, r->seed, &inputs);
+    }
+    if (!s) s = judge_trace(r, env, &m, &inputs, report);
+    gld_trace_free(&inputs);
+    free(calls);
+    fh1_model_free(&m);
+    return s;
+}
+
+fh1_status gld_repro_run(const gld_repro *r, const gld_repro_env *env, fh1_report *report)
+{
+    char label[96];
+    if (r->is_op) return report_op(&r->op, env, report);
+    FH1_TRY(run_model(r, env, report));
+    snprintf(label, sizeof label, "%s repro", r->engine);
+    fh1_report_end_subject(report, label, NULL, 0);
+    return NULL;
+}
+
+/* -- quietly ------------------------------------------------------------------------------------- */
+
+static fh1_verdict verdict_of(const cJSON *summary)
+{
+    const char *text = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(summary, "verdict"));
+    for (int v = FH1_PASS; text && v <= FH1_SKIP; v++)
+        if (strcmp(text, fh1_verdict_name((fh1_verdict)v)) == 0) return (fh1_verdict)v;
+    return FH1_SKIP;
+}
+
+/* The summary is the last line. */
+static fh1_status read_summary(const char *lines, gld_repro_outcome *out)
+{
+    const char *last = lines, *p;
+    while ((p = strchr(last, '\n')) && p[1]) last = p + 1;
+    cJSON *summary = cJSON_Parse(last);
+    if (!summary) return fh1_fail(FH1_E_INTERNAL, "the report has no summary");
+    out->verdict = verdict_of(summary);
+    const cJSON *first = cJSON_GetObjectItemCaseSensitive(summary, "first_divergence");
+    const char *tap = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(first, "tap"));
+    int64_t layer;
+    if (tap) {
+        snprintf(out->tap, sizeof out->tap, "%s", tap);
+        out->step = (int64_t)cJSON_GetNumberValue(cJSON_GetObjectItemCaseSensitive(first, "step"));
+        if (!fh1_tap_parse(tap, INT64_MAX, &out->id, &layer)) out->id = FH1_TAP_COUNT;
+    }
+    cJSON_Delete(summary);
+    return NULL;
+}
+
+fh1_status gld_repro_try(const gld_repro *r, const gld_repro_env *env, gld_repro_outcome *out)
+{
+    *out = (gld_repro_outcome){.verdict = FH1_SKIP, .id = FH1_TAP_COUNT};
+    if (r->is_op) {
+        gld_op_result result = {.verdict = FH1_SKIP};
+        FH1_TRY(run_op(&r->op, env, &result));
+        out->verdict = result.verdict;
+        if (result.verdict == FH1_FAIL) snprintf(out->tap, sizeof out->tap, "%s", gld_op_name(r->op.op));
+        return NULL;
+    }
+    gld_repro_env quiet = *env;
+    quiet.make_faulty = NULL; /* a verdict is all that is wanted */
+    char *text = NULL;
+    size_t size = 0;
+    fh1_report *report = NULL;
+    FILE *lines = open_memstream(&text, &size);
+    if (!lines) return fh1_no_memory(0, "a report");
+    fh1_status s = fh1_report_new(FH1_REPORT_JSON, false, lines, &report);
+    if (!s) s = gld_repro_run(r, &quiet, report);
+    if (!s) fh1_report_finish(report, "", "");
+    fh1_report_free(report);
+    if (fclose(lines) != 0 && !s) s = fh1_no_memory(size, "a report");
+    if (!s) s = read_summary(text, out);
+    free(text);
+    return s;
+}
