@@ -2,7 +2,9 @@
 #include "cli/commands.h"
 #include "cli/plan.h"
 #include "golden/record.h"
+#include "golden/repro.h"
 #include "reference/engine.h"
+#include "reference/faulty.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -29,6 +31,13 @@ static const char help[] =
     "  --seed N        of the seeded schedule (default 1)\n"
     "  --verbose       one line per tap instead of failures only\n"
     "  --json          JSON lines: one object per tap and subject, the summary last\n\n"
+    "  Files for a CI (docs/ci.md). They are made anew by each run: one that is there already is replaced.\n"
+    "  --junit FILE    JUnit: a suite per subject, a case per tap\n"
+    "  --markdown FILE for the comment of a pull request\n"
+    "  --html FILE     one page: heat map of margins, growth of errors, suspects; with --verbose details of all\n"
+    "  --lines FILE    what --json prints, beside the table\n"
+    "  --history FILE  appends the largest margin per subject and kind of tap, and notes which rose to twice their\n"
+    "                  median of earlier runs; a note, never a FAIL\n\n"
     "exit codes: 0 PASS, 1 FAIL or MISTRUSTED, 2 bad usage or bad input, 3 internal error\n\n"
     "example: fh1 check golden/models/mini-0.5b --trace golden/traces/mini-0.5b/t37.safetensors\n";
 
@@ -44,6 +53,17 @@ static fh1_status run_engine(const check_subject *s, const fh1_profile **contrac
     return status;
 }
 
+/* An engine over a seeded schedule fails again by a line of its own. */
+static fh1_status tell_repro(const check_options *o, const check_subject *s, fh1_report *report)
+{
+    char *command;
+    if (!s->engine || o->suite || o->traces.n || o->taps) return NULL;
+    FH1_TRY(gld_repro_line(s->model, s->engine, s->profile, s->variants, (uint64_t)o->seed, s->trace, &command));
+    fh1_status status = command ? fh1_report_suspects(report, NULL, 0, command) : NULL;
+    free(command);
+    return status;
+}
+
 static fh1_status judge(const check_options *o, const check_subject *s, fh1_report *report)
 {
     gld_trace recorded = {0};
@@ -52,10 +72,12 @@ static fh1_status judge(const check_options *o, const check_subject *s, fh1_repo
                             .variants = s->variants,
                             .taps = o->taps,
                             .subject = s->label,
-                            .make_engine = ref_engine_new};
+                            .make_engine = ref_engine_new,
+                            .make_faulty = ref_faulty_engine_new};
     fh1_status status = s->engine ? run_engine(s, &jo.profile, &recorded) : NULL;
     if (!status) status = gld_judge(s->engine ? &recorded : s->trace, &jo, report);
     if (s->engine) gld_trace_free(&recorded);
+    if (!status) status = tell_repro(o, s, report);
     if (status) return fh1_where(status, "%s", s->label);
     fh1_report_end_subject(report, s->label, s->expect_fail ? s->expect_tap : NULL, s->expect_step);
     return NULL;
@@ -70,7 +92,8 @@ static void show_progress(int i, int n, const char *label)
 }
 
 /* JSON lines are held back until everything went well: a reader gets all of them or none. */
-static fh1_status judge_all(const check_options *o, const check_plan *p, const char *repro, int *code)
+static fh1_status judge_all(const check_options *o, const check_plan *p, report_files *files, const char *repro,
+                            int *code)
 {
     char *text = NULL;
     size_t size = 0;
@@ -78,6 +101,7 @@ static fh1_status judge_all(const check_options *o, const check_plan *p, const c
     fh1_report *report = NULL;
     if (!out) return fh1_no_memory(0, "the report");
     fh1_status s = fh1_report_new(o->json ? FH1_REPORT_JSON : FH1_REPORT_TABLE, o->verbose, out, &report);
+    if (!s && files->past) fh1_report_past(report, files->past, files->time);
     for (int i = 0; i < p->n_subjects && !s; i++) {
         show_progress(i, p->n_subjects, p->subjects[i].label);
         s = judge(o, &p->subjects[i], report);
@@ -85,6 +109,7 @@ static fh1_status judge_all(const check_options *o, const check_plan *p, const c
     }
     if (!s) *code = fh1_report_finish(report, cli_version(), repro);
     if (!s && *code == FH1_E_INTERNAL) s = fh1_fail(FH1_E_INTERNAL, "the report is incomplete: no memory or no room");
+    if (!s) s = report_files_write(files, report);
     fh1_report_free(report);
     if (o->json) {
         bool complete = fclose(out) == 0;
@@ -106,7 +131,10 @@ static fh1_status run(check_options *o, int argc, char **argv, int *code)
     fh1_status s = check_plan_make(&effective, &plan);
     for (int i = 0; !s && o->taps && i < plan.n_subjects; i++)
         s = gld_taps_check(o->taps, plan.subjects[i].model->config.n_layers);
-    if (!s) s = judge_all(&effective, &plan, repro, code);
+    report_files files = {0};
+    if (!s) s = report_files_open(&o->reports, &files);
+    if (!s) s = judge_all(&effective, &plan, &files, repro, code);
+    report_files_free(&files);
     check_plan_free(&plan);
     free(repro);
     return s;
@@ -117,11 +145,21 @@ fh1_status cmd_check(int argc, char **argv, int *code)
     check_options o = {.seed = 1};
     bool done;
     const cli_option options[] = {
-        {"trace", 0, CLI_LIST, &o.traces, 0, 0},     {"engine", 0, CLI_LIST, &o.engines, 0, 0},
-        {"suite", 0, CLI_TEXT, &o.suite, 0, 0},      {"contract", 0, CLI_TEXT, &o.contract, 0, 0},
-        {"variant", 0, CLI_TEXT, &o.variant, 0, 0},  {"map", 0, CLI_TEXT, &o.map, 0, 0},
-        {"json", 0, CLI_FLAG, &o.json, 0, 0},        {"taps", 0, CLI_TEXT, &o.taps, 0, 0},
-        {"seed", 0, CLI_INT, &o.seed, 0, INT64_MAX}, {"verbose", 0, CLI_FLAG, &o.verbose, 0, 0},
+        {"trace", 0, CLI_LIST, &o.traces, 0, 0},
+        {"engine", 0, CLI_LIST, &o.engines, 0, 0},
+        {"suite", 0, CLI_TEXT, &o.suite, 0, 0},
+        {"contract", 0, CLI_TEXT, &o.contract, 0, 0},
+        {"variant", 0, CLI_TEXT, &o.variant, 0, 0},
+        {"map", 0, CLI_TEXT, &o.map, 0, 0},
+        {"json", 0, CLI_FLAG, &o.json, 0, 0},
+        {"taps", 0, CLI_TEXT, &o.taps, 0, 0},
+        {"seed", 0, CLI_INT, &o.seed, 0, INT64_MAX},
+        {"verbose", 0, CLI_FLAG, &o.verbose, 0, 0},
+        {"junit", 0, CLI_TEXT, &o.reports.junit, 0, 0},
+        {"markdown", 0, CLI_TEXT, &o.reports.markdown, 0, 0},
+        {"html", 0, CLI_TEXT, &o.reports.html, 0, 0},
+        {"lines", 0, CLI_TEXT, &o.reports.lines, 0, 0},
+        {"history", 0, CLI_TEXT, &o.reports.history, 0, 0},
     };
     const cli_syntax syntax = {"check", help, options, sizeof options / sizeof options[0], 0, 1, "MODEL"};
     cli_list words = {0};

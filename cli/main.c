@@ -14,6 +14,9 @@ typedef struct {
 
 static const command commands[] = {
     {"check", "judge traces and engines against the truth, tap by tap", cmd_check},
+    {"repro", "run a failure again from one line, or make the line small", cmd_repro},
+    {"laws", "what must hold between two runs of one engine", cmd_laws},
+    {"faults", "the planted bugs, and the proof that every one is caught", cmd_faults},
     {"trace", "record every tap of an engine into a trace file", cmd_trace},
     {"run", "greedy tokens", cmd_run},
     {"taps", "the taps of a model: names, shapes, definitions", cmd_taps},

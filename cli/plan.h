@@ -3,6 +3,7 @@
 #pragma once
 
 #include "cli/options.h"
+#include "cli/report_files.h"
 #include "golden/judge.h"
 #include "golden/suite.h"
 
@@ -11,6 +12,7 @@ typedef struct {
     cli_list traces, engines;
     int64_t seed;
     bool json, verbose;
+    report_paths reports;
 } check_options;
 
 /* One thing that is judged. */

@@ -71,7 +71,7 @@ copy() {
 # -- help and usage
 run 0 --help && says 'fh1 check'
 run 0 --version && says 'commit'
-for command in info taps trace run check diff init; do
+for command in info taps trace run check repro diff init laws faults; do
     run 0 "$command" --help && says "usage: fh1 $command" && says 'example: '
 done
 run 2
@@ -80,6 +80,10 @@ bad 'MODEL' check
 bad '--tokens' info "$model" --tokens 0
 bad '--bogus' check "$model" --bogus
 bad 'ref-f99' check "$model" --engine ref-f99
+bad 'no_such_law' laws "$model" --law no_such_law
+bad '--tokens' laws --tokens 5
+run 0 laws --engine ref-f32 --law split reset && says 'PASS: 2 PASS' && says 'margin'
+run 0 laws "$model" --engine ref-f64 --law causality --json && says '"law":"causality"' && says '"summary":true'
 bad 'hf-eager-bf17' check "$model" --trace "$trace" --contract hf-eager-bf17
 bad 'no_such_variant' check "$model" --trace "$trace" --variant no_such_variant
 bad 'one of --ids, --seed and --like' trace "$model" --engine ref-f32 -o "$dir/x"

@@ -50,7 +50,7 @@ static void stop(fh1_status s)
 {
     char line[2048];
     fprintf(stderr, "fh1-bench: %s\n", fh1_status_line(s, line, sizeof line));
-    exit(s->code);
+    exit((int)s->code);
 }
 
 static void must(fh1_status s)

@@ -1,0 +1,54 @@
+/* What the rows of the fault matrix share: models, inputs, engines. Internal to cli/fault_*.c. */
+#pragma once
+
+#include "cli/fault_matrix.h"
+#include "golden/trace.h"
+
+enum { FAULT_MOST_MODELS = 32, FAULT_MOST_CASES = 128, FAULT_LAW_MODELS = 3 };
+
+typedef struct {
+    const fh1_model *m;
+    gld_fault_input inputs;
+    gld_trace in, honest; /* recorded by the engine without a fault */
+} fault_setting;
+
+struct fault_bench {
+    const char *folder;
+    bool bf16;
+    struct {
+        char name[64];
+        fh1_model m;
+    } models[FAULT_MOST_MODELS];
+    int n_models;
+    fault_setting settings[FAULT_MOST_CASES];
+    int n_settings;
+    fh1_model law_model[FAULT_LAW_MODELS];
+    bool has_law_model[FAULT_LAW_MODELS];
+    fh1_engine *truth;
+};
+
+/* The model and inputs of a fault's case, with what an honest engine records. */
+fh1_status fault_setting_of(fault_bench *b, fh1_fault f, const fault_setting **out);
+
+typedef struct {
+    bool failed;
+    int64_t step, order; /* of the first divergence */
+    fh1_tap_id tap;
+    int64_t layer;
+    int rank; /* of `f` among the suspects */
+    char suspects[320];
+} fault_verdict;
+
+/* The judge on a recorded trace under its contract; f NONE: no causes are looked for. */
+fh1_status fault_judge(const gld_trace *t, const fh1_model *m, fh1_fault f, fault_verdict *v);
+/* "step 1 self_attn.q_rope" (layer 0) or "step 1 layers.2.self_attn.q_rope". */
+void fault_place(int64_t step, fh1_tap_id tap, int64_t layer, char *buf, size_t size);
+
+/* A law on one of the three models; FH1_SKIP where an engine cannot take it. */
+fh1_status fault_law_run(fault_bench *b, const gld_law *law, int model, fh1_engine *e, gld_law_result *r);
+/* Op cases of one regime: how many ran and how many were red; `op` NULL: all ops, else those the fault touches. `all`:
+ * do not stop at the first red one; `first` receives the line and reason of it. */
+fh1_status fault_regimes_run(fault_bench *b, const char *op, bool all, fh1_engine *e, fault_row *row, char *first,
+                             size_t size);
+/* The scan over 50 100 tokens. */
+fh1_status fault_horizon_run(fault_bench *b, fh1_engine *e, fh1_verdict *v);
