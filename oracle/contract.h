@@ -62,11 +62,11 @@ typedef struct {
     double chain_ulps;    /* and in ulps of the stored type */
     int64_t min_elements; /* fewer make no RMS */
     double flip_sigmas;   /* another greedy token is honest where the true gap is at most this many sigmas */
-    double law_f64;           /* two ways through a small f64 model: largest difference over the RMS of the tensor */
-    double suspect;           /* a cause is told where it explains this share of the squared residual, */
-    double explained;         /* and is called the explanation from this one on */
-    double noise_share;       /* of the squared residual, honest rounding is taken to be at most this */
-    double suspect_work;      /* multiply-adds that the search for causes may cost, about */
+    double law_f64;       /* two ways through a small f64 model: largest difference over the RMS of the tensor */
+    double suspect;       /* a cause is told where it explains this share of the squared residual, */
+    double explained;     /* and is called the explanation from this one on */
+    double noise_share;   /* of the squared residual, honest rounding is taken to be at most this */
+    double suspect_work;  /* multiply-adds that the search for causes may cost, about */
     double vacuous;       /* MISTRUSTED where what is allowed reaches this share of the truth's RMS */
     double trend_rise;    /* a note where a margin exceeds its median of earlier runs by this factor, */
     double trend_least;   /* is at least this, */

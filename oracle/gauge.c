@@ -1,5 +1,6 @@
 #include "oracle/gauge.h"
 
+#include <float.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -26,7 +27,8 @@ double fh1_gauge_sigmas(int64_t n)
 
 double fh1_gauge_allowed(fh1_err e, double sigmas)
 {
-    const double likely = e.shared + sigmas * sqrt(e.variance);
+    const double unseen = 1e8 * DBL_MIN; /* squares of errors below 1e-154 underflow, 10^8 of them in one sum */
+    const double likely = e.shared + sigmas * sqrt(e.variance < unseen ? unseen : e.variance);
     return likely < e.worst ? likely : e.worst;
 }
 

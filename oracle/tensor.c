@@ -66,14 +66,15 @@ bool fh1_dtype_is_float(fh1_dtype t)
 double fh1_dtype_ulp(fh1_dtype t, double v)
 {
     assert(fh1_dtype_is_float(t));
-    if (!isfinite(v)) return (double)NAN;
-    int e = types[t].e_min; /* also the spacing of zero and the subnormals */
-    if (v != 0) {
-        int e_v;
-        frexp(v, &e_v); /* |v| = m·2^e_v with m in [0.5, 1) */
-        if (e_v - 1 > e) e = e_v - 1;
-    }
-    return ldexp(1.0, e - types[t].digits);
+    uint64_t bits;
+    memcpy(&bits, &v, sizeof bits);
+    const int e_v = (int)(bits >> 52 & 0x7ff) - 1023; /* the exponent of |v|; -1023: zero or below the normal range */
+    if (e_v == 1024) return (double)NAN;
+    const int e = (e_v > types[t].e_min ? e_v : types[t].e_min) - types[t].digits;
+    if (e < -1022) return ldexp(1.0, e); /* only F64 */
+    bits = (uint64_t)(e + 1023) << 52;
+    memcpy(&v, &bits, sizeof v);
+    return v;
 }
 
 bool fh1_mul_i64(int64_t a, int64_t b, int64_t *out)

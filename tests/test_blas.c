@@ -93,7 +93,7 @@ static void fill(const product *p, uint64_t seed, matrices *m)
     for (int64_t i = 0; i < p->M * m->ldc; ++i) m->c[i] = element(p, seed, "c", i);
 }
 
-static const int sizes[][3] = {{1, 1, 1},   {2, 3, 1},     {5, 7, 33},    {64, 17, 64}, {9, 129, 65},
+static const int sizes[][3] = {{1, 1, 1},   {2, 3, 1},     {5, 7, 33},    {64, 17, 64},  {9, 129, 65},
                                {33, 64, 7}, {40, 96, 512}, {128, 31, 96}, {16, 16, 2048}};
 
 START_TEST(products_are_sums_of_products)
