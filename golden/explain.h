@@ -37,9 +37,6 @@ fh1_status gld_replay(gld_judgement *j, gld_slot *s, fh1_engine *e, const fh1_mo
 /* About how much one replay costs, in multiply-adds. */
 double gld_replay_work(gld_judgement *j, const gld_slot *s);
 
-/* About how much one replay costs, in multiply-adds. */
-double gld_replay_work(gld_judgement *j, const gld_slot *s);
-
 /* Adds to the list if it is good enough and better than what is there; `handicap` is taken off where causes compete. */
 void gld_suspect_add(fh1_suspect *list, int *n, const fh1_suspect *s, double handicap);
 

@@ -114,7 +114,10 @@ static void difference(search *q, double step)
 static fh1_status move_number(search *q, double *at, const char *name)
 {
     fh1_engine *e = q->r->j->truth;
-    const double value = *at, step = STEP * (value != 0 && isfinite(value) ? fabs(value) : 1);
+    /* The mup vector is held rounded: a small step would vanish in that. */
+    const bool rounded = q->r->j->o->profile->at[FH1_RP_MUP_VECTOR] != FH1_ROUND_NONE;
+    const bool coarse = rounded && at >= q->model.config.m_ssm && at < q->model.config.m_ssm + 5;
+    const double value = *at, step = (coarse ? 0x1p-5 : STEP) * (value != 0 && isfinite(value) ? fabs(value) : 1);
     if (!isfinite(value)) return NULL;
     *at = value + step;
     FH1_TRY(gld_replay(q->r->j, q->s, e, &q->model, q->plus));
@@ -155,6 +158,45 @@ static fh1_status move_weight(search *q, fh1_tensor *w, const char *name, int64_
     return regress_parts(q, name, parts, stride, at);
 }
 
+/* One weight W[n,k] off by δ moves y[m,n] by δ·x[m,k]: for the row with the largest residual, the column that fits
+ * best. Few tokens would let any column fit. */
+static fh1_status move_one_weight(search *q, const char *name)
+{
+    const gld_residual *r = q->r;
+    const gld_slot *in = gld_find_slot(r->j, fh1_tap_linear_input(r->id), r->layer < 0 ? 0 : r->layer);
+    if (!in || in->coarse || !in->value || in->n != r->n || r->n < 4) return NULL;
+    double *row = calloc((size_t)r->width, sizeof *row), most = 0;
+    if (!row) return fh1_no_memory((size_t)r->width * sizeof *row, "a regression");
+    const double *honest = !q->s->far && q->s->gauge.worst ? q->s->gauge.variance : NULL;
+    for (int64_t i = 0; i < r->n * r->width; ++i) /* beside what rounding leaves there, where that is known */
+        row[i % r->width] += r->residual[i] * r->residual[i] / (honest && honest[i] > 0 ? honest[i] : 1);
+    int64_t n = 0, best = 0;
+    for (int64_t i = 1; i < r->width; ++i)
+        if (row[i] > row[n]) n = i;
+    free(row);
+    fit found = {0};
+    for (int64_t k = 0; k < in->width; ++k) {
+        fit f = {0};
+        for (int64_t m = 0; m < r->n; ++m)
+            if (r->counts[m * r->width + n]) add_fit(&f, in->value[m * in->width + k], r->residual[m * r->width + n]);
+        if (!(f.jj > 0) || !(f.jr * f.jr / f.jj > most)) continue;
+        most = f.jr * f.jr / f.jj;
+        best = k;
+        found = f;
+    }
+    char full[48];
+    snprintf(full, sizeof full, "%s.weight[%lld,%lld]", name, (long long)n, (long long)best);
+    const fh1_config *c = r->j->c;
+    const double m = r->id == FH1_TAP_IN_PROJ                             ? c->m_ssm_in
+                     : r->id >= FH1_TAP_Q_PROJ && r->id <= FH1_TAP_V_PROJ ? c->m_attn_in
+                     : r->id == FH1_TAP_LOGITS                            ? c->m_lm
+                                                                          : 1;
+    found.jj *= m * m; /* x is multiplied on its way */
+    found.jr *= m;
+    tell(q, full, -1, &found, 0, linear_score(q, &found));
+    return NULL;
+}
+
 /* A linear layer: row n scaled moves column n by itself, its bias by one. No run is needed. */
 static fh1_status move_rows(search *q, const char *name, const fh1_tensor *bias)
 {
@@ -170,7 +212,29 @@ static fh1_status move_rows(search *q, const char *name, const fh1_tensor *bias)
     if (r->n < 2) return NULL;
     for (int64_t i = 0; i < r->n * r->width; ++i) q->jacobian[i] = 1;
     snprintf(full, sizeof full, "%s.bias", name);
-    return regress_parts(q, full, r->width, 1, 0);
+    FH1_TRY(regress_parts(q, full, r->width, 1, 0));
+    return move_one_weight(q, name);
+}
+
+/* A recorded input multiplied by a factor: what a wrong scale inside the op amounts to. */
+static fh1_status move_input(search *q, fh1_tap_id input, const char *name)
+{
+    gld_judgement *j = q->r->j;
+    if (!gld_recorded(j, input, q->r->layer)) return NULL;
+    j->scaled = input;
+    j->scale = 1 + STEP;
+    fh1_status st = gld_replay(j, q->s, j->truth, &q->model, q->plus);
+    j->scale = 1 - STEP;
+    if (!st) st = gld_replay(j, q->s, j->truth, &q->model, q->minus);
+    if (!st) {
+        difference(q, STEP);
+        const fit f = fit_whole(q);
+        j->scale = f.jj > 0 ? 1 + f.jr / f.jj : 1;
+        st = gld_replay(j, q->s, j->truth, &q->model, q->plus);
+        if (!st) tell(q, name, -1, &f, 1, gld_explained(q->r, q->plus));
+    }
+    j->scaled = FH1_TAP_COUNT;
+    return st;
 }
 
 /* ---- what each tap depends on ---- */
@@ -269,6 +333,9 @@ static fh1_status of_tap(search *q)
     case FH1_TAP_FINAL_LAYERNORM: return of_norm(q, c, &q->model.final_layernorm, "final_layernorm.weight");
     case FH1_TAP_K_ROPE: FH1_TRY(move_number(q, &c->m_key, "key_multiplier")); /* fall through */
     case FH1_TAP_Q_ROPE: return move_number(q, &c->rope.theta, "rope_theta");
+    case FH1_TAP_CONTEXT:
+        FH1_TRY(move_input(q, FH1_TAP_Q_ROPE, "scale of the attention scores"));
+        return move_input(q, FH1_TAP_V_PROJ, "scale of the values");
     case FH1_TAP_MID:
         FH1_TRY(move_number(q, &c->m_ssm_out, "ssm_out_multiplier"));
         return move_number(q, &c->m_attn_out, "attention_out_multiplier");

@@ -60,6 +60,8 @@ static fh1_status on_tap(void *user, const fh1_tap_event *e)
     /* a token that the cause does not compute is 0, as a recorder leaves it */
     for (int64_t i = 0; wanted && i < s->n * s->width; ++i) r->out[i] = 0;
     take(e, s, wanted ? r->out : NULL);
+    if (e->id == r->j->scaled && e->value.dtype == FH1_F64)
+        for (int64_t i = 0; i < fh1_n_elems(&e->value); ++i) ((double *)e->value.data)[i] *= r->j->scale;
     r->taken |= wanted;
     return wanted ? stop() : NULL;
 }

@@ -300,7 +300,7 @@ static void close_engines(gld_judgement *j)
 
 fh1_status gld_judge(const gld_trace *t, const gld_judge_options *o, fh1_report *report)
 {
-    gld_judgement j = {.o = o, .trace = t, .report = report, .c = &o->model->config};
+    gld_judgement j = {.o = o, .trace = t, .report = report, .c = &o->model->config, .scaled = FH1_TAP_COUNT};
     fh1_status s = gld_trace_check_inputs(t, j.c);
     if (!s) s = open_engines(&j);
     for (j.step = 0; !s && j.step < t->n_steps; ++j.step) {

@@ -89,37 +89,37 @@ static double margin_of(double err, double allowed)
     return isnan(err / allowed) ? (double)INFINITY : err / allowed;
 }
 
-static void bin_add(bin *b, const tally *y, int64_t i, double err)
+/* Element i into its three bins. */
+static void add_element(tally *y, int64_t i)
 {
     const gld_tap_errors *t = y->t;
     const fh1_err e = gauge_of(t, i);
-    const double allowed = gauge_allowed(y, i), margin = margin_of(err, allowed), variance = variance_of(y, e);
-    if (b->n == 0 || !fh1_within(margin, b->max_margin)) {
-        b->max_margin = margin;
-        b->err_there = err;
-        b->allowed_there = allowed;
-        b->argmax = i;
+    const double err = fh1_error_of(t->judged[i], t->local[i]), allowed = gauge_allowed(y, i);
+    const double margin = margin_of(err, allowed), variance = variance_of(y, e), scale = y->scale;
+    const double err2 = square(err / scale), emu2 = emulated2(t, i) / scale / scale, ref2 = square(t->local[i] / scale);
+    const double shared2 = square(e.shared / scale), allowed2 = square(allowed / scale);
+    bin *const bins[] = {&y->tap, &y->unit[t->unit[i]], &y->token[i / t->width]};
+    for (int k = 0; k < 3; ++k) {
+        bin *b = bins[k];
+        if (b->n == 0 || !fh1_within(margin, b->max_margin)) {
+            b->max_margin = margin, b->argmax = i;
+            b->err_there = err, b->allowed_there = allowed;
+        }
+        b->err2 += err2;
+        b->emu2 += emu2;
+        b->ref2 += ref2;
+        b->variance += variance;
+        b->variance2 += variance * variance;
+        b->shared2 += shared2;
+        b->allowed2 += allowed2;
+        b->n += 1;
     }
-    b->err2 += square(err / y->scale);
-    b->emu2 += emulated2(t, i) / y->scale / y->scale;
-    b->ref2 += square(t->local[i] / y->scale);
-    b->variance += variance;
-    b->variance2 += variance * variance;
-    b->shared2 += square(e.shared / y->scale);
-    b->allowed2 += square(allowed / y->scale);
-    b->n += 1;
 }
 
 static void add_up(tally *y)
 {
-    const gld_tap_errors *t = y->t;
-    for (int64_t i = 0; i < t->n_tokens * t->width; ++i) {
-        if (!judged_here(t, i)) continue;
-        const double err = fh1_error_of(t->judged[i], t->local[i]);
-        bin_add(&y->tap, y, i, err);
-        bin_add(&y->unit[t->unit[i]], y, i, err);
-        bin_add(&y->token[i / t->width], y, i, err);
-    }
+    for (int64_t i = 0; i < y->t->n_tokens * y->t->width; ++i)
+        if (judged_here(y->t, i)) add_element(y, i);
 }
 
 typedef struct {

@@ -47,7 +47,9 @@ typedef struct {
     fh1_cache *before;      /* the local cache before the call of the first divergence; else before this call */
     bool failed;            /* there is a first divergence: */
     fh1_tap_result first;   /* of the lowest call, then of the order of computation */
-    bool *known;            /* [n_layers, GLD_PARTS]: the local cache holds the judged engine's own values */
+    fh1_tap_id scaled;      /* a replay multiplies this recorded tap by `scale`; FH1_TAP_COUNT: none */
+    double scale;
+    bool *known; /* [n_layers, GLD_PARTS]: the local cache holds the judged engine's own values */
 } gld_judgement;
 
 typedef enum { RUN_FREE, RUN_LOCAL, RUN_EMULATED } gld_run;
