@@ -230,9 +230,22 @@ static fh1_status choose(const fault_options *o, int *jobs, int *n)
         if (!twice) jobs[(*n)++] = (int)f;
     }
     if (o->names.n > 0) return NULL;
-    for (int i = 0; o->run && fault_honest_name(i); ++i)
-        jobs[(*n)++] = -1 - i;
+    for (int i = 0; o->run && fault_honest_name(i); ++i) jobs[(*n)++] = -1 - i;
     for (int f = 1; f < FH1_FAULT_COUNT; ++f) jobs[(*n)++] = f;
+    return NULL;
+}
+
+/* Before the first row: a folder without the models that the cases need. */
+static fh1_status check_models(const fault_options *o)
+{
+    static const char *const names[] = {"mini-0.5b", "mini-34b", "odd"};
+    for (int i = 0; i < 3; ++i) {
+        char name[32];
+        fh1_model m;
+        snprintf(name, sizeof name, "%s%s", names[i], o->bf16 ? "-bf16" : "");
+        FH1_TRY(fh1_hint(gld_fault_model_open(o->models, name, &m), "--models names the folder of the golden models"));
+        fh1_model_free(&m);
+    }
     return NULL;
 }
 
@@ -242,6 +255,7 @@ static fh1_status run(const fault_options *o, int *code)
     if (!jobs) return fh1_no_memory(FH1_FAULT_COUNT * sizeof *jobs, "a list of faults");
     fh1_status s = choose(o, jobs, &n);
     tally t = {.o = o};
+    if (!s && o->run) s = check_models(o);
     if (!s && !o->run) list(o, jobs, n);
     if (!s && o->run) {
         const long cores = sysconf(_SC_NPROCESSORS_ONLN);

@@ -1,6 +1,7 @@
 /* Honest engines against every rule of the fault matrix: what rejects one of them is wrong, however many faults it
  * kills. */
 #include "cli/fault_bench.h"
+#include "cli/fault_orders.h"
 
 #include "golden/record.h"
 #include "reference/engine.h"
@@ -10,20 +11,36 @@
 #include <string.h>
 #include <time.h>
 
+enum { CASES = 1, LAWS = 2, OPS = 4, LONG = 8, ALL = 15 };
+
 static const struct {
     const char *name, *engine, *profile; /* profile NULL: the engine's own */
+    int rules;                           /* under which it is something of its own */
     bool copy;                           /* the faulty copy with no fault switched on */
-    bool chunked;                        /* prefill scans in chunks */
+    bool chunked;                        /* prefill scans in chunks: */
+    int64_t Q;                           /* so long, 0: as the model says */
+    fault_order order;                   /* of matrix products, 0: its own */
+    bool fused;
 } honest[] = {
-    {"ref-f32", "ref-f32", NULL, false, false},
-    {"ref-f32 in chunks", "ref-f32", NULL, false, true},
-    {"ref-f64", "ref-f64", NULL, false, false},
-    {"ref-bf16", "ref-bf16", NULL, false, true},
-    {"ref-bf16 sequential", "ref-bf16", NULL, false, false},
-    {"emulated fp32", "ref-bf16", "fp32", false, true},
-    {"emulated fp16", "ref-bf16", "hf-eager-fp16", false, true},
-    {"ref-f32 without fault", "ref-f32", NULL, true, false},
-    {"ref-bf16 without fault", "ref-bf16", NULL, true, true},
+    {.name = "ref-f32", .engine = "ref-f32", .rules = ALL},
+    {.name = "ref-f64", .engine = "ref-f64", .rules = ALL},
+    {.name = "ref-bf16", .engine = "ref-bf16", .rules = ALL, .chunked = true},
+    {.name = "ref-bf16, no chunks", .engine = "ref-bf16", .rules = CASES | LAWS},
+    {.name = "emulated fp32", .engine = "ref-bf16", .profile = "fp32", .rules = ALL, .chunked = true},
+    {.name = "emulated fp16", .engine = "ref-bf16", .profile = "hf-eager-fp16", .rules = ALL, .chunked = true},
+    {.name = "ref-f32 without fault", .engine = "ref-f32", .rules = ALL, .copy = true},
+    {.name = "ref-bf16 without fault", .engine = "ref-bf16", .rules = ALL, .copy = true, .chunked = true},
+    {.name = "chunks of 16", .engine = "ref-f32", .rules = CASES, .chunked = true, .Q = 16},
+    {.name = "chunks of 64", .engine = "ref-f32", .rules = CASES, .chunked = true, .Q = 64},
+    {.name = "chunks of 128", .engine = "ref-f32", .rules = CASES, .chunked = true, .Q = 128},
+    {.name = "chunks of 256", .engine = "ref-f32", .rules = CASES, .chunked = true, .Q = 256},
+    {.name = "sequential sums", .engine = "ref-f32", .rules = OPS, .order = FAULT_SEQUENTIAL},
+    {.name = "sequential sums, fused", .engine = "ref-f32", .rules = OPS, .order = FAULT_SEQUENTIAL, .fused = true},
+    {.name = "pairwise sums", .engine = "ref-f32", .rules = OPS, .order = FAULT_PAIRWISE},
+    {.name = "32 lanes", .engine = "ref-f32", .rules = OPS, .order = FAULT_LANES},
+    {.name = "32 lanes, fused", .engine = "ref-f32", .rules = OPS, .order = FAULT_LANES, .fused = true},
+    {.name = "split-K", .engine = "ref-f32", .rules = OPS, .order = FAULT_SPLIT_K},
+    {.name = "split-K in bf16", .engine = "ref-bf16", .rules = OPS, .order = FAULT_SPLIT_K},
 };
 
 const char *fault_honest_name(int i)
@@ -36,7 +53,9 @@ static fh1_engine *make(int i)
     const fh1_profile *p = honest[i].profile ? fh1_profile_find(honest[i].profile) : NULL;
     fh1_engine *e = honest[i].copy ? ref_faulty_engine_new(honest[i].engine, p, 0, FH1_FAULT_NONE)
                                    : ref_engine_new(honest[i].engine, p, 0);
-    if (e) e->chunked = honest[i].chunked;
+    if (!e) return NULL;
+    e->chunked = honest[i].chunked;
+    if (honest[i].order) fault_order_set(e, honest[i].order, honest[i].fused);
     return e;
 }
 
@@ -46,8 +65,17 @@ static void reject(fault_row *row, fault_rule rule, const char *by)
     if (!*row->rejected) snprintf(row->rejected, sizeof row->rejected, "%s", by);
 }
 
+/* The engine's model: the one that is judged, in chunks of its own. */
+static fh1_status record(fh1_engine *e, const fault_setting *s, int64_t Q, gld_trace *t)
+{
+    fh1_model m = *s->m;
+    fh1_config_copy(&m.config, &s->m->config);
+    if (Q > 0) m.config.Q = Q;
+    return gld_record_like(e, &m, &s->in, NULL, t);
+}
+
 /* Every model with every inputs on which a fault is judged. */
-static fh1_status run_cases(fault_bench *b, fh1_engine *e, fault_row *row)
+static fh1_status run_cases(fault_bench *b, fh1_engine *e, int64_t Q, fault_row *row)
 {
     const fault_setting *seen[FAULT_MOST_CASES] = {0};
     int n = 0;
@@ -60,7 +88,7 @@ static fh1_status run_cases(fault_bench *b, fh1_engine *e, fault_row *row)
         seen[n++] = s;
         gld_trace t;
         fault_verdict v;
-        FH1_TRY(gld_record_like(e, s->m, &s->in, NULL, &t));
+        FH1_TRY(record(e, s, Q, &t));
         fh1_status st = fault_judge(&t, s->m, FH1_FAULT_NONE, &v);
         gld_trace_free(&t);
         FH1_TRY(st);
@@ -92,6 +120,26 @@ static fh1_status run_laws(fault_bench *b, fh1_engine *e, fault_row *row)
     return NULL;
 }
 
+static fh1_status run(fault_bench *b, fh1_engine *e, int rules, int64_t Q, fault_row *row)
+{
+    if (b->bf16) rules &= CASES;
+    if (rules & CASES) FH1_TRY(run_cases(b, e, Q, row));
+    if (rules & LAWS) FH1_TRY(run_laws(b, e, row));
+    if (rules & OPS) FH1_TRY(fault_regimes_run(b, NULL, true, e, row, row->rejected, sizeof row->rejected));
+    if (!(rules & LONG)) return NULL;
+    fh1_verdict v;
+    FH1_TRY(fault_horizon_run(b, e, &v));
+    row->runs[FAULT_RULE_HORIZON] = 1;
+    if (v != FH1_PASS) reject(row, FAULT_RULE_HORIZON, "50 100 tokens in one scan");
+    return NULL;
+}
+
+fh1_status fault_engine_run(fault_bench *b, fh1_engine *e, fault_row *row)
+{
+    memset(row, 0, sizeof *row);
+    return run(b, e, ALL, 0, row);
+}
+
 fh1_status fault_honest_run(fault_bench *b, int i, fault_row *row)
 {
     struct timespec start, end;
@@ -100,13 +148,7 @@ fh1_status fault_honest_run(fault_bench *b, int i, fault_row *row)
     row->job = -1 - i;
     fh1_engine *e = make(i);
     if (!e) return fh1_no_memory(sizeof *e, "an engine");
-    fh1_status s = run_cases(b, e, row);
-    if (!s && !b->bf16) s = run_laws(b, e, row);
-    if (!s && !b->bf16) s = fault_regimes_run(b, NULL, true, e, row, row->rejected, sizeof row->rejected);
-    fh1_verdict v = FH1_SKIP;
-    if (!s && !b->bf16) s = fault_horizon_run(b, e, &v);
-    row->runs[FAULT_RULE_HORIZON] = v != FH1_SKIP;
-    if (v != FH1_SKIP && v != FH1_PASS) reject(row, FAULT_RULE_HORIZON, "50 100 tokens in one scan");
+    fh1_status s = run(b, e, honest[i].rules, honest[i].Q, row);
     e->free(e);
     clock_gettime(CLOCK_MONOTONIC, &end);
     row->seconds = (double)(end.tv_sec - start.tv_sec) + (double)(end.tv_nsec - start.tv_nsec) * 1e-9;

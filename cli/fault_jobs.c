@@ -48,7 +48,6 @@ static void work(const fault_jobs *j, int in, int out)
 {
     fault_bench *b = NULL;
     message m;
-    fh1_set_threads(1);
     fh1_status s = fault_bench_new(j->folder, j->bf16, &b);
     while (whole_read(in, &m.index, sizeof m.index)) {
         const int job = j->jobs[m.index];
@@ -66,7 +65,8 @@ static void work(const fault_jobs *j, int in, int out)
 
 static fh1_status start(const fault_jobs *j, int jobs[2], int rows[2], pid_t *pid, int n)
 {
-    fflush(NULL); /* or each copy would print what is still in a buffer */
+    fflush(NULL);       /* or each copy would print what is still in a buffer */
+    fh1_set_threads(1); /* no threads that a copy would lack; one each is enough */
     for (int i = 0; i < n; ++i) {
         pid[i] = fork();
         if (pid[i] < 0) return fh1_fail(FH1_E_INTERNAL, "cannot start a process: %s", strerror(errno));
@@ -122,6 +122,7 @@ fh1_status fault_jobs_run(const fault_jobs *j)
     close(rows[0]);
     for (int i = 0; i < n; ++i)
         if (pid[i] > 0) waitpid(pid[i], NULL, 0);
+    fh1_set_threads(0);
     free(kept);
     return s;
 }

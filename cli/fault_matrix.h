@@ -50,9 +50,11 @@ void fault_bench_free(fault_bench *b);
 /* `info` is the registry's entry; another one is judged as if it stood there. */
 fh1_status fault_row_run(fault_bench *b, fh1_fault f, const fh1_fault_info *info, fault_row *row);
 
-/* Honest engines: NULL past the last. Each runs all cases of all faults, all laws, all ops. */
+/* Honest engines; NULL past the last. */
 const char *fault_honest_name(int i);
 fh1_status fault_honest_run(fault_bench *b, int i, fault_row *row);
+/* Any engine through what an honest one must pass: all cases of all faults, all laws, all ops, the long scan. */
+fh1_status fault_engine_run(fault_bench *b, fh1_engine *e, fault_row *row);
 
 /* What must be red, for people: "check mini-0.5b ragged self_attn.k_rope, law.reorder". Returns buf. */
 const char *fault_caught_by(fh1_fault f, const fh1_fault_info *info, char *buf, size_t size);

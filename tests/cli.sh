@@ -88,6 +88,19 @@ bad 'hf-eager-bf17' check "$model" --trace "$trace" --contract hf-eager-bf17
 bad 'no_such_variant' check "$model" --trace "$trace" --variant no_such_variant
 bad 'one of --ids, --seed and --like' trace "$model" --engine ref-f32 -o "$dir/x"
 
+# -- faults
+run 0 faults && says 'key_multiplier_dropped' && says 'check mini-0.5b mixed_padding self_attn.k_rope' && says 'law.reorder'
+[[ $(grep -c '' "$dir/out") -gt 120 ]] || complain 'fewer than 120 faults'
+run 0 faults --json
+grep -qvE '^\{"fault":"[a-z0-9_]+","op":"[a-z0-9_]+","source":"[^"]+","caught_by":"[^"]+"\}$' "$dir/out" \
+    && complain 'a line of fh1 faults --json has other keys'
+run 0 faults key_multiplier_dropped && says 'keys are not multiplied' && says 'ml-explore/mlx-lm#1622'
+bad "unknown fault (found 'key_multiplier')" faults key_multiplier
+bad '--run' faults --jobs 2
+run 0 faults --run key_multiplier_dropped reorder_keys_only && says '2 faults: 2 killed (100 %)' && says '1 of 1 (100.0 %)'
+run 0 faults --run --json reorder_keys_only && says '"killed":true' && says '"summary":true'
+bad "$dir/mini-0.5b" faults --run --models "$dir" key_multiplier_dropped
+
 # -- good paths
 run 0 info "$model" && says 'ssm_multipliers[4] (dt)'
 run 0 info "$model" --json && says '"tied_head":true'
