@@ -195,6 +195,35 @@ START_TEST(the_standard_cases_pass)
 }
 END_TEST
 
+/* Scores of 10^6 that bf16 rounds by thousands: any weight is honest there, and so is any output between the values. */
+static const int64_t attention_seeds[] = {1574, 2672, 2790, 2849, 4529, 4598, 5010, 5617, 5752, 6670, 7532, 9519};
+enum { N_ATTENTION_SEEDS = sizeof attention_seeds / sizeof *attention_seeds, N_FUZZED = 40 };
+
+START_TEST(fuzzed_cases_pass)
+{
+    fh1_engine *f16 = ref_engine_new("ref-bf16", fh1_profile_find("hf-eager-fp16"), 0);
+    fh1_engine *const judged[] = {f32, bf16, f16};
+    ck_assert_ptr_nonnull(f16);
+    for (int k = 0; k < 3; ++k) {
+        double most = 0;
+        for (int i = 0; i < GLD_OP_COUNT * N_FUZZED + N_ATTENTION_SEEDS; ++i) {
+            const bool late = i >= GLD_OP_COUNT * N_FUZZED;
+            const gld_op_case c =
+                late ? gld_op_case_fuzzed(GLD_OP_ATTENTION, attention_seeds[i - GLD_OP_COUNT * N_FUZZED])
+                     : gld_op_case_fuzzed((gld_op)(i / N_FUZZED), i % N_FUZZED);
+            gld_op_result r;
+            char line[GLD_OP_LINE];
+            fh1_status s = gld_op_case_compare(&c, truth, judged[k], &r);
+            ck_assert_msg(!s && r.verdict == FH1_PASS, "%s: %s %s, margin %.3g: %s", judged[k]->profile->name,
+                          gld_op_case_print(&c, line, sizeof line), r.where, r.margin, s ? text(s) : r.reason);
+            most = fmax(most, r.margin);
+        }
+        ck_assert_msg(most > 0.5, "%s: gauges half as large would reject nothing", judged[k]->profile->name);
+    }
+    f16->free(f16);
+}
+END_TEST
+
 START_TEST(recordings_that_are_not_there)
 {
     static const char *const bad[][2] = {
@@ -277,10 +306,15 @@ END_TEST
 
 int main(void)
 {
-    const TTest *const tests[] = {lines_come_back,         bad_lines_name_the_option,
-                                  garbage_never_crashes,   fields_are_plain_integers,
-                                  the_standard_cases_pass, recordings_that_are_not_there,
-                                  cases_that_show_nothing, a_parameter_that_one_head_lacks};
+    const TTest *const tests[] = {lines_come_back,
+                                  bad_lines_name_the_option,
+                                  garbage_never_crashes,
+                                  fields_are_plain_integers,
+                                  the_standard_cases_pass,
+                                  fuzzed_cases_pass,
+                                  recordings_that_are_not_there,
+                                  cases_that_show_nothing,
+                                  a_parameter_that_one_head_lacks};
     Suite *s = suite_create("op_cases");
     TCase *t = tcase_create("op_cases");
     tcase_add_checked_fixture(t, open_engines, close_engines);
