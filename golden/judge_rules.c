@@ -66,9 +66,10 @@ static fh1_err gauge_of(const gld_tap_errors *t, int64_t i)
 /* Where the variance, a square, is too small for an f64 the worst case is left. */
 static double gauge_allowed(const tally *y, int64_t i)
 {
-    const fh1_err e = gauge_of(y->t, i);
-    const double allowed = e.variance < DBL_MIN ? e.worst : fh1_gauge_allowed(e, y->sigmas);
-    return allowed + y->t->profile->underflow;
+    const fh1_profile *p = y->t->profile;
+    const double allowed = fh1_gauge_allowed(gauge_of(y->t, i), y->sigmas);
+    const double truth = fh1_rule.truth * p->u * fabs(y->t->local[i]); /* else a tie at half an ulp is a coin's toss */
+    return allowed + fmin(truth, allowed) + p->underflow;
 }
 
 /* In the tap's unit. Where the square over- or underflowed: what independent roundings at their largest would have. */

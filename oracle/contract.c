@@ -55,6 +55,7 @@ static const fh1_profile profiles[] = {
 
 const fh1_rules fh1_rule = {
     .alpha = 1e-6,
+    .truth = 0x1p-24,
     .rms_band = 1.5,
     .band_low = 0.5,
     .band_tap = 2,

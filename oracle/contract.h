@@ -53,6 +53,7 @@ typedef struct {
  * docs/numerics.md, "What is allowed". */
 typedef struct {
     double alpha;         /* chance that an honest tap whose gauge is exact exceeds it */
+    double truth;         /* rounding of truth itself, in units of the contract's arithmetic at the value */
     double rms_band;      /* RMS error over the RMS that the gauge predicts: ties round worse than uniform ones */
     double band_low;      /* below this share of the emulated RMS an engine is better than its contract: a note */
     double band_tap;      /* a chain of ops, RMS against the emulated pipeline: whole tap, */
