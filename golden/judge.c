@@ -53,7 +53,10 @@ static fh1_status annotate(const gld_judgement *j, gld_slot *s)
     const int64_t n = s->n * s->width;
     s->unit = malloc((size_t)(n + 1) * sizeof *s->unit);
     s->skip = calloc((size_t)(n + 1), sizeof *s->skip);
-    if (!s->unit || !s->skip) return fh1_no_memory((size_t)n * 5, "error annotations");
+    if (s->column) s->word = malloc((size_t)(s->n + 1) * sizeof *s->word);
+    if (!s->unit || !s->skip || (s->column && !s->word)) return fh1_no_memory((size_t)n * 5, "error annotations");
+    const fh1_batch *b = &gld_current(j)->batch;
+    for (int64_t r = 0; s->word && r < s->n; ++r) s->word[r] = b->ids[s->row[r] * b->T + s->column[r]];
     for (int64_t r = 0; r < s->n; ++r)
         for (int64_t i = 0; i < s->width; ++i) {
             int64_t index[FH1_MAX_RANK] = {0};
@@ -69,6 +72,31 @@ static fh1_status annotate(const gld_judgement *j, gld_slot *s)
     return NULL;
 }
 
+gld_tap_errors gld_errors_of(const gld_judgement *j, const gld_slot *s)
+{
+    const gld_tap *tap = s->tap;
+    const fh1_dtype declared = fh1_profile_tap_dtype(j->o->profile, tap->id, j->one_token, j->c);
+    return (gld_tap_errors){.id = tap->id,
+                            .profile = j->o->profile,
+                            .ulp_type = coarser(tap->t.dtype, declared),
+                            .stored_coarser = s->coarse,
+                            .n_tokens = s->n,
+                            .width = s->width,
+                            .judged = s->value,
+                            .local = s->local,
+                            .free_rms = s->free_rms,
+                            .emulated2 = s->emulated2,
+                            .gauge = s->gauge.worst ? &s->gauge : NULL,
+                            .far = s->far,
+                            .skip = s->skip,
+                            .unit = s->unit,
+                            .n_units = tap->id == FH1_TAP_LOSS ? 1 : fh1_tap_units(j->c, tap->id),
+                            .correlated = tap->id == FH1_TAP_CONTEXT ? j->c->A : 1,
+                            .alike = s->word,
+                            .column = s->column,
+                            .n_columns = gld_current(j)->batch.T};
+}
+
 static fh1_status judge_slot(gld_judgement *j, gld_slot *s, const fh1_tokens *tokens)
 {
     const gld_tap *tap = s->tap;
@@ -82,25 +110,7 @@ static fh1_status judge_slot(gld_judgement *j, gld_slot *s, const fh1_tokens *to
     fh1_status st = annotate(j, s);
     int64_t where = 0;
     if (!st) {
-        const fh1_dtype declared = fh1_profile_tap_dtype(j->o->profile, tap->id, j->one_token, j->c);
-        const gld_tap_errors errors = {.id = tap->id,
-                                       .profile = j->o->profile,
-                                       .ulp_type = coarser(tap->t.dtype, declared),
-                                       .stored_coarser = s->coarse,
-                                       .n_tokens = s->n,
-                                       .width = s->width,
-                                       .judged = s->value,
-                                       .local = s->local,
-                                       .free_rms = s->free_rms,
-                                       .emulated2 = s->emulated2,
-                                       .gauge = s->gauge.worst ? &s->gauge : NULL,
-                                       .far = s->far,
-                                       .skip = s->skip,
-                                       .unit = s->unit,
-                                       .n_units = tap->id == FH1_TAP_LOSS ? 1 : fh1_tap_units(j->c, tap->id),
-                                       .correlated = tap->id == FH1_TAP_CONTEXT ? j->c->A : 1,
-                                       .column = s->column,
-                                       .n_columns = tokens->T};
+        const gld_tap_errors errors = gld_errors_of(j, s);
         st = gld_judge_tap(&errors, &r, &where);
     }
     if (!st) {
@@ -195,6 +205,7 @@ static void close_slots(gld_judgement *j)
         free(s->emulated2);
         free(s->column);
         free(s->row);
+        free(s->word);
         free(s->unit);
         free(s->skip);
         fh1_gauge_free(&s->gauge);

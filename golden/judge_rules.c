@@ -1,4 +1,4 @@
-#include "golden/judge_rules.h"
+#include "golden/judge_tally.h"
 
 #include "oracle/compare.h"
 
@@ -6,122 +6,6 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-
-/* What is added up over the whole tap, one channel or head, or one token; in the tap's unit. */
-typedef struct {
-    double err2, emu2, ref2;
-    double variance, variance2, shared2, allowed2; /* of the gauge; Σ V and Σ V² */
-    double max_margin, err_there, allowed_there;
-    int64_t n, argmax;
-} bin;
-
-typedef struct {
-    const gld_tap_errors *t;
-    double sigmas;
-    double scale; /* the tap's unit */
-    bin tap, *unit, *token;
-} tally;
-
-/* Elements of another class are told apart first (class_differs); where truth and judged share an infinity there is
- * nothing left to measure. */
-static bool judged_here(const gld_tap_errors *t, int64_t i)
-{
-    return (!t->skip || !t->skip[i]) && isfinite(t->local[i]);
-}
-
-/* A power of two near the largest value of the truth: in this unit no square of an f64 overflows or vanishes. */
-static double scale_of(const gld_tap_errors *t)
-{
-    double max = 0;
-    int exponent;
-    for (int64_t i = 0; i < t->n_tokens * t->width; ++i)
-        if (judged_here(t, i)) max = fmax(max, fabs(t->local[i]));
-    frexp(max, &exponent);
-    return ldexp(1, exponent - 1);
-}
-
-/* The emulated square error of an element; an emulated pipeline that overflowed says nothing about an honest one. */
-static double emulated2(const gld_tap_errors *t, int64_t i)
-{
-    return t->emulated2 && isfinite(t->emulated2[i]) ? t->emulated2[i] : 0;
-}
-
-/* Half an ulp where the larger of two values stands: a rounding at a binade border may go either way. */
-static double half_ulp(fh1_dtype type, double a, double b)
-{
-    return fh1_dtype_ulp(type, fabs(a) > fabs(b) ? a : b) / 2;
-}
-
-/* The gauge of an element, with the rounding of a tensor that is stored coarser than the contract says. Truth is an f64
- * computation itself, so an f64 engine is off from it by two gauges. */
-static fh1_err gauge_of(const gld_tap_errors *t, int64_t i)
-{
-    fh1_err e = {0};
-    if (t->gauge) e = fh1_gauge_at(t->gauge, i);
-    if (t->profile->storage == FH1_F64) e = fh1_err_scale(e, 2);
-    if (t->stored_coarser) e = fh1_err_half(e, half_ulp(t->ulp_type, t->judged[i], t->local[i]));
-    return e;
-}
-
-/* Where the variance, a square, is too small for an f64 the worst case is left. */
-static double gauge_allowed(const tally *y, int64_t i)
-{
-    const fh1_profile *p = y->t->profile;
-    const double allowed = fh1_gauge_allowed(gauge_of(y->t, i), y->sigmas);
-    const double truth = fh1_rule.truth * p->u * fabs(y->t->local[i]); /* else a tie at half an ulp is a coin's toss */
-    return allowed + fmin(truth, allowed) + p->underflow;
-}
-
-/* In the tap's unit. Where the square over- or underflowed: what independent roundings at their largest would have. */
-static double variance_of(const tally *y, fh1_err e)
-{
-    const double independent = (e.worst - e.shared) / y->scale;
-    return isnormal(e.variance) ? e.variance / y->scale / y->scale : independent * independent / 3;
-}
-
-static double square(double v)
-{
-    return v * v;
-}
-
-/* Never NaN: a bound that is no number allows nothing. */
-static double margin_of(double err, double allowed)
-{
-    return isnan(err / allowed) ? (double)INFINITY : err / allowed;
-}
-
-/* Element i into its three bins. */
-static void add_element(tally *y, int64_t i)
-{
-    const gld_tap_errors *t = y->t;
-    const fh1_err e = gauge_of(t, i);
-    const double err = fh1_error_of(t->judged[i], t->local[i]), allowed = gauge_allowed(y, i);
-    const double margin = margin_of(err, allowed), variance = variance_of(y, e), scale = y->scale;
-    const double err2 = square(err / scale), emu2 = emulated2(t, i) / scale / scale, ref2 = square(t->local[i] / scale);
-    const double shared2 = square(e.shared / scale), allowed2 = square(allowed / scale);
-    bin *const bins[] = {&y->tap, &y->unit[t->unit[i]], &y->token[i / t->width]};
-    for (int k = 0; k < 3; ++k) {
-        bin *b = bins[k];
-        if (b->n == 0 || !fh1_within(margin, b->max_margin)) {
-            b->max_margin = margin, b->argmax = i;
-            b->err_there = err, b->allowed_there = allowed;
-        }
-        b->err2 += err2;
-        b->emu2 += emu2;
-        b->ref2 += ref2;
-        b->variance += variance;
-        b->variance2 += variance * variance;
-        b->shared2 += shared2;
-        b->allowed2 += allowed2;
-        b->n += 1;
-    }
-}
-
-static void add_up(tally *y)
-{
-    for (int64_t i = 0; i < y->t->n_tokens * y->t->width; ++i)
-        if (judged_here(y->t, i)) add_element(y, i);
-}
 
 typedef struct {
     double margin, allowed, err;
@@ -147,7 +31,7 @@ static bool class_differs(const gld_tap_errors *t, decision *d)
     return false;
 }
 
-static double rms(const tally *y, double sum, int64_t n)
+static double rms(const gld_tally *y, double sum, int64_t n)
 {
     return y->scale * sqrt(sum / (double)n);
 }
@@ -161,7 +45,7 @@ static bool by_gauge(const gld_tap_errors *t)
 
 /* RMS error over n elements: what they share, and the predicted RMS with its own scatter, sigmas/√(2n), where n counts
  * the elements that weigh: (ΣV)²/ΣV². */
-static double rms_allowed(const tally *y, const bin *b)
+static double rms_allowed(const gld_tally *y, const gld_bin *b)
 {
     const double weighty = b->variance2 > 0 ? b->variance * b->variance / b->variance2 : 1;
     const double independent = fmax(1, weighty / (double)y->t->correlated);
@@ -170,17 +54,17 @@ static double rms_allowed(const tally *y, const bin *b)
     return rms(y, b->shared2, b->n) + independent_rms + y->t->profile->underflow;
 }
 
-static void group(const tally *y, const bin *b, const char *rule, decision *d)
+static void group(const gld_tally *y, const gld_bin *b, const char *rule, decision *d)
 {
     if (b->n < fh1_rule.min_elements) return;
     const double allowed = rms_allowed(y, b), err = rms(y, b->err2, b->n);
     /* A group decides only where it fails: otherwise the largest element is the one to follow over time. */
-    if (!fh1_within(err, allowed)) decide(d, margin_of(err, allowed), allowed, err, b->argmax, rule);
+    if (!fh1_within(err, allowed)) decide(d, gld_margin_of(err, allowed), allowed, err, b->argmax, rule);
 }
 
-static void against_gauge(const tally *y, decision *d)
+static void against_gauge(const gld_tally *y, decision *d)
 {
-    const bin *b = &y->tap;
+    const gld_bin *b = &y->tap;
     decide(d, b->max_margin, b->allowed_there, b->err_there, b->argmax, "one element, by its gauge");
     group(y, b, "RMS of the tap, by its gauge", d);
     for (int64_t i = 0; i < y->t->n_units; ++i) group(y, &y->unit[i], "RMS of one channel or head, by its gauge", d);
@@ -190,25 +74,26 @@ static void against_gauge(const tally *y, decision *d)
 /* ---- a chain of ops: the emulated pipeline, and the gauge of the last op ---- */
 
 /* Behind a chain the errors of one token's elements are not independent, they came through the same hidden vector: the
- * tokens are the samples, and an RMS over n of them scatters by about 1/√n; two such steps are allowed. */
-static double chain_scatter(const gld_tap_errors *t)
+ * tokens are the samples, and an RMS over n different ones scatters by about 1/√n; two such steps are allowed. */
+static double chain_scatter(const gld_tally *y)
 {
-    return 1 + 2 / sqrt((double)t->n_tokens);
+    return 1 + 2 / sqrt((double)y->n_different);
 }
 
-static double chain_allowed(const tally *y, const bin *b, double factor)
+static double chain_allowed(const gld_tally *y, const gld_bin *b, double factor)
 {
-    return factor * chain_scatter(y->t) * rms(y, b->emu2, b->n) + rms(y, b->allowed2, b->n);
+    return factor * chain_scatter(y) * rms(y, b->emu2, b->n) + rms(y, b->allowed2, b->n);
 }
 
-static void chain_group(const tally *y, const bin *b, double factor, const char *rule, decision *d)
+static void chain_group(const gld_tally *y, const gld_bin *b, double factor, const char *rule, decision *d)
 {
     const double allowed = chain_allowed(y, b, factor), err = rms(y, b->err2, b->n);
-    if (b == &y->tap || !fh1_within(err, allowed)) decide(d, margin_of(err, allowed), allowed, err, b->argmax, rule);
+    if (b == &y->tap || !fh1_within(err, allowed))
+        decide(d, gld_margin_of(err, allowed), allowed, err, b->argmax, rule);
 }
 
 /* The tap stands in for a channel, head or token that is too small to say anything. */
-static double emulated_rms(const tally *y, const bin *b)
+static double emulated_rms(const gld_tally *y, const gld_bin *b)
 {
     if (b->n < fh1_rule.min_elements) b = &y->tap;
     return rms(y, b->emu2, b->n);
@@ -216,16 +101,16 @@ static double emulated_rms(const tally *y, const bin *b)
 
 /* No single element may be far off either: the RMS of 4096 tokens would not see it. The yardstick is the emulated error
  * of its channel or head, of its token, or its own, whichever is largest. */
-static double chain_element(const tally *y, int64_t i)
+static double chain_element(const gld_tally *y, int64_t i)
 {
     const gld_tap_errors *t = y->t;
     const double of_unit = emulated_rms(y, &y->unit[t->unit[i]]), of_token = emulated_rms(y, &y->token[i / t->width]);
-    const double emulated = fmax(sqrt(emulated2(t, i)), fmax(of_unit, of_token));
-    return fh1_rule.chain_element * emulated + gauge_allowed(y, i) +
+    const double emulated = fmax(sqrt(gld_emulated2(t, i)), fmax(of_unit, of_token));
+    return fh1_rule.chain_element * emulated + gld_gauge_allowed(y, i) +
            fh1_rule.chain_ulps * fh1_dtype_ulp(t->ulp_type, t->local[i]);
 }
 
-static void against_emulated(const tally *y, decision *d)
+static void against_emulated(const gld_tally *y, decision *d)
 {
     const gld_tap_errors *t = y->t;
     chain_group(y, &y->tap, fh1_rule.band_tap, "RMS of the tap, behind taps that were not recorded", d);
@@ -238,27 +123,27 @@ static void against_emulated(const tally *y, decision *d)
             chain_group(y, &y->token[i], fh1_rule.band_token, "RMS of one token, behind taps that were not recorded",
                         d);
     for (int64_t i = 0; i < t->n_tokens * t->width; ++i) {
-        if (!judged_here(t, i)) continue;
+        if (!gld_judged_here(t, i)) continue;
         const double allowed = chain_element(y, i), err = fh1_error_of(t->judged[i], t->local[i]);
         if (!fh1_within(err, allowed))
-            decide(d, margin_of(err, allowed), allowed, err, i, "one element, behind taps that were not recorded");
+            decide(d, gld_margin_of(err, allowed), allowed, err, i, "one element, behind taps that were not recorded");
     }
 }
 
 /* Behind a chain, without an emulated pipeline (an f64 engine): a share of the tap's RMS, and the gauge. */
-static double share_of_tap(const tally *y)
+static double share_of_tap(const gld_tally *y)
 {
     return y->t->profile->relative * rms(y, y->tap.ref2, y->tap.n);
 }
 
-static void against_truth(const tally *y, decision *d)
+static void against_truth(const gld_tally *y, decision *d)
 {
     const gld_tap_errors *t = y->t;
     const double share = share_of_tap(y);
     for (int64_t i = 0; i < t->n_tokens * t->width; ++i) {
-        if (!judged_here(t, i)) continue;
-        const double err = fh1_error_of(t->judged[i], t->local[i]), allowed = share + gauge_allowed(y, i);
-        decide(d, margin_of(err, allowed), allowed, err, i, "one element, as a share of the tap");
+        if (!gld_judged_here(t, i)) continue;
+        const double err = fh1_error_of(t->judged[i], t->local[i]), allowed = share + gld_gauge_allowed(y, i);
+        decide(d, gld_margin_of(err, allowed), allowed, err, i, "one element, as a share of the tap");
     }
 }
 
@@ -273,17 +158,17 @@ static int64_t argmax(const double *row, int64_t n)
 }
 
 /* The standard error of one logit, by its gauge or, behind a chain, by the emulated error of its token. */
-static double deviation(const tally *y, int64_t i)
+static double deviation(const gld_tally *y, int64_t i)
 {
     const gld_tap_errors *t = y->t;
-    const fh1_err e = gauge_of(t, i);
+    const fh1_err e = gld_gauge_of(t, i);
     const double chain = !by_gauge(t) && t->emulated2 ? emulated_rms(y, &y->token[i / t->width]) : 0;
     return hypot(sqrt(e.variance), chain) + e.shared + t->profile->underflow + t->profile->relative * fabs(t->local[i]);
 }
 
 /* Another greedy token than truth's is honest where the true gap between the two is within rounding: the token is what
  * people see, and a flip beyond that is wrong however small the error looks beside all logits. */
-static void flipped(const tally *y, decision *d)
+static void flipped(const gld_tally *y, decision *d)
 {
     const gld_tap_errors *t = y->t;
     for (int64_t r = 0; t->id == FH1_TAP_LOGITS && r < t->n_tokens; ++r) {
@@ -301,14 +186,14 @@ static void flipped(const tally *y, decision *d)
 
 /* ---- the verdict and what a report shows ---- */
 
-static double allowed_at(const tally *y, double share, int64_t i)
+static double allowed_at(const gld_tally *y, double share, int64_t i)
 {
     const gld_tap_errors *t = y->t;
-    if (by_gauge(t)) return gauge_allowed(y, i);
-    return t->emulated2 ? chain_element(y, i) : share + gauge_allowed(y, i);
+    if (by_gauge(t)) return gld_gauge_allowed(y, i);
+    return t->emulated2 ? chain_element(y, i) : share + gld_gauge_allowed(y, i);
 }
 
-static void fill_histogram(const tally *y, fh1_tap_result *out)
+static void fill_histogram(const gld_tally *y, fh1_tap_result *out)
 {
     const gld_tap_errors *t = y->t;
     memset(out->histogram, 0, sizeof out->histogram);
@@ -317,8 +202,8 @@ static void fill_histogram(const tally *y, fh1_tap_result *out)
     const double share = share_of_tap(y);
     out->n_token_bins = (int)(columns < FH1_TOKEN_BINS ? columns : FH1_TOKEN_BINS);
     for (int64_t i = 0; i < t->n_tokens * t->width; ++i) {
-        if (!judged_here(t, i)) continue;
-        const double margin = margin_of(fh1_error_of(t->judged[i], t->local[i]), allowed_at(y, share, i));
+        if (!gld_judged_here(t, i)) continue;
+        const double margin = gld_margin_of(fh1_error_of(t->judged[i], t->local[i]), allowed_at(y, share, i));
         int exponent = 0;
         if (margin > 0) frexp(fmin(margin, DBL_MAX), &exponent); /* margin in [2^(exponent-1), 2^exponent) */
         const int bin_of = margin > 0 ? exponent + 11 : 0;
@@ -330,18 +215,18 @@ static void fill_histogram(const tally *y, fh1_tap_result *out)
 }
 
 /* What is allowed is as large as the values themselves: a tap of zeros would pass. */
-static bool vacuous(const tally *y)
+static bool vacuous(const gld_tally *y)
 {
-    const bin *b = &y->tap;
+    const gld_bin *b = &y->tap;
     const bool chain = y->t->emulated2 && !by_gauge(y->t);
     const double allowed = chain ? chain_allowed(y, b, fh1_rule.band_tap) : rms(y, b->allowed2, b->n);
     return fh1_within(fh1_rule.vacuous * rms(y, b->ref2, b->n), allowed);
 }
 
-static void tell(const tally *y, const decision *d, fh1_tap_result *out)
+static void tell(const gld_tally *y, const decision *d, fh1_tap_result *out)
 {
     const gld_tap_errors *t = y->t;
-    const bin *tap = &y->tap;
+    const gld_bin *tap = &y->tap;
     out->margin = d->margin;
     out->allowed = d->allowed;
     out->max_err = d->err;
@@ -375,14 +260,15 @@ static void nothing_judged(fh1_tap_result *out)
 
 fh1_status gld_judge_tap(const gld_tap_errors *t, fh1_tap_result *out, int64_t *where)
 {
-    const size_t n = (size_t)(t->n_units + t->n_tokens);
-    tally y = {.t = t, .sigmas = fh1_gauge_sigmas(t->n_tokens * t->width), .scale = scale_of(t)};
-    if (!(y.unit = calloc(n ? n : 1, sizeof *y.unit))) return fh1_no_memory(n * sizeof *y.unit, "error statistics");
-    y.token = y.unit + t->n_units;
+    gld_tally y;
     decision d = {0};
     *where = 0;
+    fh1_status s = gld_tally_new(t, &y);
+    if (s) {
+        gld_tally_free(&y);
+        return s;
+    }
     const bool differs = class_differs(t, &d);
-    add_up(&y);
     if (y.tap.n == 0 && !differs) {
         nothing_judged(out);
     } else {
@@ -395,6 +281,6 @@ fh1_status gld_judge_tap(const gld_tap_errors *t, fh1_tap_result *out, int64_t *
         fill_histogram(&y, out);
         *where = d.where;
     }
-    free(y.unit);
+    gld_tally_free(&y);
     return NULL;
 }

@@ -24,6 +24,7 @@ typedef struct {
     const int32_t *unit;     /* channel or head of each element */
     int64_t n_units;
     int64_t correlated;    /* elements of a row whose errors come through the same few values (a head of attention) */
+    const int64_t *alike;  /* [n_tokens] tokens of the same number round alike; NULL: no two do */
     const int64_t *column; /* [n_tokens] column of the call, for the report; NULL: none */
     int64_t n_columns;
 } gld_tap_errors;

@@ -20,6 +20,7 @@ typedef struct {
     double *value;   /* judged values of real tokens */
     int64_t *column; /* [n] of the call; NULL for cache taps and the loss */
     int64_t *row;    /* [n] of the batch; NULL as column */
+    int64_t *word;   /* [n] id of the token, once judged; NULL as column */
     int32_t *unit;   /* [n, width] channel or head, once judged */
     bool *skip;      /* [n, width] not judged */
     double *local;
@@ -67,6 +68,9 @@ void gld_take(gld_judgement *j, const fh1_tap_event *e, gld_slot *s, bool force,
 fh1_round gld_declared_input(gld_judgement *j, fh1_tap_id id, int64_t layer);
 /* The values of a cache tap in `cache`, [n, width] of the slot. */
 fh1_status gld_export_cache_tap(const fh1_cache *cache, const gld_slot *s, double *out);
+
+/* What the rules look at, of an annotated slot. */
+gld_tap_errors gld_errors_of(const gld_judgement *j, const gld_slot *s);
 
 /* Recorded in this call, and precisely enough to go on from. */
 bool gld_recorded(gld_judgement *j, fh1_tap_id id, int64_t layer);

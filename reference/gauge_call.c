@@ -16,6 +16,7 @@
 #include "reference/ssd_gauge.h"
 #include "reference/swiglu_gauge.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 static const fh1_gauge_request *request(const ref_call_f64 *k)
@@ -177,6 +178,20 @@ fh1_status ref_gauge_dt(ref_call_f64 *k, int64_t layer, double lo, double hi)
     return NULL;
 }
 
+/* Δ where a pipeline computes on padding: the hidden vector is zero there, in_proj gives its bias. */
+static double *dt_of_padding(const ref_call_f64 *k, int64_t layer)
+{
+    const fh1_config *c = k->c;
+    const fh1_layer *l = &k->m->layers[layer];
+    double *dt = malloc((size_t)c->H * sizeof *dt);
+    for (int64_t h = 0; dt && h < c->H; ++h) {
+        double v = fh1_get(&l->dt_bias, h);
+        if (l->in_b.data) v += fh1_get(&l->in_b, fh1_in_proj_dim(c) - c->H + h) * c->m_ssm[4];
+        dt[h] = fmax(c->dt_lo, v > 20 ? v : log1p(exp(v)));
+    }
+    return dt;
+}
+
 fh1_status ref_gauge_ssd(ref_call_f64 *k, int64_t layer, int64_t row, const ref_ssd_args_f64 *a)
 {
     const fh1_config *c = k->c;
@@ -187,7 +202,11 @@ fh1_status ref_gauge_ssd(ref_call_f64 *k, int64_t layer, int64_t row, const ref_
     const fh1_gauge *state = &request(k)->cache->ssm[layer * k->t.B + row];
     const fh1_gauge at = ref_gauge_from(g, k->t.row_begin[row] * c->d_ssm);
     if (k->one_token && a->T == 1) return ref_ssd_step_gauge(contract, a, state, &at);
-    return ref_ssd_scan_gauge(contract, a, ref_ssd_columns(contract, k->t.T, c->Q), state, &at);
+    double *pad_dt = k->t.T > a->T ? dt_of_padding(k, layer) : NULL;
+    if (k->t.T > a->T && !pad_dt) return fh1_no_memory((size_t)c->H * sizeof *pad_dt, "the padding of a scan");
+    fh1_status s = ref_ssd_scan_gauge(contract, a, ref_ssd_columns(contract, k->t.T, c->Q), pad_dt, state, &at);
+    free(pad_dt);
+    return s;
 }
 
 fh1_status ref_gauge_gated(ref_call_f64 *k, int64_t layer)

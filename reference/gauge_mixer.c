@@ -72,7 +72,7 @@ fh1_status ref_gauge_op_ssd_scan(const fh1_profile *contract, int64_t T, int64_t
                                  .doc = doc,
                                  .state_doc = state_doc,
                                  .state = unchanged(state)};
-    fh1_status s = ref_ssd_scan_gauge(contract, &a, ref_ssd_columns(contract, T, Q), g_state, g);
+    fh1_status s = ref_ssd_scan_gauge(contract, &a, ref_ssd_columns(contract, T, Q), NULL, g_state, g);
     free(xbc);
     return s;
 }

@@ -54,11 +54,14 @@ void ref_multiply_gauge(const fh1_profile *contract, fh1_point point, int64_t n,
  * are of z/2·tanh(z/2), which does not vanish with σ until tanh is -1 and the product 0. */
 fh1_err ref_err_silu(fh1_err e, const fh1_profile *contract, fh1_round r, double z)
 {
+    const double many = fh1_gauge_sigmas(1);
     const double sigma = 1 / (1 + exp(-z)), y = z * sigma;
     const double bend = fmin(0.5, sigma * (1 - sigma) * (2 + fabs(z) + e.worst) * exp(e.worst));
-    const double second = bend * e.worst * e.worst / 2;
+    const double second = bend * e.worst * e.worst / 2, likely = bend * (e.variance + e.shared * e.shared) / 2;
     e = fh1_err_scale(e, sigma * (1 + z * (1 - sigma)));
     e.worst += second;
+    e.shared += likely;                          /* a square has a mean, */
+    e.variance += many * many * likely * likely; /* and is that of `many` deviations where the error is */
     const bool any = ref_any_form(contract);
     const bool gone = any ? sigma < contract->u / 16 : z < -88; /* 1 + tanh is 0, or exp(-z) overflows: 0 is honest */
     if (gone) e = fh1_err_half(e, fabs(y));

@@ -33,6 +33,7 @@ typedef struct {
 typedef struct {
     const fh1_profile *contract;
     const REF(ref_ssd_args) * a;
+    const double *pad_dt; /* [H]; NULL: no padding */
     int64_t columns, N4;
     const fh1_gauge *g_state, *g;
     double *scratch;  /* per thread: the lanes of a row [N_LANES, N4], B, C [N4], then l, same, sorted [T] */
@@ -227,7 +228,8 @@ static void head_weights(const gauge_job *j, int64_t h, double *scratch, weights
 {
     const int64_t T = j->a->T;
     double *l = scratch, *same = l + T, mean, window = 0;
-    const double most = exponents(j, h, l, &mean);
+    double most = exponents(j, h, l, &mean);
+    if (j->pad_dt) most = fmax(most, j->pad_dt[h] * exp(fh1_get(j->a->A_log, h)));
     const double memory = 2 / -expm1(-mean); /* (Σ aⁱ)² / Σ a²ⁱ, about: two horizons; infinite without decay */
     count_same(T, l, same + T, same);
     for (int64_t t = 0; t < T; ++t) {
@@ -280,10 +282,15 @@ static void heads(void *ctx, int64_t h0, int64_t h1, int thread)
 }
 
 fh1_status ref_ssd_scan_gauge(const fh1_profile *contract, const REF(ref_ssd_args) * a, int64_t columns,
-                              const fh1_gauge *g_state, const fh1_gauge *g)
+                              const double *pad_dt, const fh1_gauge *g_state, const fh1_gauge *g)
 {
     if (a->T == 0) return NULL;
-    gauge_job j = {.contract = contract, .a = a, .columns = columns > 1 ? columns : 1, .g_state = g_state, .g = g};
+    gauge_job j = {.contract = contract,
+                   .a = a,
+                   .pad_dt = pad_dt,
+                   .columns = columns > 1 ? columns : 1,
+                   .g_state = g_state,
+                   .g = g};
     j.N4 = (a->N + REF_VEC_LEN - 1) / REF_VEC_LEN * REF_VEC_LEN;
     j.per_thread = (N_LANES + 2) * j.N4 + 3 * a->T;
     const size_t threads = (size_t)fh1_threads(), n = threads * (size_t)j.per_thread;
@@ -393,7 +400,7 @@ fh1_status ref_ssd_step_gauge(const fh1_profile *contract, const REF(ref_ssd_arg
                               const fh1_gauge *g)
 {
     assert(a->T == 1);
-    if (contract->at[FH1_RP_STEP] == FH1_ROUND_NONE) return ref_ssd_scan_gauge(contract, a, 1, g_state, g);
+    if (contract->at[FH1_RP_STEP] == FH1_ROUND_NONE) return ref_ssd_scan_gauge(contract, a, 1, NULL, g_state, g);
     gauge_job j = {.contract = contract, .a = a, .columns = 1, .g_state = g_state, .g = g};
     fh1_parallel_for(a->H, 1, step_heads, &j);
     return NULL;

@@ -11,9 +11,10 @@
  * g [T, H·P] assigned, NULL: only g_state is wanted. Derivation: docs/numerics.md, "Gauges". FH1_E_INTERNAL without
  * memory. */
 
-/* Many tokens, in sequence or in chunks of any length up to `columns` (ref_ssd_columns); 1: known to be sequential. */
+/* Many tokens, in sequence or in chunks of any length up to `columns` (ref_ssd_columns); 1: known to be sequential.
+ * pad_dt [H]: Δ of padding columns, over which a pipeline may sum before the first token; NULL: there are none. */
 fh1_status ref_ssd_scan_gauge(const fh1_profile *contract, const REF(ref_ssd_args) * a, int64_t columns,
-                              const fh1_gauge *g_state, const fh1_gauge *g);
+                              const double *pad_dt, const fh1_gauge *g_state, const fh1_gauge *g);
 
 /* One token of a decode step (T must be 1) with the roundings of FH1_RP_STEP; without any, a scan of one token. */
 fh1_status ref_ssd_step_gauge(const fh1_profile *contract, const REF(ref_ssd_args) * a, const fh1_gauge *g_state,

@@ -9,7 +9,7 @@ set(FH1_STAGE_oracle arena batch cache compare config contract fields gauge gaug
     safetensors_write status suite tap tensor thread trace)
 set(FH1_STAGE_blas blas)
 set(FH1_STAGE_ops attention attention_step conv1d conv1d_step cross_entropy dt_softplus embed gated_norm
-    gauge_attention gauge_mixer gauge_network gauge_ssd honest_variants linear lm_head op_cases op_faults op_lattice
+    gauge_attention gauge_mixer gauge_network gauge_ssd honest_corners honest_variants linear lm_head op_cases op_faults op_lattice
     residual rmsnorm rope sample ssd_chunk ssd_scan ssd_step swiglu horizon)
 
 # fh1_stage(NAME): the fixtures of test NAME.

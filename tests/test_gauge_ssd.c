@@ -87,7 +87,7 @@ static void true_scan(int k, scan *s, int64_t t0, int64_t t1, int64_t columns)
                                  .state = s->after,
                                  .y = s->y + t0 * d};
     const fh1_gauge g = {s->g.worst + t0 * d, s->g.variance + t0 * d, s->g.shared + t0 * d};
-    w_fine(columns ? ref_ssd_scan_gauge(g_contract(k), &a, columns, &s->g_state, &g)
+    w_fine(columns ? ref_ssd_scan_gauge(g_contract(k), &a, columns, NULL, &s->g_state, &g)
                    : ref_ssd_step_gauge(g_contract(k), &a, &s->g_state, &g));
     ref_ssd_scan_fwd_f64(&a, fh1_profile_find("exact"));
 }

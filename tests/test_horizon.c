@@ -61,7 +61,7 @@ static record truth(int64_t columns)
                                      .state = state,
                                      .y = r.y + t * H * P};
         const fh1_gauge g = {r.g.worst + t * H * P, r.g.variance + t * H * P, r.g.shared + t * H * P};
-        w_fine(ref_ssd_scan_gauge(fh1_profile_find("fp32"), &a, columns, &now, &g));
+        w_fine(ref_ssd_scan_gauge(fh1_profile_find("fp32"), &a, columns, NULL, &now, &g));
         ref_ssd_scan_fwd_f64(&a, fh1_profile_find("exact"));
         memcpy(r.state + i * STATE, state, sizeof(double) * STATE);
         for (int64_t k = 0; k < STATE; ++k) fh1_gauge_set(&r.g_state, i * STATE + k, fh1_gauge_at(&now, k));
