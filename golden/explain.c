@@ -20,6 +20,7 @@ static fh1_status residual_of(gld_judgement *j, const gld_slot *s, const bool *s
 {
     const int64_t n = s->n * s->width;
     *r = (gld_residual){.j = j,
+                        .slot = s,
                         .id = s->tap->id,
                         .layer = s->tap->layer,
                         .n = s->n,
@@ -63,9 +64,23 @@ static double same_classes(const gld_residual *r, const double *values)
     return either ? (double)both / (double)either : 0;
 }
 
-double gld_score(const gld_residual *r, double taken)
+/* The tap's margin with values[n, width] in the place of truth. */
+static double margin_against(const gld_residual *r, const double *values)
 {
-    return r->sum > 0 && isfinite(taken) ? fmin(taken / (r->sum - r->noise), 1) : 0;
+    gld_tap_errors errors = gld_errors_of(r->j, r->slot);
+    fh1_tap_result *result = calloc(1, sizeof *result);
+    int64_t where;
+    errors.local = values;
+    const double margin = result && !gld_judge_tap(&errors, result, &where) ? result->margin : (double)INFINITY;
+    free(result);
+    return margin;
+}
+
+/* Whether the cause takes away what is beyond rounding, and not only some of what rounding left: the tap passes with
+ * it, or nearly so, since a fitted number is off by some rounding itself. */
+static bool settles(const gld_residual *r, const double *values)
+{
+    return fh1_within(margin_against(r, values) - 1, fh1_rule.suspect * (margin_against(r, r->local) - 1));
 }
 
 double gld_explained(const gld_residual *r, const double *values)
@@ -77,7 +92,10 @@ double gld_explained(const gld_residual *r, const double *values)
         const double d = r->judged[i] - values[i];
         left += d * d;
     }
-    return gld_score(r, r->sum - left);
+    const double taken = r->sum - left;
+    if (!(r->sum > 0) || !isfinite(taken)) return 0;
+    const double gross = taken / r->sum, net = fmin(taken / (r->sum - r->noise), 1);
+    return !fh1_within(net, fh1_rule.suspect) && settles(r, values) ? net : gross;
 }
 
 static double rank(const fh1_suspect *s, double handicap)

@@ -2,8 +2,9 @@
  *
  * The residual r = judged - truth of that tap is what is to be explained, both from the judged engine's own recorded
  * values. A cause is run on the same values (a planted fault, a parameter moved a little) and gives its own difference
- * d from truth; its score is the share of Σr² that d takes away, (Σr² - Σ(r - d)²) / (Σr² - noise): what honest
- * rounding leaves behind is nobody's fault. */
+ * d from truth; its score is the share of Σr² that d takes away, (Σr² - Σ(r - d)²) / Σr². Where the tap nearly passes
+ * with the cause in the place of truth, (Σr² - Σ(r - d)²) / (Σr² - noise): what honest rounding leaves is nobody's
+ * fault. */
 #pragma once
 
 #include "golden/judge_state.h"
@@ -13,6 +14,7 @@ enum { GLD_MOST_SUSPECTS = 5 };
 /* The tap to be explained, over the elements that are judged and finite on both sides. */
 typedef struct {
     gld_judgement *j;
+    const gld_slot *slot;
     fh1_tap_id id;
     int64_t layer, n, width;
     const double *judged, *local; /* [n, width] */
@@ -27,9 +29,7 @@ typedef struct {
 /* Looks for causes of j->first, whose slots must be those of the current step; list[GLD_MOST_SUSPECTS], best first. */
 fh1_status gld_explain(gld_judgement *j, gld_slot *s, fh1_suspect *list, int *n);
 
-/* The score of a cause that takes away `taken` of Σr². */
-double gld_score(const gld_residual *r, double taken);
-/* Share of the residual that values[n, width] explain; below 0 where they make it worse. */
+/* The score of a cause that would have given values[n, width]; below 0 where they make it worse. */
 double gld_explained(const gld_residual *r, const double *values);
 
 /* The tap's values when `e` runs `m` over the current step from the judged values; out [n, width]. */

@@ -76,10 +76,16 @@ static fit fit_whole(const search *q)
     return f;
 }
 
-/* Of a fit that is exact in its parameter, or small. */
-static double linear_score(const search *q, const fit *f)
+/* Of a fit that is exact in its parameter, or small, and acts on part `at` of n parts of `size` elements of a row. */
+static double linear_score(const search *q, const fit *f, int64_t size, int64_t n, int64_t at)
 {
-    return f->jj > 0 ? gld_score(q->r, f->jr * f->jr / f->jj) : 0;
+    const gld_residual *r = q->r;
+    if (!(f->jj > 0)) return 0;
+    for (int64_t i = 0; i < r->n * r->width; ++i) {
+        const bool moves = i % r->width / size % n == at && isfinite(q->jacobian[i]);
+        q->plus[i] = r->local[i] + (moves ? f->jr / f->jj * q->jacobian[i] : 0);
+    }
+    return gld_explained(r, q->plus);
 }
 
 /* One column for each of n parts of a row; the best one is told. */
@@ -97,7 +103,7 @@ static fh1_status regress_parts(search *q, const char *name, int64_t n, int64_t 
         const double taken = f[i].jj > 0 ? f[i].jr * f[i].jr / f[i].jj : 0;
         if (taken > most) most = taken, best = i;
     }
-    tell(q, name, best * stride + at, &f[best], 0, linear_score(q, &f[best]));
+    tell(q, name, best * stride + at, &f[best], 0, linear_score(q, &f[best], size, n, best));
     free(f);
     return NULL;
 }
@@ -193,7 +199,8 @@ static fh1_status move_one_weight(search *q, const char *name)
                                                                           : 1;
     found.jj *= m * m; /* x is multiplied on its way */
     found.jr *= m;
-    tell(q, full, -1, &found, 0, linear_score(q, &found));
+    for (int64_t i = 0; i < r->n; ++i) q->jacobian[i * r->width + n] = m * in->value[i * in->width + best];
+    tell(q, full, -1, &found, 0, linear_score(q, &found, 1, r->width, n));
     return NULL;
 }
 
@@ -206,7 +213,7 @@ static fh1_status move_rows(search *q, const char *name, const fh1_tensor *bias)
         q->jacobian[i] = r->local[i] - (bias->data ? fh1_get(bias, i % r->width) : 0);
     snprintf(full, sizeof full, "scale of %s.weight", name);
     const fit f = fit_whole(q);
-    tell(q, full, -1, &f, 1, linear_score(q, &f));
+    tell(q, full, -1, &f, 1, linear_score(q, &f, r->width, 1, 0));
     snprintf(full, sizeof full, "scale of %s.weight row", name);
     FH1_TRY(regress_parts(q, full, r->width, 1, 0));
     if (r->n < 2) return NULL;

@@ -1,6 +1,8 @@
 /* A residual that nothing explains, in words: where it sits says much about what makes it. */
 #include "golden/explain.h"
 
+#include "oracle/compare.h"
+
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -21,12 +23,26 @@ static fh1_status axis_new(const char *name, const char *names, int64_t n, axis 
     return a->share ? NULL : fh1_no_memory((size_t)n * sizeof *a->share, "the shape of a residual");
 }
 
+/* What an element weighs: its square error, of elements of another class or beyond their own gauge, where there are
+ * such, no others. */
+static double weight(const gld_residual *r, const gld_slot *s, double sigmas, bool beyond, int64_t i)
+{
+    if (r->n_other > 0) return r->other_class[i];
+    const double e = fabs(r->residual[i]);
+    return beyond && fh1_within(e, fh1_gauge_allowed(fh1_gauge_at(&s->gauge, i), sigmas)) ? 0 : e * e;
+}
+
 /* How much each unit, row and column of the call holds. */
 static void add_up(const gld_residual *r, const gld_slot *s, axis *unit, axis *row, axis *column)
 {
-    for (int64_t i = 0; i < r->n * r->width; ++i) {
-        const double e2 = r->n_other > 0 ? (double)r->other_class[i] : r->residual[i] * r->residual[i];
-        const double share = e2 / (r->n_other > 0 ? (double)r->n_other : r->sum > 0 ? r->sum : 1);
+    const double sigmas = fh1_gauge_sigmas(r->n * r->width);
+    bool beyond = !s->far && s->gauge.worst;
+    double sum = 0;
+    for (int64_t i = 0; beyond && i < r->n * r->width; ++i) sum += weight(r, s, sigmas, true, i);
+    if (!(sum > 0)) beyond = false;
+    for (int64_t i = 0; !beyond && i < r->n * r->width; ++i) sum += weight(r, s, sigmas, false, i);
+    for (int64_t i = 0; sum > 0 && i < r->n * r->width; ++i) {
+        const double share = weight(r, s, sigmas, beyond, i) / sum;
         unit->share[s->unit[i]] += share;
         row->share[s->row ? s->row[i / r->width] : i / r->width] += share;
         if (s->column) column->share[s->column[i / r->width]] += share;
