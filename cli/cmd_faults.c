@@ -42,7 +42,8 @@ static void print_short(fh1_fault f)
 {
     const fh1_fault_info *info = fh1_fault_get(f);
     char caught[256];
-    printf("%-42s %-14s %s\n", info->name, info->op, fault_caught_by(f, info, caught, sizeof caught));
+    printf("%-42s %-14s %-62s %s\n", info->name, info->op, fault_caught_by(f, info, caught, sizeof caught),
+           info->source);
 }
 
 static void print_long(fh1_fault f)

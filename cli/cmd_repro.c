@@ -101,7 +101,8 @@ static fh1_status run(const repro_options *o, const gld_repro *r, const char *co
     fh1_status s = fh1_report_new(o->json ? FH1_REPORT_JSON : FH1_REPORT_TABLE, o->verbose, out, &report);
     if (!s) s = gld_repro_run(r, &env, report);
     if (!s) *code = fh1_report_finish(report, cli_version(), command);
-    if (!s && *code == FH1_E_INTERNAL) s = fh1_fail(FH1_E_INTERNAL, "the report is incomplete: no memory or no room");
+    if (!s && *code == FH1_E_INTERNAL)
+        s = fh1_fail(FH1_E_INTERNAL, "the report is incomplete: no memory, no room, or nobody reads it");
     fh1_report_free(report);
     if (o->json) {
         bool complete = fclose(out) == 0;

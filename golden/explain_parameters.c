@@ -29,6 +29,7 @@ typedef struct {
     fh1_model model; /* shallow copy, with a layer that is ours */
     fh1_layer *layers;
     double *plus, *minus, *jacobian;
+    double handicap;
     fh1_suspect *list;
     int *n;
 } search;
@@ -64,7 +65,7 @@ static void tell(search *q, const char *name, int64_t component, const fit *f, d
     if (value != 0 && isfinite(value))
         snprintf(s.evidence + strlen(s.evidence) - 1, sizeof s.evidence - strlen(s.evidence), ", %.4g instead of %.4g)",
                  value + delta, value);
-    gld_suspect_add(q->list, q->n, &s, HANDICAP);
+    gld_suspect_add(q->list, q->n, &s, q->handicap);
 }
 
 /* One column for the whole tap. */
@@ -86,6 +87,17 @@ static double linear_score(const search *q, const fit *f, int64_t size, int64_t 
         q->plus[i] = r->local[i] + (moves ? f->jr / f->jj * q->jacobian[i] : 0);
     }
     return gld_explained(r, q->plus);
+}
+
+/* All of the tap by one factor: what a multiplier of no name amounts to. */
+static void whole_scale(search *q)
+{
+    char tap[FH1_TAP_NAME_SIZE], name[FH1_TAP_NAME_SIZE + 16];
+    for (int64_t i = 0; i < q->r->n * q->r->width; ++i) q->jacobian[i] = q->r->local[i];
+    const fit f = fit_whole(q);
+    const char *last = strrchr(fh1_tap_name(q->r->id, q->r->layer, tap), '.');
+    snprintf(name, sizeof name, "scale of %s", last ? last + 1 : tap);
+    tell(q, name, -1, &f, 1, linear_score(q, &f, q->r->width, 1, 0));
 }
 
 /* One column for each of n parts of a row; the best one is told. */
@@ -356,7 +368,7 @@ fh1_status gld_explain_parameters(const gld_residual *r, gld_slot *s, fh1_suspec
 {
     const fh1_model *m = r->j->o->model;
     const size_t count = (size_t)(r->n * r->width + 1);
-    search q = {.r = r, .s = s, .model = *m, .list = list, .n = n};
+    search q = {.r = r, .s = s, .model = *m, .handicap = HANDICAP, .list = list, .n = n};
     fh1_config_copy(&q.model.config, &m->config);
     q.layers = malloc((size_t)m->config.n_layers * sizeof *q.layers);
     q.plus = malloc(3 * count * sizeof *q.plus);
@@ -367,6 +379,8 @@ fh1_status gld_explain_parameters(const gld_residual *r, gld_slot *s, fh1_suspec
         memcpy(q.layers, m->layers, (size_t)m->config.n_layers * sizeof *q.layers);
         q.model.layers = q.layers;
         st = s->far ? of_chain(&q, &q.model.config) : of_tap(&q);
+        q.handicap *= 2; /* a parameter says more than a factor */
+        if (!st && !s->far && !fh1_tap_is_linear(r->id)) whole_scale(&q);
     }
     free(q.layers);
     free(q.plus);

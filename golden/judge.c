@@ -1,5 +1,7 @@
 #include "golden/explain.h"
 
+#include "oracle/thread.h"
+
 #include <assert.h>
 #include <math.h>
 #include <stdlib.h>
@@ -97,33 +99,48 @@ gld_tap_errors gld_errors_of(const gld_judgement *j, const gld_slot *s)
                             .n_columns = gld_current(j)->batch.T};
 }
 
-static fh1_status judge_slot(gld_judgement *j, gld_slot *s, const fh1_tokens *tokens)
+/* The verdict on one slot, to its `result` and `where`. Reads the judgement and writes the slot only, so slots are
+ * judged side by side. */
+static fh1_status judge_slot(const gld_judgement *j, gld_slot *s)
 {
     const gld_tap *tap = s->tap;
-    fh1_tap_result r = {.subject = j->o->subject,
-                        .step = j->step,
-                        .order = fh1_tap_order(tap->id, tap->layer, j->c->n_layers),
-                        .id = tap->id,
-                        .layer = fh1_tap_is_per_layer(tap->id) ? tap->layer : -1,
-                        .rank = tap->t.rank};
-    fh1_tap_name(tap->id, tap->layer, r.tap);
-    fh1_status st = annotate(j, s);
-    int64_t where = 0;
-    if (!st) {
-        const gld_tap_errors errors = gld_errors_of(j, s);
-        st = gld_judge_tap(&errors, &r, &where);
+    s->result = calloc(1, sizeof *s->result);
+    if (!s->result) return fh1_no_memory(sizeof *s->result, "a verdict");
+    *s->result = (fh1_tap_result){.subject = j->o->subject,
+                                  .step = j->step,
+                                  .order = fh1_tap_order(tap->id, tap->layer, j->c->n_layers),
+                                  .id = tap->id,
+                                  .layer = fh1_tap_is_per_layer(tap->id) ? tap->layer : -1,
+                                  .rank = tap->t.rank};
+    fh1_tap_name(tap->id, tap->layer, s->result->tap);
+    FH1_TRY(annotate(j, s));
+    const gld_tap_errors errors = gld_errors_of(j, s);
+    return gld_judge_tap(&errors, s->result, &s->where);
+}
+
+static void judge_slots(void *ctx, int64_t begin, int64_t end, int thread)
+{
+    (void)thread;
+    const gld_judgement *j = ctx;
+    for (int64_t i = begin; i < end; ++i) {
+        gld_slot *s = &j->slots[i];
+        if (s->judged && !s->why) s->out_of_memory = judge_slot(j, s) != NULL;
     }
-    if (!st) {
-        if (s->n > 0 && s->width > 0)
-            unravel(ordinal_of(j, s, tokens, where / s->width, where % s->width), &tap->t, r.where);
-        st = fh1_report_add(j->report, &r);
-        const bool earlier = !j->failed || (r.step == j->first.step && r.order < j->first.order);
-        if (r.verdict == FH1_FAIL && earlier) {
-            j->failed = true;
-            j->first = r;
-        }
+}
+
+static fh1_status report_slot(gld_judgement *j, gld_slot *s, const fh1_tokens *tokens)
+{
+    fh1_tap_result *r = s->result;
+    if (s->out_of_memory || !r) return fh1_no_memory((size_t)(s->n * s->width) * 16, "the judgement of a tap");
+    if (s->n > 0 && s->width > 0)
+        unravel(ordinal_of(j, s, tokens, s->where / s->width, s->where % s->width), &s->tap->t, r->where);
+    FH1_TRY(fh1_report_add(j->report, r));
+    const bool earlier = !j->failed || (r->step == j->first.step && r->order < j->first.order);
+    if (r->verdict == FH1_FAIL && earlier) {
+        j->failed = true;
+        j->first = *r;
     }
-    return st;
+    return NULL;
 }
 
 /* A label whose predecessor is padding: what logits at padding say means nothing, so the loss over them does not. */
@@ -206,6 +223,7 @@ static void close_slots(gld_judgement *j)
         free(s->column);
         free(s->row);
         free(s->word);
+        free(s->result);
         free(s->unit);
         free(s->skip);
         fh1_gauge_free(&s->gauge);
@@ -243,9 +261,13 @@ static fh1_status judge_step(gld_judgement *j, const fh1_tokens *tokens)
         gld_slot *s = &j->slots[i];
         if (fh1_tap_is_cache(s->tap->id)) FH1_TRY(gld_read_cache_slot(j, s));
         if (!s->judged) continue;
-        const char *why = no_loss(s, &gld_current(j)->batch, tokens);
-        if (!why && !s->value) why = "no engine computes it for this input";
-        FH1_TRY(why ? skip(j, s, why) : judge_slot(j, s, tokens));
+        s->why = no_loss(s, &gld_current(j)->batch, tokens);
+        if (!s->why && !s->value) s->why = "no engine computes it for this input";
+    }
+    fh1_parallel_for(j->n_slots, 1, judge_slots, j);
+    for (int64_t i = 0; i < j->n_slots; ++i) {
+        gld_slot *s = &j->slots[i];
+        if (s->judged) FH1_TRY(s->why ? skip(j, s, s->why) : report_slot(j, s, tokens));
     }
     FH1_TRY(explain(j));
     for (int64_t i = 0; i < j->n_slots; ++i)

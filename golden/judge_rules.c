@@ -255,7 +255,8 @@ static void nothing_judged(fh1_tap_result *out)
 {
     out->verdict = FH1_SKIP;
     out->margin = out->rms_ratio = out->max_err = out->allowed = out->rel_rms = out->free_rms = (double)NAN;
-    snprintf(out->reason, sizeof out->reason, "no real token, or nothing finite, in this step");
+    snprintf(out->reason, sizeof out->reason,
+             "nothing to judge in this step: no real token, no element, or nothing finite");
 }
 
 fh1_status gld_judge_tap(const gld_tap_errors *t, fh1_tap_result *out, int64_t *where)

@@ -27,6 +27,10 @@ typedef struct {
     fh1_gauge gauge;   /* of the op, worst == NULL where there is none */
     double free_rms;   /* relative error against the free run */
     double *emulated2; /* mean square error of the emulated runs */
+    const char *why;   /* it is not judged, or NULL */
+    fh1_tap_result *result;
+    int64_t where; /* flat index of the deciding element */
+    bool out_of_memory;
 } gld_slot;
 
 typedef struct {

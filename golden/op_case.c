@@ -181,7 +181,7 @@ enum { BIT_TEXT = N_FIELDS, BIT_OP = N_FIELDS + N_TEXTS, BIT_REGIME, BIT_WEIGHTS
 
 static fh1_status take(const option *o, gld_op_case *c, int *bit)
 {
-    int k;
+    int k = 0;
     if (strcmp(o->name, "op") == 0) {
         *bit = BIT_OP;
         return NULL; /* read before the others */
@@ -230,7 +230,7 @@ fh1_status gld_op_case_parse(const char *line, gld_op_case *out)
         FH1_TRY(next_option(&rest, &o, &found));
         if (!found) break;
         if (strcmp(o.name, "op") != 0) continue;
-        int op;
+        int op = 0;
         FH1_TRY(read_name(&o, op_names, GLD_OP_COUNT, &op));
         *out = gld_op_case_new((gld_op)op);
         has_op = true;

@@ -110,9 +110,10 @@ FH1_FAULT(SOFTPLUS_LINEAR_TOO_EARLY, "softplus_linear_too_early", "dt_softplus",
 FH1_FAULT(DT_IN_BF16, "dt_in_bf16", "dt_softplus", DT, "HF5 read in source: transformers; PK4 NVIDIA/Megatron-LM#3922",
           "check", "softplus and its argument are rounded to bf16")
 FH1_FAULT(DT_NOT_CLAMPED, "dt_not_clamped", "dt_softplus", DT, "HF3 ml-explore/mlx-lm#1026", "check",
-          "time_step_limit is ignored")
+          "time_step_limit is ignored (where that is known: --variant no_dt_limit, in steps only decode_no_dt_limit)")
 FH1_FAULT(DT_NOT_CLAMPED_IN_STEPS, "dt_not_clamped_in_steps", "dt_softplus", DT, "HF3b huggingface/transformers#48989",
-          "check law.decode_prefill", "one-token steps ignore time_step_limit")
+          "check law.decode_prefill",
+          "one-token steps ignore time_step_limit (where that is known: --variant decode_no_dt_limit)")
 FH1_FAULT(DT_CLAMPED_IN_STEPS_ONLY, "dt_clamped_in_steps_only", "dt_softplus", DT, "HF3 class",
           "check law.decode_prefill", "calls of several tokens ignore time_step_limit")
 FH1_FAULT(DT_CLAMPED_AT_TIME_STEP_MIN, "dt_clamped_at_time_step_min", "dt_softplus", DT,

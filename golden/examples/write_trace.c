@@ -57,6 +57,7 @@ static int write_trace(const char *path, const struct tensor *tensors, int n, co
     char number[64];
     size_t offset = 0;
 
+    /* HERE: fp32 is what an engine in f32 declares; hf-eager-bf16 and others: docs/numerics.md, "Contracts" */
     put(&h, "{\"__metadata__\":{\"fh1.trace\":\"1\",\"fh1.contract\":\"fp32\",\"fh1.producer\":\"");
     put(&h, producer);
     put(&h, "\"}");
