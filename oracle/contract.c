@@ -22,6 +22,10 @@
  * pow of a library is up to 2 ulp of its result off (measured in transformers' rope frequencies). */
 #define F32_ARITHMETIC .u = 0x1p-24, .exp_units = 4, .underflow = 16 * 0x1p-126
 
+/* llama.cpp computes in f32 and scans one token after another. The input of a product is brought to the type of the
+ * weights, which are what the file says: judge them by `fh1 check FILE.gguf`. Its softplus is log(1 + exp). */
+#define LLAMACPP .storage = FH1_F32, .log_of_sum = true, F32_ARITHMETIC, .chunk = 1
+
 /* An engine whose chunk is not known: kernels take 64 to 256 tokens at once. */
 #define LONGEST_CHUNK 256
 
@@ -51,6 +55,19 @@ static const fh1_profile profiles[] = {
      .storage = FH1_F16,
      .at = EAGER_POINTS(FH1_ROUND_F16),
      F32_ARITHMETIC},
+    {.name = "llamacpp-f32", .summary = "llama.cpp on the CPU, f32 GGUF, f32 KV cache, no flash attention", LLAMACPP},
+    {.name = "llamacpp-bf16",
+     .summary = "the same with a bf16 GGUF: inputs of products rounded to bf16",
+     .at = {[FH1_RP_LINEAR_IN] = FH1_ROUND_BF16},
+     LLAMACPP},
+    {.name = "llamacpp-f16",
+     .summary = "the same with an f16 GGUF: inputs of products rounded to f16",
+     .at = {[FH1_RP_LINEAR_IN] = FH1_ROUND_F16},
+     LLAMACPP},
+    {.name = "llamacpp-q8_0",
+     .summary = "the same with a q8_0 GGUF: inputs of products quantised in blocks of 32",
+     .at = {[FH1_RP_LINEAR_IN] = FH1_ROUND_Q8_0},
+     LLAMACPP},
 };
 
 const fh1_rules fh1_rule = {

@@ -14,6 +14,7 @@ typedef enum {
     FH1_RP_NORM_INNER, /* x · rsqrt(mean x² + eps), before the weight */
     FH1_RP_NORM,       /* · weight */
     FH1_RP_SCALE_IN,   /* n · attention_in_multiplier, n · ssm_in_multiplier */
+    FH1_RP_LINEAR_IN,  /* the input of every matrix product */
     FH1_RP_LINEAR,     /* every matrix product, bias included */
     FH1_RP_KEY,        /* k · key_multiplier */
     FH1_RP_ROPE_TABLE, /* cos and sin */
@@ -42,6 +43,7 @@ typedef struct {
     const char *summary; /* one line for --help and docs */
     fh1_dtype storage;   /* type that taps are stored in */
     fh1_round at[FH1_RP_COUNT];
+    bool log_of_sum;  /* softplus as log(1 + exp): what is below an ulp of 1 is lost */
     double u;         /* unit roundoff of the arithmetic: 2^-53 (exact) or 2^-24 */
     double exp_units; /* how many u exp, log, sin, cos, pow and a reciprocal root may be off by, relative */
     int64_t chunk;    /* longest chunk of a prefill scan; 0 = the model's mamba_chunk_size */

@@ -3,6 +3,7 @@
 
 #include "oracle/cache.h"
 #include "oracle/gauge.h"
+#include "oracle/model.h"
 
 /* Errors that stay in the cache between calls: what the judged engine's conv window and state may be off by, where
  * they were computed by the truth from recorded taps. Zero right after the judged engine's own values were imported.
@@ -24,5 +25,10 @@ typedef struct fh1_gauge_request {
     const fh1_profile *contract; /* of the judged engine */
     /* Whether the gauge of this tap is wanted: the inputs of its op must be the judged engine's own. */
     bool (*wanted)(void *user, fh1_tap_id id, int64_t layer);
-    fh1_gauge_cache *cache; /* read and updated by the call; never NULL */
+    fh1_gauge_cache *cache; /* read and updated by the call; NULL only where nothing is wanted */
+    /* Optional: the judged engine computes with this model, whose weights are those of the truth with its adapters,
+     * rounded to their type: each is off by merged_halves half ulps at most, of itself or of what the adapters add,
+     * whichever is larger. */
+    const fh1_model *merged;
+    double merged_halves;
 } fh1_gauge_request;

@@ -301,6 +301,50 @@ fh1_status fh1_model_bind(fh1_model *m, const fh1_config *config, fh1_weight *we
     return s;
 }
 
+fh1_linear fh1_model_linear(fh1_model *m, fh1_tap_id id, int64_t layer)
+{
+    if (id == FH1_TAP_LOGITS) return (fh1_linear){&m->lm_head, NULL, &m->head_lora};
+    fh1_layer *l = &m->layers[layer];
+    fh1_linear x = {NULL, NULL, &l->lora[id]};
+    switch (id) {
+    case FH1_TAP_Q_PROJ: x.w = &l->q_w, x.b = &l->q_b; break;
+    case FH1_TAP_K_PROJ: x.w = &l->k_w, x.b = &l->k_b; break;
+    case FH1_TAP_V_PROJ: x.w = &l->v_w, x.b = &l->v_b; break;
+    case FH1_TAP_O_PROJ: x.w = &l->o_w, x.b = &l->o_b; break;
+    case FH1_TAP_IN_PROJ: x.w = &l->in_w, x.b = &l->in_b; break;
+    case FH1_TAP_OUT_PROJ: x.w = &l->out_w, x.b = &l->out_b; break;
+    case FH1_TAP_GATE_PROJ: x.w = &l->gate_w, x.b = &l->gate_b; break;
+    case FH1_TAP_UP_PROJ: x.w = &l->up_w, x.b = &l->up_b; break;
+    default: x.w = &l->down_w, x.b = &l->down_b; break;
+    }
+    return x;
+}
+
+typedef struct {
+    fh1_model *m;
+    const char *name;
+    fh1_tensor *slot;
+} slot_search;
+
+static fh1_status is_slot(void *user, const entry *e, int64_t layer, const char *name, int rank, const int64_t *shape)
+{
+    slot_search *s = user;
+    (void)rank;
+    (void)shape;
+    if (strcmp(name, s->name) != 0) return NULL;
+    char *base = layer < 0 ? (char *)s->m : (char *)&s->m->layers[layer];
+    s->slot = (fh1_tensor *)(void *)(base + e->offset);
+    return NULL;
+}
+
+fh1_tensor *fh1_model_slot(fh1_model *m, const char *name)
+{
+    slot_search s = {m, name, NULL};
+    if (strcmp(name, "lm_head.weight") == 0) return &m->lm_head;
+    visit_entries(&m->config, is_slot, &s); /* is_slot never fails */
+    return s.slot;
+}
+
 void fh1_model_free(fh1_model *m)
 {
     free_tables(m);

@@ -3,12 +3,26 @@
 #pragma once
 
 #include "oracle/config.h"
+#include "oracle/tap.h"
 #include "oracle/tensor.h"
 
 typedef struct {
     char *name;
     fh1_tensor t;
 } fh1_weight;
+
+/* An adapter that is attached to a weight W [out, in], not merged into it (docs/numerics.md, "Adapters"):
+ *   y = W·x + bias + s·(B·(A·x) + b)        LoRA; several on one weight add up
+ *   y = f ⊙ (W·x + s·B·(A·x)) + bias         DoRA, f = m / ‖W + s·B·A‖ per output; only as the first on its weight
+ * On the embedding table [V, D] x is a one at the token's id: A [r, V] gives its column, f and B are per channel. */
+typedef struct fh1_lora {
+    fh1_tensor A, B; /* [r, in], [out, r] */
+    fh1_tensor bias; /* b [out], or data NULL */
+    double scale;
+    const double *f;       /* [out], NULL: LoRA */
+    const double *f_terms; /* [out] Σ|V|·|s|·(|B|·|A|) / ‖V‖², V = W + s·B·A: how roundings of B·A reach f */
+    struct fh1_lora *next; /* another one on the same weight */
+} fh1_lora;
 
 /* The weights of one layer, data == NULL where the config has none. Linear weights are [out, in]. */
 typedef struct {
@@ -20,6 +34,7 @@ typedef struct {
     fh1_tensor norm;              /* [d_ssm] */
     fh1_tensor out_w, out_b;      /* [D, d_ssm] */
     fh1_tensor gate_w, gate_b, up_w, up_b, down_w, down_b;
+    fh1_lora *lora[FH1_TAP_LAYER]; /* by the tap of the product (fh1_tap_is_linear); NULL: none */
 } fh1_layer;
 
 typedef struct {
@@ -28,6 +43,7 @@ typedef struct {
     fh1_tensor final_layernorm; /* [D] */
     fh1_tensor lm_head;         /* [V, D]; the same view as embed when tied */
     fh1_layer *layers;          /* config.n_layers */
+    fh1_lora *embed_lora, *head_lora;
 
     fh1_weight *weights; /* n_weights, sorted by name; views only */
     int64_t n_weights;
@@ -43,6 +59,18 @@ typedef struct {
  * array with malloc'ed names) over in any case; sets the fields above `owner` and leaves owner,
  * free_owner, path and revision to the caller, also when it fails. */
 fh1_status fh1_model_bind(fh1_model *m, const fh1_config *config, fh1_weight *weights, int64_t n);
+/* A linear layer by the tap of its output (logits: the head, without a bias). */
+typedef struct {
+    fh1_tensor *w, *b; /* b NULL: it never has one */
+    fh1_lora **lora;   /* the first one attached */
+} fh1_linear;
+fh1_linear fh1_model_linear(fh1_model *m, fh1_tap_id id, int64_t layer);
+static inline const fh1_lora *fh1_lora_of(const fh1_model *m, fh1_tap_id id, int64_t layer)
+{
+    return id == FH1_TAP_LOGITS ? m->head_lora : m->layers[layer].lora[id];
+}
+/* What the engines read for a weight of this name, NULL when the model has none; a tied head has its own slot. */
+fh1_tensor *fh1_model_slot(fh1_model *m, const char *name);
 void fh1_model_free(fh1_model *m); /* releases tables and the owner; m itself is the caller's */
 
 /* For each tensor name that `config` requires, in checkpoint order: visit(user, name, shape). Stops

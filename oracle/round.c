@@ -74,6 +74,7 @@ float fh1_round_f32(fh1_round r, float v)
     case FH1_ROUND_F16: return fh1_f16_to_f32(fh1_f32_to_f16(v));
     case FH1_ROUND_TF32: return to_tf32(v);
     case FH1_ROUND_NONE:
+    case FH1_ROUND_Q8_0:
     case FH1_ROUND_F32: break;
     }
     return v;
@@ -86,7 +87,16 @@ double fh1_round_f64(fh1_round r, double v)
     case FH1_ROUND_BF16: return (double)fh1_bf16_to_f32(fh1_f64_to_bf16(v));
     case FH1_ROUND_F16: return (double)fh1_f16_to_f32(fh1_f64_to_f16(v));
     case FH1_ROUND_TF32: return (double)to_tf32(to_odd_f32(v));
-    case FH1_ROUND_NONE: break;
+    case FH1_ROUND_NONE:
+    case FH1_ROUND_Q8_0: break;
     }
     return v;
+}
+
+void fh1_round_q8_0(double *v)
+{
+    double most = 0;
+    for (int i = 0; i < 32; i++) most = fmax(most, fabs(v[i]));
+    const double scale = (double)fh1_f16_to_f32(fh1_f32_to_f16((float)(most / 127)));
+    for (int i = 0; i < 32; i++) v[i] = most > 0 ? scale * rint(v[i] * (127 / most)) : v[i];
 }

@@ -5,8 +5,9 @@
 #include <stdint.h>
 #include <string.h>
 
-/* Where a pipeline rounds a value to, and to what. */
-typedef enum { FH1_ROUND_NONE, FH1_ROUND_F32, FH1_ROUND_BF16, FH1_ROUND_F16, FH1_ROUND_TF32 } fh1_round;
+/* Where a pipeline rounds a value to, and to what. Q8_0 is no type of one value: blocks of 32 neighbours share a scale.
+ * It exists for whole rows (fh1_round_q8_0) and leaves a single value alone. */
+typedef enum { FH1_ROUND_NONE, FH1_ROUND_F32, FH1_ROUND_BF16, FH1_ROUND_F16, FH1_ROUND_TF32, FH1_ROUND_Q8_0 } fh1_round;
 
 static inline uint32_t fh1_f32_bits(float v)
 {
@@ -40,6 +41,10 @@ uint16_t fh1_f32_to_f16(float v);
 /* From f64 in one rounding (going through f32 would round twice). */
 uint16_t fh1_f64_to_bf16(double v);
 uint16_t fh1_f64_to_f16(double v);
+
+/* One block of 32 in place, as ggml quantises activations: whole multiples, to nearest even, of an f16 scale that is
+ * the largest magnitude over 127. */
+void fh1_round_q8_0(double *v);
 
 /* The value of v after one rounding of kind r. */
 float fh1_round_f32(fh1_round r, float v);

@@ -199,6 +199,7 @@ static void start_pool(void)
     }
     sigset_t all, before; /* signals belong to the program's own threads */
     sigfillset(&all);
+    sigdelset(&all, SIGBUS); /* but a fault belongs to the thread that meets it: blocked, it would kill at once */
     pthread_sigmask(SIG_SETMASK, &all, &before);
     int wanted = fh1_threads() - 1;
     while (pool.n_workers < wanted) {

@@ -3,6 +3,7 @@
 #include "reference/gauge_call.h"
 #include "reference/linear.h"
 #include "reference/lm_head.h"
+#include "reference/lora.h"
 
 fh1_status REF(ref_show)(REF(ref_call) * k, fh1_tap_id id, int64_t layer, int64_t rows, const int64_t *kept, real *data)
 {
@@ -37,9 +38,14 @@ fh1_status REF(ref_tap)(REF(ref_call) * k, fh1_tap_id id, int64_t layer, real *d
 fh1_status REF(ref_linear_tap)(REF(ref_call) * k, fh1_tap_id id, int64_t layer, int64_t rows, const int64_t *kept,
                                const real *x, const fh1_tensor *w, const fh1_tensor *b, double m, real *y)
 {
-    if (id == FH1_TAP_LOGITS) FH1_TRY(REF(ref_lm_head_fwd)(rows, x, w, m, k->p, y));
-    else FH1_TRY(REF(ref_linear_fwd)(rows, x, w, b, k->p, y));
-    REF_GAUGE(ref_gauge_linear(k, id, layer, rows, x, w, b, m, y));
+    const fh1_lora *lora = fh1_lora_of(k->m, id, layer);
+    FH1_TRY(REF(ref_linear_fwd)(rows, x, w, b, k->p, y));
+    REF_GAUGE(ref_gauge_linear(k, id, layer, rows, x, w, b, y));
+    if (lora) FH1_TRY(REF(ref_lora_add)(rows, x, lora, b, k->p, y));
+    if (id == FH1_TAP_LOGITS) {
+        REF_GAUGE(ref_gauge_logits(k, rows, m, y));
+        REF(ref_lm_head_scale)(rows * w->shape[0], m, k->p, y);
+    }
     return REF(ref_show)(k, id, layer, rows, kept, y);
 }
 

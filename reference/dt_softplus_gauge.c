@@ -10,6 +10,7 @@ static fh1_err softplus(const fh1_profile *contract, fh1_err e, double v, double
     const double likely = fmin(1, slope + sqrt(e.variance) / 4);
     *y = v > 20 ? v : log1p(exp(v));
     e = (fh1_err){far * e.worst, likely * likely * e.variance, far * e.shared};
+    if (contract->log_of_sum) e = fh1_err_half(e, contract->u); /* of 1 + exp, relative, hence absolute in its log */
     e = fh1_err_half(e, contract->u * (ref_exp_units(contract, v) - contract->exp_units) * slope);
     return fh1_err_function(e, contract, contract->at[FH1_RP_DT], 2 * contract->exp_units, *y);
 }

@@ -4,6 +4,7 @@
 #include "reference/embed.h"
 #include "reference/gauge_call.h"
 #include "reference/linear.h"
+#include "reference/lora.h"
 #include "reference/residual.h"
 #include "reference/rmsnorm.h"
 #include "reference/rope.h"
@@ -56,6 +57,7 @@ static fh1_status embed(REF(ref_call) * k)
     REF(ref_embed_fwd)(k->t.M, k->t.id, &k->m->embed, k->x);
     REF(ref_round_row)(k->p->at[FH1_RP_EMBED], k->t.M * c->D, k->x); /* a table in a wider type than the pipeline's */
     REF_GAUGE(ref_gauge_embed(k));
+    if (k->m->embed_lora) FH1_TRY(REF(ref_lora_embed)(k->t.M, k->t.id, k->m->embed_lora, k->p, k->x));
     FH1_TRY(REF(ref_tap)(k, FH1_TAP_EMBED, 0, k->x));
     REF_GAUGE(ref_gauge_input(k));
     for (int64_t i = 0; i < k->t.M * c->D; ++i) k->x[i] *= (real)c->m_emb;

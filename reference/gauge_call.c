@@ -10,6 +10,8 @@
 #include "reference/gauge_parts.h"
 #include "reference/linear_gauge.h"
 #include "reference/lm_head_gauge.h"
+#include "reference/lora_gauge.h"
+#include "reference/merged_gauge.h"
 #include "reference/residual_gauge.h"
 #include "reference/rmsnorm_gauge.h"
 #include "reference/rope_gauge.h"
@@ -59,7 +61,11 @@ fh1_status ref_gauge_embed(ref_call_f64 *k)
     const fh1_gauge *g;
     const int64_t n = k->t.M * k->c->D;
     FH1_TRY(open(k, FH1_TAP_EMBED, 0, n, &g));
-    if (g) ref_embed_gauge(request(k)->contract, n, k->x, g);
+    if (!g) return NULL;
+    ref_embed_gauge(request(k)->contract, n, k->x, g);
+    const fh1_lora *lora = k->m->embed_lora;
+    if (lora) FH1_TRY(ref_lora_embed_gauge(request(k)->contract, k->t.M, k->t.id, lora, k->x, g));
+    if (request(k)->merged) ref_merged_embed_gauge(request(k), k->t.M, k->t.id, &k->m->embed, g);
     return NULL;
 }
 
@@ -80,13 +86,23 @@ fh1_status ref_gauge_norm(ref_call_f64 *k, fh1_tap_id id, int64_t layer, const f
 }
 
 fh1_status ref_gauge_linear(ref_call_f64 *k, fh1_tap_id id, int64_t layer, int64_t rows, const double *x,
-                            const fh1_tensor *w, const fh1_tensor *b, double m, const double *y)
+                            const fh1_tensor *w, const fh1_tensor *b, const double *y)
 {
     const fh1_gauge *g;
+    const fh1_lora *lora = fh1_lora_of(k->m, id, layer);
     FH1_TRY(open(k, id, layer, rows * w->shape[0], &g));
     if (!g) return NULL;
-    if (id == FH1_TAP_LOGITS) return ref_lm_head_gauge(request(k)->contract, rows, x, w, m, y, g);
-    return ref_linear_gauge(request(k)->contract, rows, x, w, b, y, g);
+    FH1_TRY(ref_linear_gauge(request(k)->contract, rows, x, w, b, y, g));
+    if (lora) FH1_TRY(ref_lora_gauge(request(k)->contract, rows, x, lora, b, y, g));
+    return request(k)->merged ? ref_merged_gauge(request(k), id, layer, rows, x, w, b, g) : NULL;
+}
+
+fh1_status ref_gauge_logits(ref_call_f64 *k, int64_t rows, double m, const double *product)
+{
+    for (int i = 0; i < 2; ++i)
+        if (k->gauge[i].wanted && k->gauge[i].id == FH1_TAP_LOGITS)
+            ref_lm_head_scale_gauge(request(k)->contract, rows * k->c->V, m, product, &k->gauge[i].g);
+    return NULL;
 }
 
 fh1_status ref_gauge_rope(ref_call_f64 *k, int64_t layer)

@@ -12,11 +12,12 @@
 
 /* Each fills the gauge that the next ref_show of the same tap hands to the sink; nothing where it is not wanted.
  * FH1_E_INTERNAL without memory. Inputs are those of the op, in-place ones before it runs. */
-fh1_status ref_gauge_embed(ref_call_f64 *k);
+fh1_status ref_gauge_embed(ref_call_f64 *k); /* before the adapters */
 fh1_status ref_gauge_input(ref_call_f64 *k); /* before embedding_multiplier */
 fh1_status ref_gauge_norm(ref_call_f64 *k, fh1_tap_id id, int64_t layer, const fh1_tensor *w);
 fh1_status ref_gauge_linear(ref_call_f64 *k, fh1_tap_id id, int64_t layer, int64_t rows, const double *x,
-                            const fh1_tensor *w, const fh1_tensor *b, double m, const double *y);
+                            const fh1_tensor *w, const fh1_tensor *b, const double *y);      /* before the adapters */
+fh1_status ref_gauge_logits(ref_call_f64 *k, int64_t rows, double m, const double *product); /* before m */
 fh1_status ref_gauge_rope(ref_call_f64 *k, int64_t layer); /* after key_multiplier, before the rotation */
 /* One row of the batch each, in order; the row's tokens begin at packed token `begin`. */
 fh1_status ref_gauge_attention(ref_call_f64 *k, int64_t layer, int64_t begin, const ref_attention_args_f64 *a);

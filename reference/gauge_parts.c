@@ -9,8 +9,8 @@ static bool single(const fh1_profile *contract)
 
 bool ref_any_form(const fh1_profile *contract)
 {
-    for (int i = 0; i < FH1_RP_COUNT; ++i)
-        if (contract->at[i] != FH1_ROUND_NONE) return false;
+    for (int i = 0; i < FH1_RP_COUNT; ++i) /* the input of a product says nothing about forms */
+        if (i != FH1_RP_LINEAR_IN && contract->at[i] != FH1_ROUND_NONE) return false;
     return true;
 }
 

@@ -26,7 +26,7 @@ typedef struct {
     const fh1_tensor *w;
     const real *bias; /* widened, |b| for abs; NULL when there is none */
     real *y;
-    bool abs; /* sum |w·x| instead of w·x; x is then already |x| */
+    enum { PLAIN, ABS, SQUARE } form; /* sum w·x, |w|·x or w²·x; what x stands for is the caller's */
     fh1_round round;
     int64_t panel;
     real *scratch; /* [threads, panel, K], NULL when the stored type is real already */
@@ -148,8 +148,8 @@ static void many_rows(void *ctx, int64_t n0, int64_t n1, int thread)
         real *panel = j->scratch + (int64_t)thread * j->panel * j->K;
         fh1_tensor t = fh1_view1((void *)(uintptr_t)weight_row(j->w, n0), j->w->dtype, (n1 - n0) * j->K);
         REF(ref_widen)(panel, &t, (n1 - n0) * j->K);
-        if (j->abs)
-            for (int64_t i = 0; i < (n1 - n0) * j->K; ++i) panel[i] = r_fabs(panel[i]);
+        for (int64_t i = 0; j->form != PLAIN && i < (n1 - n0) * j->K; ++i)
+            panel[i] = j->form == ABS ? r_fabs(panel[i]) : panel[i] * panel[i];
         w = panel;
     }
 #if REF_BITS == 64
@@ -186,11 +186,12 @@ static int64_t few_grain(const linear_job *j)
 static fh1_status run(linear_job *j)
 {
     if (j->M == 0) return NULL;
-    const bool few = j->M <= FEW_ROWS && !j->abs;
+    const bool few = j->M <= FEW_ROWS && j->form == PLAIN;
     j->panel = few ? 1 : PANEL_BYTES / (int64_t)sizeof(real) / j->K / 16 * 16;
     if (j->panel < 16 && !few) j->panel = 16;
     if (j->panel > MAX_ROWS_PER_PIECE) j->panel = MAX_ROWS_PER_PIECE;
-    const bool direct = few ? j->w->dtype == FH1_BF16 || j->w->dtype == FH1_F32 : j->w->dtype == REF_DTYPE && !j->abs;
+    const bool direct =
+        few ? j->w->dtype == FH1_BF16 || j->w->dtype == FH1_F32 : j->w->dtype == REF_DTYPE && j->form == PLAIN;
     if (!direct) {
         size_t n = (size_t)fh1_threads() * (size_t)j->panel * (size_t)j->K * sizeof(real);
         if (!(j->scratch = malloc(n))) return fh1_no_memory(n, "a weight panel");
@@ -204,11 +205,35 @@ static fh1_status run(linear_job *j)
     return NULL;
 }
 
+/* What an engine with narrow weights makes of x, to be freed; *out is NULL where it takes x as it is. Rows that blocks
+ * do not fill keep wide weights, and then wide inputs. */
+static fh1_status round_input(fh1_round r, int64_t M, int64_t K, const real *x, real **out)
+{
+    *out = NULL;
+    if (r == FH1_ROUND_NONE || M == 0 || (r == FH1_ROUND_Q8_0 && K % 32 != 0)) return NULL;
+    if (!(*out = malloc((size_t)(M * K) * sizeof **out)))
+        return fh1_no_memory((size_t)(M * K) * sizeof **out, "rounded inputs");
+    for (int64_t i = 0; r != FH1_ROUND_Q8_0 && i < M * K; ++i) (*out)[i] = r_round(r, x[i]);
+    for (int64_t i = 0; r == FH1_ROUND_Q8_0 && i < M * K; i += 32) {
+        double block[32];
+        for (int l = 0; l < 32; ++l) block[l] = (double)x[i + l];
+        fh1_round_q8_0(block);
+        for (int l = 0; l < 32; ++l) (*out)[i + l] = (real)block[l];
+    }
+    return NULL;
+}
+
 fh1_status REF(ref_linear_fwd)(int64_t M, const real *x, const fh1_tensor *w, const fh1_tensor *b, const fh1_profile *p,
                                real *y)
 {
-    real *bias;
+    real *bias, *rounded;
     FH1_TRY(widen_bias(b, false, &bias));
+    fh1_status e = round_input(p->at[FH1_RP_LINEAR_IN], M, w->shape[1], x, &rounded);
+    if (e) {
+        free(bias);
+        return e;
+    }
+    if (rounded) x = rounded;
     linear_job j = {.M = M,
                     .N = w->shape[0],
                     .K = w->shape[1],
@@ -222,6 +247,7 @@ fh1_status REF(ref_linear_fwd)(int64_t M, const real *x, const fh1_tensor *w, co
 #else
     fh1_status s = run(&j);
 #endif
+    free(rounded);
     free(bias);
     return s;
 }
@@ -234,10 +260,22 @@ fh1_status REF(ref_linear_abs_sum)(int64_t M, const real *x, const fh1_tensor *w
     for (size_t i = 0; i < n; ++i) ax[i] = r_fabs(x[i]);
     fh1_status st = widen_bias(b, true, &bias);
     if (!st) {
-        linear_job j = {.M = M, .N = w->shape[0], .K = w->shape[1], .x = ax, .w = w, .bias = bias, .y = s, .abs = true};
+        linear_job j = {.M = M, .N = w->shape[0], .K = w->shape[1], .x = ax, .w = w, .bias = bias, .y = s, .form = ABS};
         st = run(&j);
     }
     free(bias);
     free(ax);
     return st;
+}
+
+fh1_status REF(ref_linear_square_sum)(int64_t M, const real *h, const fh1_tensor *w, real *s)
+{
+    const size_t n = (size_t)(M * w->shape[1]);
+    real *square = malloc((n ? n : 1) * sizeof *square);
+    if (!square) return fh1_no_memory(n * sizeof *square, "the gauge of a linear layer");
+    for (size_t i = 0; i < n; ++i) square[i] = h[i] * h[i];
+    linear_job j = {.M = M, .N = w->shape[0], .K = w->shape[1], .x = square, .w = w, .y = s, .form = SQUARE};
+    fh1_status e = run(&j);
+    free(square);
+    return e;
 }

@@ -7,6 +7,7 @@
 #include "reference/faulty_mixer.h"
 #include "reference/gated_norm.h"
 #include "reference/gauge_call.h"
+#include "reference/lora.h"
 #include "reference/ssd_chunk.h"
 #include "reference/ssd_step.h"
 
@@ -57,17 +58,23 @@ static void apply_mup(const REF(ref_call) * k, int64_t rows, real *proj)
     }
 }
 
-/* What a padding column holds after in_proj and the mup vector when its input was masked: the bias. Room for H more. */
+/* What a padding column holds after in_proj and the mup vector when its input was masked: the bias, that of adapters
+ * included. Room for H more. */
 static fh1_status pad_column(const REF(ref_call) * k, const fh1_layer *l, real **out)
 {
     const int64_t width = fh1_in_proj_dim(k->c);
-    real *col = calloc((size_t)(width + k->c->H), sizeof *col);
+    const fh1_lora *lora = l->lora[FH1_TAP_IN_PROJ];
+    real *col = calloc((size_t)(width + k->c->H + k->c->D), sizeof *col);
     if (!col) return fh1_no_memory((size_t)width * sizeof *col, "a padding column");
     if (l->in_b.data) {
         REF(ref_widen)(col, &l->in_b, width);
         REF(ref_round_row)(k->p->at[FH1_RP_LINEAR], width, col);
-        apply_mup(k, 1, col);
     }
+    const real *masked = col + width + k->c->H; /* zeros */
+    fh1_status s = lora ? REF(ref_lora_add)(1, masked, lora, &l->in_b, k->p, col) : NULL;
+    if (s) free(col);
+    if (s) return s;
+    if (l->in_b.data || lora) apply_mup(k, 1, col);
     *out = col;
     return NULL;
 }

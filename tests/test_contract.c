@@ -13,7 +13,7 @@ START_TEST(profiles_are_found_by_name)
         ck_assert_ptr_eq(fh1_profile_find(p->name), p);
         ck_assert(*p->summary);
     }
-    ck_assert_int_eq(n, 4);
+    ck_assert_int_eq(n, 8);
     ck_assert_ptr_null(fh1_profile_at(-1));
     ck_assert_ptr_null(fh1_profile_find("hf-eager-bf1"));
     ck_assert_ptr_null(fh1_profile_find("hf-eager-bf166"));
@@ -36,10 +36,25 @@ START_TEST(profiles_round_where_they_say)
         for (int k = 0; k < 2; k++) {
             const fh1_profile *p = fh1_profile_find(eager[k].name);
             ck_assert(p->u == 0x1p-24 && p->storage == eager[k].storage);
-            /* the scan output of a prefill is the only value that stays f32 */
-            ck_assert_int_eq(p->at[point], point == FH1_RP_SSD ? FH1_ROUND_NONE : eager[k].round);
+            /* the scan output of a prefill is the only value that stays f32; inputs are rounded where they are made */
+            const bool plain = point == FH1_RP_SSD || point == FH1_RP_LINEAR_IN;
+            ck_assert_int_eq(p->at[point], plain ? FH1_ROUND_NONE : eager[k].round);
         }
     }
+    static const struct {
+        const char *name;
+        fh1_round input;
+    } llama[] = {{"llamacpp-f32", FH1_ROUND_NONE},
+                 {"llamacpp-bf16", FH1_ROUND_BF16},
+                 {"llamacpp-f16", FH1_ROUND_F16},
+                 {"llamacpp-q8_0", FH1_ROUND_Q8_0}};
+    for (int k = 0; k < 4; k++) {
+        const fh1_profile *p = fh1_profile_find(llama[k].name);
+        ck_assert(p->u == 0x1p-24 && p->storage == FH1_F32 && p->chunk == 1 && p->log_of_sum);
+        for (int point = 0; point < FH1_RP_COUNT; point++)
+            ck_assert_int_eq(p->at[point], point == FH1_RP_LINEAR_IN ? llama[k].input : FH1_ROUND_NONE);
+    }
+    ck_assert(!f32->log_of_sum && !fh1_profile_find("hf-eager-bf16")->log_of_sum);
 }
 END_TEST
 

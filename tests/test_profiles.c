@@ -154,6 +154,7 @@ static const struct {
     {FH1_RP_NORM_INNER, FH1_TAP_INPUT_LAYERNORM, false},
     {FH1_RP_NORM, FH1_TAP_INPUT_LAYERNORM, false},
     {FH1_RP_SCALE_IN, FH1_TAP_Q_PROJ, false},
+    {FH1_RP_LINEAR_IN, FH1_TAP_Q_PROJ, false},
     {FH1_RP_LINEAR, FH1_TAP_Q_PROJ, false},
     {FH1_RP_KEY, FH1_TAP_K_ROPE, false},
     {FH1_RP_ROPE_TABLE, FH1_TAP_Q_ROPE, false},
