@@ -10,14 +10,16 @@ foreach(objects oracle convert reference_f32 reference_f64 reference_faulty_f32 
   target_sources(fh1 PRIVATE $<TARGET_OBJECTS:fh1_${objects}>)
 endforeach()
 set_target_properties(fh1 PROPERTIES LINKER_LANGUAGE C)
-target_link_libraries(fh1 PUBLIC PkgConfig::OPENBLAS PkgConfig::CJSON Threads::Threads m)
+target_link_libraries(fh1 PUBLIC PkgConfig::OPENBLAS PkgConfig::CJSON PkgConfig::ZSTD PkgConfig::XXHASH
+                      PkgConfig::PCRE2 Threads::Threads m)
 target_include_directories(fh1 PUBLIC $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}>
                            $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}/fh1>)
 
 install(TARGETS fh1 EXPORT fh1Targets ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR})
 # What the parts of one folder share among themselves is not installed; of the reference only its engines are.
 set(FH1_INTERNAL judge_rules.h judge_state.h map_rules.h trace_owner.h report_impl.h clones.h law_impl.h op_case_impl.h
-    explain.h judge_tally.h fault_cases.h shrink_impl.h report_html.h)
+    explain.h judge_tally.h fault_cases.h shrink_impl.h report_html.h native_impl.h bnb_state.h bnb_parts.h target_live.h
+    adapter_config.h adapter_match.h adapter_parts.h merge_block.h merge_kernel.h merge_plan.h)
 foreach(folder oracle convert golden)
   file(GLOB headers CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/${folder}/*.h)
   foreach(internal IN LISTS FH1_INTERNAL)

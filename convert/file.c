@@ -9,8 +9,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* Opens a regular file without waiting for the other end of a FIFO. */
-static fh1_status open_regular(const char *path, int *fd, size_t *n)
+fh1_status cvt_file_open(const char *path, int *fd, size_t *n)
 {
     struct stat st;
     *fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
@@ -43,13 +42,32 @@ static fh1_status read_all(int fd, const char *path, char *buf, size_t n, size_t
     return NULL;
 }
 
+fh1_status cvt_read_at(int fd, const char *path, void *dst, size_t n, uint64_t offset)
+{
+    char *p = dst;
+    while (n > 0) {
+        ssize_t k = pread(fd, p, n, (off_t)offset);
+        if (k < 0 && errno == EINTR) continue;
+        if (k < 0)
+            return fh1_where(FH1_BAD("reading failed: %s", strerror(errno)), "%s, byte %llu", path,
+                             (unsigned long long)offset);
+        if (k == 0)
+            return fh1_where(FH1_BAD("the file ended while it was read: it was changed meanwhile"), "%s, byte %llu",
+                             path, (unsigned long long)offset);
+        p += k;
+        n -= (size_t)k;
+        offset += (uint64_t)k;
+    }
+    return NULL;
+}
+
 fh1_status cvt_file_read(const char *path, size_t max_bytes, char **text, size_t *n)
 {
     int fd;
     size_t size;
     *text = NULL;
     *n = 0;
-    FH1_TRY(open_regular(path, &fd, &size));
+    FH1_TRY(cvt_file_open(path, &fd, &size));
     fh1_status s = NULL;
     if (size > max_bytes)
         s = fh1_where(
@@ -74,7 +92,7 @@ fh1_status cvt_file_map(const char *path, const void **data, size_t *n)
     int fd;
     *data = NULL;
     *n = 0;
-    FH1_TRY(open_regular(path, &fd, n));
+    FH1_TRY(cvt_file_open(path, &fd, n));
     void *map = *n ? mmap(NULL, *n, PROT_READ, MAP_SHARED, fd, 0) : NULL;
     int why = errno;
     close(fd);
@@ -124,6 +142,15 @@ fh1_status cvt_write_at(int fd, const char *path, const void *data, size_t n, ui
         offset += (uint64_t)k;
     }
     return NULL;
+}
+
+fh1_status cvt_file_reserve(int fd, const char *path, uint64_t n)
+{
+    if (n == 0 || fallocate(fd, 0, 0, (off_t)n) == 0 ||
+        (errno != ENOSPC && errno != EFBIG && errno != EDQUOT && errno != EIO))
+        return NULL;
+    return fh1_where(fh1_fail(FH1_E_INTERNAL, "no room for %llu bytes: %s", (unsigned long long)n, strerror(errno)),
+                     "%s", path);
 }
 
 fh1_status cvt_file_write(const char *path, const void *data, size_t n, bool force)

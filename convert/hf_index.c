@@ -23,6 +23,7 @@ typedef struct {
 typedef struct {
     char path[PATH_MAX]; /* of the index, for messages */
     const char *dir;
+    bool scan;   /* headers only, and no warnings */
     cJSON *json; /* owns the strings */
     mapping *map;
     size_t n;
@@ -82,6 +83,11 @@ static fh1_status read_weight_map(hf_index *x)
     return NULL;
 }
 
+static fh1_status open_weights(const hf_index *x, const char *path, cvt_st **out)
+{
+    return x->scan ? cvt_st_open_header(path, out) : cvt_st_open(path, out);
+}
+
 static fh1_status open_shards(hf_index *x, cvt_hf_files *out)
 {
     char path[PATH_MAX];
@@ -96,7 +102,7 @@ static fh1_status open_shards(hf_index *x, cvt_hf_files *out)
         if (!cvt_path_exists(path))
             return fh1_hint(in_index(x, FH1_BAD("the index names a file that is missing: %.120s", x->names[i])),
                             "fetch the missing shard");
-        FH1_TRY(cvt_st_open(path, &out->files[i]));
+        FH1_TRY(open_weights(x, path, &out->files[i]));
         out->n_files++;
     }
     for (size_t i = 0; i < x->n; i++) {
@@ -165,23 +171,24 @@ static fh1_status open_indexed(hf_index *x, cvt_hf_files *out)
     FH1_TRY(read_weight_map(x));
     FH1_TRY(open_shards(x, out));
     FH1_TRY(audit(x, out));
-    warn_unused(x->dir, x->names, out->n_files);
+    if (!x->scan) warn_unused(x->dir, x->names, out->n_files);
     return NULL;
 }
 
-static fh1_status open_single(const char *dir, const char *path, bool index_too, cvt_hf_files *out)
+static fh1_status open_single(const hf_index *x, const char *path, bool index_too, cvt_hf_files *out)
 {
     const char *const name = SINGLE;
     out->files = calloc(1, sizeof *out->files);
     if (!out->files) return fh1_no_memory(sizeof *out->files, "weight files");
-    FH1_TRY(cvt_st_open(path, &out->files[0]));
+    FH1_TRY(open_weights(x, path, &out->files[0]));
     out->n_files = 1;
-    if (index_too) fprintf(stderr, "warning: %s: " INDEX " is ignored, " SINGLE " is read\n", dir);
-    warn_unused(dir, &name, 1);
+    if (x->scan) return NULL;
+    if (index_too) fprintf(stderr, "warning: %s: " INDEX " is ignored, " SINGLE " is read\n", x->dir);
+    warn_unused(x->dir, &name, 1);
     return NULL;
 }
 
-static fh1_status no_weights(const char *dir)
+fh1_status cvt_hf_no_weights(const char *dir)
 {
     const char *kind = NULL;
     DIR *d = opendir(dir);
@@ -197,20 +204,21 @@ static fh1_status no_weights(const char *dir)
     return fh1_hint(s, "save the model with save_pretrained(..., safe_serialization=True)");
 }
 
-fh1_status cvt_hf_files_open(const char *dir, cvt_hf_files *out)
+static fh1_status open_files(const char *dir, bool scan, cvt_hf_files *out)
 {
     char single[PATH_MAX];
     hf_index *x = calloc(1, sizeof *x);
     *out = (cvt_hf_files){0};
     if (!x) return fh1_no_memory(sizeof *x, "the index");
     x->dir = dir;
+    x->scan = scan;
     fh1_status s = cvt_path_join(single, sizeof single, dir, SINGLE);
     if (!s) s = cvt_path_join(x->path, sizeof x->path, dir, INDEX);
     if (!s) {
         bool indexed = cvt_path_exists(x->path);
-        if (cvt_path_exists(single)) s = open_single(dir, single, indexed, out);
+        if (cvt_path_exists(single)) s = open_single(x, single, indexed, out);
         else if (indexed) s = open_indexed(x, out);
-        else s = no_weights(dir);
+        else if (!scan) s = cvt_hf_no_weights(dir);
     }
     cJSON_Delete(x->json);
     free(x->map);
@@ -218,6 +226,16 @@ fh1_status cvt_hf_files_open(const char *dir, cvt_hf_files *out)
     free(x);
     if (s) cvt_hf_files_close(out);
     return s;
+}
+
+fh1_status cvt_hf_files_open(const char *dir, cvt_hf_files *out)
+{
+    return open_files(dir, false, out);
+}
+
+fh1_status cvt_hf_files_scan(const char *dir, cvt_hf_files *out)
+{
+    return open_files(dir, true, out);
 }
 
 void cvt_hf_files_close(cvt_hf_files *f)

@@ -13,4 +13,9 @@ typedef struct {
  * unmapped, and the right total_size if there is one. Weight files that are left out get one warning line
  * on stderr. */
 fh1_status cvt_hf_files_open(const char *dir, cvt_hf_files *out);
+/* The same audit on headers that are read into memory (cvt_st_open_header), without warnings; no files when the folder
+ * has neither of the two. */
+fh1_status cvt_hf_files_scan(const char *dir, cvt_hf_files *out);
+/* What cvt_hf_files_open says of a folder without weights. */
+fh1_status cvt_hf_no_weights(const char *dir);
 void cvt_hf_files_close(cvt_hf_files *f);

@@ -7,6 +7,8 @@
 #include "oracle/thread.h"
 
 #include <limits.h>
+#include <math.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -23,7 +25,8 @@ typedef struct {
     /* the tensor being made */
     const char *name;
     cvt_recipe recipe;
-    int64_t first; /* ordinal of the block's first element */
+    int64_t first;        /* ordinal of the block's first element */
+    atomic_bool infinite; /* a value is out of the type's range */
 } maker;
 
 static fh1_status declare(void *user, const char *name, int rank, const int64_t *shape)
@@ -34,12 +37,15 @@ static fh1_status declare(void *user, const char *name, int rank, const int64_t 
 
 static void fill_pieces(void *user, int64_t begin, int64_t end, int thread)
 {
-    const maker *k = user;
+    maker *k = user;
     double values[GRAIN];
     size_t width = (size_t)fh1_dtype_bits(k->dtype) / 8;
     (void)thread;
     cvt_hf_recipe_fill(k->config, &k->recipe, k->seed, k->name, k->first + begin, end - begin, values);
     fh1_from_f64(k->block + (size_t)begin * width, k->dtype, values, end - begin);
+    fh1_to_f64(values, k->block + (size_t)begin * width, k->dtype, end - begin);
+    for (int64_t i = 0; i < end - begin; i++)
+        if (!isfinite(values[i])) k->infinite = true;
 }
 
 static fh1_status make_tensor(void *user, const char *name, int rank, const int64_t *shape)
@@ -52,6 +58,11 @@ static fh1_status make_tensor(void *user, const char *name, int rank, const int6
     for (k->first = 0; k->first < n; k->first += BLOCK) {
         int64_t m = n - k->first < BLOCK ? n - k->first : BLOCK;
         fh1_parallel_for(m, GRAIN, fill_pieces, k);
+        if (k->infinite)
+            return fh1_hint(
+                fh1_where(FH1_BAD("weights for these multipliers are too large for %s", fh1_dtype_name(k->dtype)), "%s",
+                          name),
+                "choose a type with more range: bf16 or f32");
         FH1_TRY(cvt_st_writer_put(k->writer, name, k->first, k->block, m));
     }
     return NULL;

@@ -8,6 +8,8 @@
 
 #include "oracle/tensor.h"
 
+#include <cjson/cJSON.h>
+
 typedef struct {
     const char *name;
     fh1_tensor t;        /* data points into the map; no alignment is promised for foreign files */
@@ -17,11 +19,18 @@ typedef struct {
 typedef struct cvt_st cvt_st;
 
 fh1_status cvt_st_open(const char *path, cvt_st **out);
+/* The same checks on a header that is read into memory; the tensors' data are NULL. For readers that take the data by
+ * pread, to whom a file cut meanwhile is an error and not a signal. */
+fh1_status cvt_st_open_header(const char *path, cvt_st **out);
+/* The same for a header in memory, its length word included, of a file of `file_bytes`; it is copied. */
+fh1_status cvt_st_parse_header(const void *header, size_t n, uint64_t file_bytes, const char *name, cvt_st **out);
 void cvt_st_close(cvt_st *f); /* views die with it */
 int64_t cvt_st_count(const cvt_st *f);
 const cvt_st_entry *cvt_st_at(const cvt_st *f, int64_t i);          /* sorted by name */
 const cvt_st_entry *cvt_st_find(const cvt_st *f, const char *name); /* NULL when absent */
 const char *cvt_st_metadata(const cvt_st *f, const char *key);      /* NULL when absent */
+const cJSON *cvt_st_metadata_all(const cvt_st *f);     /* the first of the pairs, linked by next; NULL: none */
+const char *cvt_st_header(const cvt_st *f, size_t *n); /* the length word and the JSON, as they stand in the file */
 const char *cvt_st_path(const cvt_st *f);
 
 /* The same checks on bytes in memory (fuzzing, tests). `data` must outlive the handle. */

@@ -5,6 +5,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 /* The reference reader's limit on the JSON header. */
 #define MAX_HEADER 100000000u
@@ -16,6 +17,7 @@ struct cvt_st {
     const char *bytes;
     size_t n_bytes;
     size_t data_begin; /* 8 + header */
+    char *head;        /* length word and header, owned, when the data are not in memory */
     char *path;
     cJSON *header; /* owns the names */
     const cJSON *metadata;
@@ -164,7 +166,7 @@ static fh1_status read_entry(const cvt_st *f, const cJSON *entry, cvt_st_entry *
         return fh1_found(fh1_expected(in_tensor(f, name, FH1_BAD("data_offsets do not fit shape and dtype")),
                                       "%lld bytes", (long long)(bits / 8)),
                          "%lld", (long long)(end - begin));
-    const char *data = f->bytes + f->data_begin + (size_t)begin;
+    const char *data = f->head ? NULL : f->bytes + f->data_begin + (size_t)begin;
     out->name = name;
     /* The view is for reading only; fh1_tensor has no const form. */
     out->t = fh1_view((void *)(uintptr_t)data, dtype, rank, shape);
@@ -229,8 +231,8 @@ static fh1_status read_header(cvt_st *f, size_t n)
     return NULL;
 }
 
-/* Everything but the bytes' owner; *out is set only on success. */
-static fh1_status parse(const void *map, const void *data, size_t n_bytes, const char *name, cvt_st **out)
+/* Takes `head` over on success. *out is set only then. */
+static fh1_status parse(const void *map, const void *data, char *head, size_t n_bytes, const char *name, cvt_st **out)
 {
     *out = NULL;
     cvt_st *f = calloc(1, sizeof *f);
@@ -240,7 +242,7 @@ static fh1_status parse(const void *map, const void *data, size_t n_bytes, const
         free(path);
         return fh1_no_memory(sizeof *f, "a safetensors handle");
     }
-    *f = (cvt_st){.bytes = data, .n_bytes = n_bytes, .path = path};
+    *f = (cvt_st){.bytes = data, .head = head, .n_bytes = n_bytes, .path = path};
     size_t n = 0;
     fh1_status s = read_length(f, &n);
     f->data_begin = 8 + n;
@@ -248,6 +250,7 @@ static fh1_status parse(const void *map, const void *data, size_t n_bytes, const
     if (!s) qsort(f->entries, (size_t)f->count, sizeof *f->entries, by_place);
     if (!s) s = check_cover(f);
     if (s) {
+        f->head = NULL;
         cvt_st_close(f);
         return s;
     }
@@ -259,7 +262,7 @@ static fh1_status parse(const void *map, const void *data, size_t n_bytes, const
 
 fh1_status cvt_st_parse(const void *data, size_t n_bytes, const char *name, cvt_st **out)
 {
-    return parse(NULL, data, n_bytes, name, out);
+    return parse(NULL, data, NULL, n_bytes, name, out);
 }
 
 fh1_status cvt_st_open(const char *path, cvt_st **out)
@@ -268,8 +271,38 @@ fh1_status cvt_st_open(const char *path, cvt_st **out)
     size_t n;
     *out = NULL;
     FH1_TRY(cvt_file_map(path, &map, &n));
-    fh1_status s = parse(map, map ? map : "", n, path, out);
+    fh1_status s = parse(map, map ? map : "", NULL, n, path, out);
     if (s) cvt_file_unmap(map, n);
+    return s;
+}
+
+/* The length word and as much behind it as is a header's, zeros behind the end of a file that is shorter. */
+static fh1_status read_head(int fd, const char *path, uint64_t n_bytes, char **head)
+{
+    char word[64] = {0}; /* long enough for everything that read_length looks at */
+    uint64_t got = n_bytes < sizeof word ? n_bytes : sizeof word, length;
+    FH1_TRY(cvt_read_at(fd, path, word, got, 0));
+    length = read_u64_le(word);
+    if (length > MAX_HEADER || n_bytes < 8 || length > n_bytes - 8) length = 0; /* refused by read_length */
+    uint64_t room = length + 8 < sizeof word ? sizeof word : length + 8;
+    *head = calloc(1, room);
+    if (!*head) return fh1_no_memory(room, "a safetensors header");
+    memcpy(*head, word, sizeof word);
+    if (n_bytes >= 8 && length + 8 > got) return cvt_read_at(fd, path, *head + got, length + 8 - got, got);
+    return NULL;
+}
+
+fh1_status cvt_st_open_header(const char *path, cvt_st **out)
+{
+    int fd;
+    size_t n;
+    char *head = NULL;
+    *out = NULL;
+    FH1_TRY(cvt_file_open(path, &fd, &n));
+    fh1_status s = read_head(fd, path, n, &head);
+    close(fd);
+    if (!s) s = parse(NULL, head, head, n, path, out);
+    if (s) free(head);
     return s;
 }
 
@@ -277,6 +310,7 @@ void cvt_st_close(cvt_st *f)
 {
     if (!f) return;
     cvt_file_unmap(f->map, f->n_bytes);
+    free(f->head);
     cJSON_Delete(f->header);
     free(f->entries);
     free(f->path);
@@ -308,4 +342,28 @@ const char *cvt_st_metadata(const cvt_st *f, const char *key)
 const char *cvt_st_path(const cvt_st *f)
 {
     return f->path;
+}
+
+fh1_status cvt_st_parse_header(const void *header, size_t n, uint64_t file_bytes, const char *name, cvt_st **out)
+{
+    *out = NULL;
+    if (n < 8 || file_bytes > SIZE_MAX / 2 || n > file_bytes || read_u64_le(header) != n - 8)
+        return fh1_where(FH1_BAD("the stored safetensors header does not have the length that it tells"), "%s", name);
+    char *head = calloc(1, n < 64 ? 64 : n); /* read_length looks at more than the word */
+    if (!head) return fh1_no_memory(n, "a safetensors header");
+    memcpy(head, header, n);
+    fh1_status s = parse(NULL, head, head, (size_t)file_bytes, name, out);
+    if (s) free(head);
+    return s;
+}
+
+const cJSON *cvt_st_metadata_all(const cvt_st *f)
+{
+    return f->metadata ? f->metadata->child : NULL;
+}
+
+const char *cvt_st_header(const cvt_st *f, size_t *n)
+{
+    *n = f->data_begin;
+    return f->bytes;
 }

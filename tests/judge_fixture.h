@@ -153,7 +153,8 @@ static inline verdict judge_as(const gld_trace *t, const fh1_model *m, const fh1
     fh1_report *report;
     ck_assert_ptr_nonnull(p);
     OK(fh1_report_new(FH1_REPORT_JSON, true, out, &report));
-    const gld_judge_options o = {m, p, variants, taps, "t", ref_engine_new, NULL};
+    const gld_judge_options o = {
+        .model = m, .profile = p, .variants = variants, .taps = taps, .subject = "t", .make_engine = ref_engine_new};
     OK(gld_judge(t, &o, report));
     fh1_report_end_subject(report, "t", NULL, 0);
     const int code = fh1_report_finish(report, "0", "fh1 check");

@@ -152,6 +152,11 @@ START_TEST(init_keeps_what_is_there)
     write_text(x.dir, "in.json", text);
     expect_error(cvt_hf_folder_init(x.config, x.model, 7, FH1_F32, true), FH1_E_INPUT, "quantised (gptq)", "quantised");
     free(text);
+    text = edited(config_text, "\"embedding_multiplier\":2.5", "\"embedding_multiplier\":1e-6");
+    write_text(x.dir, "in.json", text);
+    free(text);
+    expect_error(cvt_hf_folder_init(x.config, x.model, 7, FH1_F16, true), FH1_E_INPUT, "too large for F16", "infinite");
+    expect_ok(cvt_hf_folder_init(x.config, x.model, 7, FH1_BF16, true), "a type with more range");
     expect_ok(open_and_close(x.model), "the model after all that");
     ck_assert_int_eq(count_entries(x.dir), 2);
     scratch_remove(x.dir);
