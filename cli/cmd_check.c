@@ -11,7 +11,7 @@
 #include <unistd.h>
 
 static const char help[] =
-    "usage: fh1 check MODEL [--trace FILE…] [--engine E…] [--contract P] [--variant V] [--map FILE] …\n"
+    "usage: fh1 check MODEL [--adapter DIR…] [--trace FILE…] [--engine E…] [--contract P] [--variant V] …\n"
     "       fh1 check [MODEL] --suite DIR [--engine E…] …\n\n"
     "Judges every tap against the f64 truth, twice: locally (from the judged engine's own recorded taps: what\n"
     "did this one op do?) and freely (from the truth's own upstream). A tap FAILs by the local comparison; the\n"
@@ -20,6 +20,7 @@ static const char help[] =
     "  --engine E…     ref-f64, ref-f32, ref-bf16. With --trace or --suite each engine also runs the inputs of\n"
     "                  every trace; otherwise a seeded schedule: a ragged left-padded prefill, decode, a\n"
     "                  continuation, and a packed batch. Default without --trace and --suite: all three\n"
+    "  --adapter DIR…  attach PEFT adapters to MODEL, in this order, without merging (docs/numerics.md, Adapters)\n"
     "  --suite DIR     every case of DIR/suite.json; with MODEL only the cases of that model\n"
     "  --contract P    judge under this rounding profile instead of what the trace declares, as\n"
     "                  fp32, hf-eager-bf16 or fp32+mup_rounded; ref-bf16 also runs it\n"
@@ -57,7 +58,7 @@ static fh1_status run_engine(const check_subject *s, const fh1_profile **contrac
 static fh1_status tell_repro(const check_options *o, const check_subject *s, fh1_report *report)
 {
     char *command;
-    if (!s->engine || o->suite || o->traces.n || o->taps) return NULL;
+    if (!s->engine || o->suite || o->traces.n || o->taps || o->adapters.n) return NULL;
     FH1_TRY(gld_repro_line(s->model, s->engine, s->profile, s->variants, (uint64_t)o->seed, s->trace, &command));
     fh1_status status = command ? fh1_report_suspects(report, NULL, 0, command) : NULL;
     free(command);
@@ -108,7 +109,8 @@ static fh1_status judge_all(const check_options *o, const check_plan *p, report_
         show_progress(i, p->n_subjects, NULL);
     }
     if (!s) *code = fh1_report_finish(report, cli_version(), repro);
-    if (!s && *code == FH1_E_INTERNAL) s = fh1_fail(FH1_E_INTERNAL, "the report is incomplete: no memory or no room");
+    if (!s && *code == FH1_E_INTERNAL)
+        s = fh1_fail(FH1_E_INTERNAL, "the report is incomplete: no memory, no room, or nobody reads it");
     if (!s) s = report_files_write(files, report);
     fh1_report_free(report);
     if (o->json) {
@@ -147,6 +149,7 @@ fh1_status cmd_check(int argc, char **argv, int *code)
     const cli_option options[] = {
         {"trace", 0, CLI_LIST, &o.traces, 0, 0},
         {"engine", 0, CLI_LIST, &o.engines, 0, 0},
+        {"adapter", 0, CLI_LIST, &o.adapters, 0, 0},
         {"suite", 0, CLI_TEXT, &o.suite, 0, 0},
         {"contract", 0, CLI_TEXT, &o.contract, 0, 0},
         {"variant", 0, CLI_TEXT, &o.variant, 0, 0},
@@ -171,5 +174,6 @@ fh1_status cmd_check(int argc, char **argv, int *code)
     cli_list_free(&words);
     cli_list_free(&o.traces);
     cli_list_free(&o.engines);
+    cli_list_free(&o.adapters);
     return s;
 }

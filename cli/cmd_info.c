@@ -1,9 +1,11 @@
 /* fh1 info: geometry, parameters, bytes and memory of a model; BLAS and threads of this machine. */
 #include "cli/commands.h"
 #include "cli/footprint.h"
+#include "cli/info_format.h"
 #include "cli/machine.h"
 #include "cli/options.h"
-#include "convert/hf_folder.h"
+#include "convert/bnb.h"
+#include "convert/model_open.h"
 #include "oracle/clones.h"
 
 #include <inttypes.h>
@@ -12,7 +14,8 @@
 
 static const char help[] =
     "usage: fh1 info [MODEL] [--batch B] [--tokens T] [--json]\n\n"
-    "Prints the geometry of MODEL, its parameters by part, its bytes, the memory that B rows of T tokens\n"
+    "MODEL is a Hugging Face folder, a .fh1 file or a GGUF file. Prints what holds it, its geometry, its parameters by "
+    "part, its bytes, the memory that B rows of T tokens\n"
     "need, and its multipliers; then the BLAS and the threads of this machine, with a warning when OpenBLAS\n"
     "runs kernels for an older processor. Without MODEL: only the machine. Weights are mapped, not loaded:\n"
     "their pages come and go with the page cache.\n\n"
@@ -208,26 +211,47 @@ static void print_machine(const cli_machine *m, bool json)
     if (*warning) printf("warning: %s\n", warning);
 }
 
+/* Names, types and shapes, whatever holds the model; a quantised one as it is decoded. */
+static fh1_status open_model(const char *path, cvt_ckpt *c, fh1_model *m)
+{
+    cvt_ckpt *again = NULL, *view = NULL;
+    bool quantised = cvt_bnb_is(c);
+    if (c->kind == CVT_KIND_HF && !quantised) return cvt_model_open(path, m);
+    FH1_TRY(cvt_ckpt_open(path, &again));
+    if (quantised) FH1_TRY(cvt_ckpt_dequantise(again, FH1_DTYPE_COUNT, &view));
+    fh1_status s = cvt_model_outline(view ? view : again, m);
+    cvt_ckpt_close(view ? view : again);
+    return s;
+}
+
+static fh1_status print_all(const char *path, cvt_ckpt *c, const fh1_model *m, int64_t B, int64_t T, bool json)
+{
+    cli_footprint f;
+    FH1_TRY(cli_footprint_of(m, B, T, &f));
+    if (json) {
+        fputs("{\"model\":", stdout);
+        cli_json_string(stdout, path);
+    } else {
+        printf("model %s\n", path);
+    }
+    FH1_TRY(cli_print_format(c, json));
+    print_geometry(&m->config, json);
+    print_parameters(&f, json);
+    print_memory(&f, B, T, json);
+    print_multipliers(&m->config, json);
+    if (json) putchar(',');
+    return NULL;
+}
+
 static fh1_status print_model(const char *path, int64_t B, int64_t T, bool json)
 {
     fh1_model m = {0};
-    cli_footprint f;
-    FH1_TRY(cvt_hf_folder_open(path, &m));
-    fh1_status s = cli_footprint_of(&m, B, T, &f);
-    if (!s) {
-        if (json) {
-            fputs("{\"model\":", stdout);
-            cli_json_string(stdout, path);
-        } else {
-            printf("model %s\n", path);
-        }
-        print_geometry(&m.config, json);
-        print_parameters(&f, json);
-        print_memory(&f, B, T, json);
-        print_multipliers(&m.config, json);
-        if (json) putchar(',');
-    }
+    cvt_ckpt *c;
+    FH1_TRY(cvt_ckpt_open(path, &c));
+    fh1_status s = open_model(path, c, &m);
+    if (!s) s = print_all(path, c, &m, B, T, json);
     fh1_model_free(&m);
+    cvt_ckpt_close(c);
     return s;
 }
 

@@ -1,7 +1,6 @@
 /* fh1 laws: what must hold between two runs of one engine. */
 #include "cli/commands.h"
 #include "cli/options.h"
-#include "convert/hf_folder.h"
 #include "golden/laws.h"
 #include "golden/seeded_model.h"
 #include "reference/engine.h"
@@ -11,7 +10,7 @@
 #include <string.h>
 
 static const char help[] =
-    "usage: fh1 laws [MODEL] [--engine E…] [--law NAME…] [--seed N] [--tokens T] [--json]\n\n"
+    "usage: fh1 laws [MODEL] [--engine E…] [--law NAME…] [--seed N] [--tokens T] [--adapter DIR…] [--json]\n\n"
     "Runs each engine on two roads that must meet: a row at once and in several calls, padded and not, packed\n"
     "and alone, with other neighbours, from a snapshot … Where the contract promises the same bits, nothing may\n"
     "differ; elsewhere no more than two honest runs under that contract. A third road with a planted mistake\n"
@@ -21,6 +20,7 @@ static const char help[] =
     "  --law NAME…   only these; an unknown name lists all\n"
     "  --seed N      of the ids, and of the model without MODEL (default 1)\n"
     "  --tokens T    longest row of a run (default: two chunks and some, at most 70)\n"
+    "  --adapter DIR…  attach PEFT adapters to MODEL, in this order\n"
     "  --json        JSON lines: one object per law and engine, the summary last\n\n"
     "exit codes: 0 PASS, 1 FAIL or nothing but MISTRUSTED, 2 bad usage or bad input, 3 internal error\n\n"
     "example: fh1 laws golden/models/mini-0.5b --engine ref-f32\n";
@@ -31,7 +31,7 @@ static const char small_model[] =
 
 typedef struct {
     const char *model;
-    cli_list engines, laws;
+    cli_list engines, laws, adapters;
     int64_t seed, tokens;
     bool json;
 } law_options;
@@ -136,7 +136,8 @@ static fh1_status check_names(const law_options *o)
 static fh1_status open_model(const law_options *o, fh1_model *m)
 {
     gld_seeded_spec spec;
-    if (o->model) return cvt_hf_folder_open(o->model, m);
+    if (o->model) return cli_model_open(o->model, &o->adapters, m);
+    if (o->adapters.n) return FH1_BAD("--adapter needs the MODEL that it was trained on");
     FH1_TRY(gld_seeded_parse(small_model, &spec));
     return gld_seeded_model_new(&spec, (uint64_t)o->seed, m);
 }
@@ -164,7 +165,7 @@ fh1_status cmd_laws(int argc, char **argv, int *code)
     const cli_option options[] = {
         {"engine", 0, CLI_LIST, &o.engines, 0, 0},   {"law", 0, CLI_LIST, &o.laws, 0, 0},
         {"seed", 0, CLI_INT, &o.seed, 0, INT64_MAX}, {"tokens", 0, CLI_INT, &o.tokens, 16, GLD_LAW_TOKENS},
-        {"json", 0, CLI_FLAG, &o.json, 0, 0},
+        {"json", 0, CLI_FLAG, &o.json, 0, 0},        {"adapter", 0, CLI_LIST, &o.adapters, 0, 0},
     };
     const cli_syntax syntax = {"laws", help, options, sizeof options / sizeof options[0], 0, 1, "MODEL"};
     cli_list words = {0};
@@ -177,5 +178,6 @@ fh1_status cmd_laws(int argc, char **argv, int *code)
     cli_list_free(&words);
     cli_list_free(&o.engines);
     cli_list_free(&o.laws);
+    cli_list_free(&o.adapters);
     return s;
 }

@@ -2,25 +2,26 @@
 #include "cli/commands.h"
 #include "cli/ids.h"
 #include "cli/options.h"
-#include "convert/hf_folder.h"
 #include "golden/record.h"
 
 #include <inttypes.h>
 #include <stdlib.h>
 
 static const char help[] =
-    "usage: fh1 run MODEL --ids FILE -n N [--engine E] [--json]\n\n"
+    "usage: fh1 run MODEL --ids FILE -n N [--engine E] [--adapter DIR…] [--json]\n\n"
     "Continues each row of FILE by N greedy tokens (the lowest id wins a tie) and prints the new ids, one\n"
     "line per row, separated by blanks.\n\n"
     "  --ids FILE    text: one row per line, ids separated by blanks. Rows of different length are padded\n"
     "                on the left and masked; padding never reaches the model\n"
     "  -n N          how many new tokens per row\n"
     "  --engine E    ref-f32 (default), ref-f64 or ref-bf16\n"
+    "  --adapter DIR…  attach PEFT adapters, in this order, without merging\n"
     "  --json        one JSON line per row: {\"row\",\"ids\"}\n\n"
     "example: echo 5 17 23 42 > ids.txt && fh1 run golden/models/mini-0.5b --ids ids.txt -n 8\n";
 
 typedef struct {
     const char *model, *ids, *engine;
+    cli_list adapters;
     int64_t n;
     bool json;
 } run_options;
@@ -61,7 +62,7 @@ static fh1_status run(const run_options *o)
     const char *missing = !o->ids ? "--ids" : o->n < 1 ? "-n" : NULL;
     if (missing) return fh1_hint(FH1_BAD("%s is missing", missing), "see fh1 run --help");
     FH1_TRY(cli_engine_known(o->engine));
-    FH1_TRY(cvt_hf_folder_open(o->model, &m));
+    FH1_TRY(cli_model_open(o->model, &o->adapters, &m));
     fh1_status s = generate(o, &m);
     fh1_model_free(&m);
     return s;
@@ -76,8 +77,9 @@ fh1_status cmd_run(int argc, char **argv, int *code)
         {"new", 'n', CLI_INT, &o.n, 1, 1 << 24}, /* more than any context */
         {"engine", 0, CLI_TEXT, &o.engine, 0, 0},
         {"json", 0, CLI_FLAG, &o.json, 0, 0},
+        {"adapter", 0, CLI_LIST, &o.adapters, 0, 0},
     };
-    const cli_syntax syntax = {"run", help, options, 4, 1, 1, "MODEL"};
+    const cli_syntax syntax = {"run", help, options, 5, 1, 1, "MODEL"};
     cli_list words = {0};
 
     fh1_status s = cli_parse(&syntax, argc, argv, &words, &done);
@@ -86,6 +88,7 @@ fh1_status cmd_run(int argc, char **argv, int *code)
         s = run(&o);
     }
     cli_list_free(&words);
+    cli_list_free(&o.adapters);
     *code = 0;
     return s;
 }

@@ -1,7 +1,7 @@
 /* fh1 taps: the names that a trace of this model may use, their shapes, and what they mean. */
 #include "cli/commands.h"
 #include "cli/options.h"
-#include "convert/hf_folder.h"
+#include "convert/model_open.h"
 
 #include <inttypes.h>
 #include <string.h>
@@ -143,7 +143,7 @@ fh1_status cmd_taps(int argc, char **argv, int *code)
 
     fh1_status s = cli_parse(&syntax, argc, argv, &words, &done);
     if (!s && !done) {
-        s = cvt_hf_folder_open(words.items[0], &model);
+        s = cvt_model_open(words.items[0], &model);
         if (!s) {
             if (json) print_all_json(&model.config);
             else print_table(&model.config);

@@ -2,7 +2,6 @@
 #include "cli/commands.h"
 #include "cli/ids.h"
 #include "cli/options.h"
-#include "convert/hf_folder.h"
 #include "golden/record.h"
 
 #include <unistd.h>
@@ -10,13 +9,14 @@
 static const char help[] =
     "usage: fh1 trace MODEL --engine E (--ids FILE | --seed N --tokens T [--batch B] | --like TRACE)\n"
     "                 [--decode K] [--profile P] [--variant V] [--taps GLOB] [--store f64|f32|bf16|f16]\n"
-    "                 [--force] -o OUT\n\n"
+    "                 [--adapter DIR…] [--force] -o OUT\n\n"
     "Runs the engine and writes the taps of each call into one .safetensors file (docs/traces.md).\n\n"
     "  --engine E     ref-f64, ref-f32 or ref-bf16\n"
     "  --ids FILE     text: one row per line, ids separated by blanks. Rows of different length are padded\n"
     "                 on the left, with a mask, and positions that count real tokens\n"
     "  --seed N       random ids instead: --batch B rows (default 1) of --tokens T\n"
     "  --like TRACE   the steps, ids, masks, positions and documents of another trace\n"
+    "  --adapter DIR… attach PEFT adapters, in this order, without merging\n"
     "  --decode K     K greedy one-token steps after the ids\n"
     "  --profile P    rounding profile that the engine runs, see docs/numerics.md (default: its own)\n"
     "  --variant V    departures from the consistent semantics, separated by commas\n"
@@ -27,6 +27,7 @@ static const char help[] =
 
 typedef struct {
     const char *model, *engine, *ids, *like, *profile, *variant, *taps, *store, *out;
+    cli_list adapters;
     int64_t seed, tokens, batch, decode;
     bool force;
 } trace_options;
@@ -108,7 +109,7 @@ static fh1_status run(const trace_options *o)
     FH1_TRY(find_profile(o->profile, &profile));
     FH1_TRY(fh1_variants_parse(o->variant ? o->variant : "", &variants));
     if (o->store) FH1_TRY(cli_dtype("--store", o->store, &ro.store));
-    FH1_TRY(cvt_hf_folder_open(o->model, &m));
+    FH1_TRY(cli_model_open(o->model, &o->adapters, &m));
     fh1_status s = cli_engine_new(o->engine, profile, variants, &e);
     if (!s && o->store) s = check_store(ro.store, e->profile);
     if (!s) {
@@ -132,7 +133,7 @@ fh1_status cmd_trace(int argc, char **argv, int *code)
         {"decode", 0, CLI_INT, &o.decode, 0, 1 << 24}, {"profile", 0, CLI_TEXT, &o.profile, 0, 0},
         {"variant", 0, CLI_TEXT, &o.variant, 0, 0},    {"taps", 0, CLI_TEXT, &o.taps, 0, 0},
         {"store", 0, CLI_TEXT, &o.store, 0, 0},        {"out", 'o', CLI_TEXT, &o.out, 0, 0},
-        {"force", 0, CLI_FLAG, &o.force, 0, 0},
+        {"force", 0, CLI_FLAG, &o.force, 0, 0},        {"adapter", 0, CLI_LIST, &o.adapters, 0, 0},
     };
     const cli_syntax syntax = {"trace", help, options, sizeof options / sizeof options[0], 1, 1, "MODEL"};
     cli_list words = {0};
@@ -143,6 +144,7 @@ fh1_status cmd_trace(int argc, char **argv, int *code)
         s = run(&o);
     }
     cli_list_free(&words);
+    cli_list_free(&o.adapters);
     *code = 0;
     return s;
 }

@@ -2,6 +2,7 @@
  * code when the status is NULL (0, or 1 when the thing judged is wrong). */
 #pragma once
 
+#include "cli/options.h"
 #include "oracle/engine.h"
 
 #include <stdio.h>
@@ -15,6 +16,9 @@ fh1_status cmd_repro(int argc, char **argv, int *code);
 fh1_status cmd_laws(int argc, char **argv, int *code);
 fh1_status cmd_faults(int argc, char **argv, int *code);
 fh1_status cmd_diff(int argc, char **argv, int *code);
+fh1_status cmd_convert(int argc, char **argv, int *code);
+fh1_status cmd_merge(int argc, char **argv, int *code);
+fh1_status cmd_verify(int argc, char **argv, int *code);
 fh1_status cmd_init(int argc, char **argv, int *code);
 
 /* "0.1.0", and the lines of `fh1 --version`. */
@@ -23,6 +27,8 @@ void cli_print_version(FILE *out);
 
 /* An engine of this build by name; FH1_E_INPUT lists the names. profile NULL: the engine's own. */
 fh1_status cli_engine_new(const char *name, const fh1_profile *profile, unsigned variants, fh1_engine **out);
+/* A model with the adapters of --adapter attached; what they warn of goes to stderr. */
+fh1_status cli_model_open(const char *path, const cli_list *adapters, fh1_model *out);
 /* Whether a name is an engine of this build, with the same message. */
 fh1_status cli_engine_known(const char *name);
 

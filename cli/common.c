@@ -1,5 +1,6 @@
 #include "cli/commands.h"
 #include "cli/version.h"
+#include "convert/model_attach.h"
 #include "reference/engine.h"
 
 #include <cblas.h> /* OpenBLAS: configuration and core type */
@@ -39,6 +40,18 @@ fh1_status cli_engine_new(const char *name, const fh1_profile *profile, unsigned
     FH1_TRY(cli_engine_known(name));
     *out = ref_engine_new(name, profile, variants);
     return *out ? NULL : fh1_no_memory(sizeof **out, name);
+}
+
+static void warn(const char *adapter, const char *sentence)
+{
+    char line[2048];
+    fprintf(stderr, "warning: %s: %s\n", adapter, fh1_printable(sentence, line, sizeof line));
+}
+
+fh1_status cli_model_open(const char *path, const cli_list *adapters, fh1_model *out)
+{
+    const cvt_attach a = {.adapters = adapters->items, .n = adapters->n, .warn = warn};
+    return cvt_model_open_attached(path, &a, out);
 }
 
 fh1_status cli_dtype(const char *option, const char *text, fh1_dtype *out)

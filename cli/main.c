@@ -1,5 +1,7 @@
 /* fh1: says whether a Falcon-H1 implementation is right, and if not, where it goes wrong first. */
 #include "cli/commands.h"
+#include "cli/interrupt.h"
+#include "cli/progress.h"
 
 #include <errno.h>
 #include <signal.h>
@@ -22,6 +24,9 @@ static const command commands[] = {
     {"taps", "the taps of a model: names, shapes, definitions", cmd_taps},
     {"diff", "compare two traces with each other", cmd_diff},
     {"info", "a model's geometry and memory; this machine's BLAS", cmd_info},
+    {"convert", "a model from one format into another: folder, .fh1, GGUF", cmd_convert},
+    {"merge", "PEFT adapters into the weights of their base", cmd_merge},
+    {"verify", "is a model, an adapter or a file whole? every checksum and rule", cmd_verify},
     {"init", "make a synthetic checkpoint from a config.json", cmd_init},
 };
 enum { N_COMMANDS = sizeof commands / sizeof commands[0] };
@@ -60,7 +65,8 @@ static int close_stdout(const char *command_name, int code)
 
 int main(int argc, char **argv)
 {
-    signal(SIGPIPE, SIG_IGN); /* a closed pipe is reported as a failed write */
+    signal(SIGPIPE, SIG_IGN); /* a closed pipe is reported as a failed write, */
+    signal(SIGXFSZ, SIG_IGN); /* and so is the limit of `ulimit -f` */
     if (argc < 2) {
         print_help(stderr);
         return FH1_E_INPUT;
@@ -77,12 +83,15 @@ int main(int argc, char **argv)
     for (int i = 0; i < N_COMMANDS; i++) {
         if (strcmp(name, commands[i].name) != 0) continue;
         int code = 0;
+        cli_bus_error_begin(name);
         fh1_status s = commands[i].run(argc, argv, &code);
         if (s) {
             print_error(name, s);
             code = (int)s->code;
         }
-        return close_stdout(name, code);
+        code = close_stdout(name, code);
+        cli_die_if_interrupted();
+        return code;
     }
     print_error("", fh1_hint(FH1_BAD("unknown command '%s'", name), "see fh1 --help"));
     return FH1_E_INPUT;

@@ -1,5 +1,7 @@
 #include "cli/options.h"
 
+#include "golden/words.h"
+
 #include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
@@ -132,46 +134,20 @@ fh1_status cli_parse(const cli_syntax *s, int argc, char **argv, cli_list *words
     return NULL;
 }
 
-/* Bytes that `word` takes when quoted for a shell, written to `out` unless NULL. */
-static size_t quote(const char *word, char *out)
-{
-    static const char plain[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-./=+:,@%^";
-    size_t n = 0, len = strlen(word);
-    if (len && strspn(word, plain) == len) {
-        if (out) memcpy(out, word, len);
-        return len;
-    }
-#define PUT(c)                 \
-    do {                       \
-        if (out) out[n] = (c); \
-        n++;                   \
-    } while (0)
-    PUT('\'');
-    for (const char *p = word; *p; p++) {
-        if (*p == '\'') { /* close, an escaped quote, open again */
-            PUT('\'');
-            PUT('\\');
-            PUT('\'');
-        }
-        PUT(*p);
-    }
-    PUT('\'');
-#undef PUT
-    return n;
-}
-
 char *cli_repro(int argc, char **argv)
 {
-    size_t size = sizeof "fh1";
-    for (int i = 1; i < argc; i++) size += 1 + quote(argv[i], NULL);
-    char *line = malloc(size), *p = line;
-    if (!line) return NULL;
-    memcpy(p, "fh1", 3);
-    p += 3;
+    static const char plain[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-./=+:,@%^";
+    char *line = NULL;
+    size_t size = 0;
+    FILE *out = open_memstream(&line, &size);
+    if (!out) return NULL;
+    fputs("fh1", out);
     for (int i = 1; i < argc; i++) {
-        *p++ = ' ';
-        p += quote(argv[i], p);
+        putc(' ', out);
+        if (*argv[i] && argv[i][strspn(argv[i], plain)] == '\0') fputs(argv[i], out);
+        else gld_print_quoted(argv[i], out);
     }
-    *p = 0;
-    return line;
+    if (fclose(out) == 0) return line;
+    free(line);
+    return NULL;
 }

@@ -1,7 +1,7 @@
 #include "cli/plan.h"
 
 #include "cli/commands.h"
-#include "convert/hf_folder.h"
+#include "convert/model_open.h"
 #include "golden/record.h"
 
 #include <errno.h>
@@ -19,25 +19,33 @@ static fh1_status extend(void *array, int n, size_t size)
     return NULL;
 }
 
-static fh1_status add_model(check_plan *p, const char *path, const fh1_model **out)
+static bool same_adapters(const cli_list *a, const cli_list *b)
+{
+    bool same = a->n == b->n;
+    for (int i = 0; same && i < a->n; i++) same = strcmp(a->items[i], b->items[i]) == 0;
+    return same;
+}
+
+static fh1_status add_model(check_plan *p, const char *path, const cli_list *adapters, const fh1_model **out)
 {
     char *canonical = realpath(path, NULL);
     if (!canonical) return fh1_where(FH1_BAD("cannot open the model folder: %s", strerror(errno)), "%s", path);
     for (int i = 0; i < p->n_models; i++) {
-        if (strcmp(p->models[i]->path, canonical) != 0) continue;
+        if (strcmp(p->models[i]->path, canonical) != 0 || !same_adapters(&p->models[i]->adapters, adapters)) continue;
         free(canonical);
         *out = &p->models[i]->m;
         return NULL;
     }
     check_model *m = calloc(1, sizeof *m);
     fh1_status s = m ? extend(&p->models, p->n_models, sizeof *p->models) : fh1_no_memory(sizeof *m, "a model");
-    if (!s) s = cvt_hf_folder_open(path, &m->m);
+    if (!s) s = cli_model_open(path, adapters, &m->m);
     if (s) {
         free(m);
         free(canonical);
         return s;
     }
     m->path = canonical;
+    m->adapters = *adapters; /* the words of the command line, or of the suite, outlive the plan's models */
     p->models[p->n_models++] = m;
     *out = &m->m;
     return NULL;
@@ -120,7 +128,7 @@ static const char *base_name(const char *path)
 static fh1_status plan_traces(const check_options *o, check_plan *p)
 {
     const fh1_model *m;
-    FH1_TRY(add_model(p, o->model, &m));
+    FH1_TRY(add_model(p, o->model, &o->adapters, &m));
     for (int i = 0; i < o->traces.n; i++) {
         const char *path = o->traces.items[i];
         gld_trace *t;
@@ -137,7 +145,8 @@ static fh1_status plan_case(const check_options *o, check_plan *p, const gld_cas
     const fh1_model *m;
     gld_trace *t;
     fh1_status e;
-    FH1_TRY_GOTO(e, add_model(p, c->model, &m), bad);
+    const cli_list adapters = {(const char **)&c->adapter, c->adapter != NULL};
+    FH1_TRY_GOTO(e, add_model(p, c->model, &adapters, &m), bad);
     FH1_TRY_GOTO(e, add_trace(p, &t), bad);
     FH1_TRY_GOTO(e, gld_trace_open(c->trace, m, NULL, t), bad);
     FH1_TRY_GOTO(e, add_trace_subject(o, p, m, t, c, c->name), bad);
@@ -176,7 +185,7 @@ static fh1_status plan_seeded(const check_options *o, check_plan *p)
 {
     static const char *const names[] = {"ragged", "packed"};
     const fh1_model *m;
-    FH1_TRY(add_model(p, o->model, &m));
+    FH1_TRY(add_model(p, o->model, &o->adapters, &m));
     for (int which = 0; which < 2; which++) {
         char name[64];
         gld_trace *t;
@@ -195,6 +204,7 @@ fh1_status check_plan_make(const check_options *o, check_plan *p)
         return fh1_hint(fh1_expected(FH1_BAD("an argument is missing"), "MODEL, or --suite DIR"),
                         "see fh1 check --help");
     if (o->traces.n && !o->model) return FH1_BAD("--trace needs the MODEL that made it, before the options");
+    if (o->adapters.n && o->suite) return FH1_BAD("--adapter does not go with --suite: a case names its own adapter");
     if (o->map && !o->traces.n) return FH1_BAD("--map goes with --trace");
     for (int i = 0; i < o->engines.n; i++) {
         fh1_status e = cli_engine_known(o->engines.items[i]);

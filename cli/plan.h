@@ -9,7 +9,7 @@
 
 typedef struct {
     const char *model, *suite, *contract, *variant, *map, *taps; /* NULL when absent */
-    cli_list traces, engines;
+    cli_list traces, engines, adapters;
     int64_t seed;
     bool json, verbose;
     report_paths reports;
@@ -30,7 +30,8 @@ typedef struct {
 
 typedef struct {
     fh1_model m;
-    char *path; /* canonical, so that a model is opened once */
+    char *path;        /* canonical, so that a model is opened once, */
+    cli_list adapters; /* with the same adapters attached; borrowed */
 } check_model;
 
 typedef struct {

@@ -4,9 +4,11 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/magic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/vfs.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -31,12 +33,14 @@ static fh1_status check_replaceable(const char *path, const char *begins)
 static fh1_status add_target(report_files *f, const char *path, fh1_report_kind kind, const char *begins)
 {
     if (!path) return NULL;
-    for (int i = 0; i < f->n; i++)
-        if (strcmp(f->list[i].target.target, path) == 0)
-            return fh1_where(FH1_BAD("two reports cannot go to the same file"), "%s", path);
     FH1_TRY(check_replaceable(path, begins));
-    f->list[f->n].kind = kind;
-    return cvt_target_begin(path, false, true, &f->list[f->n++].target);
+    cvt_target *t = &f->list[f->n].target;
+    f->list[f->n++].kind = kind;
+    FH1_TRY(cvt_target_begin(path, false, true, t));
+    for (int i = 0; i < f->n - 1; i++)
+        if (strcmp(f->list[i].target.target, t->target) == 0)
+            return fh1_where(FH1_BAD("two reports cannot go to the same file"), "%s", path);
+    return NULL;
 }
 
 static fh1_status write_target(cvt_target *t, fh1_report_kind kind, const fh1_report *r)
@@ -92,10 +96,20 @@ static fh1_status read_lines(const char *path, const char *text, size_t n, bool 
                     "choose another name; docs/ci.md shows a line");
 }
 
+/* Files under /proc and /sys look like empty ones and cannot be appended to. */
+static fh1_status refuse_kernel_file(const char *path)
+{
+    struct statfs fs;
+    if (statfs(path, &fs) != 0 || (fs.f_type != PROC_SUPER_MAGIC && fs.f_type != SYSFS_MAGIC)) return NULL;
+    return fh1_hint(fh1_where(FH1_BAD("this is a file of the kernel, not one on a disk"), "%s", path),
+                    "choose another name");
+}
+
 static fh1_status read_history(const char *path, fh1_history *past)
 {
     const void *data;
     size_t n;
+    FH1_TRY(refuse_kernel_file(path));
     if (!cvt_path_exists(path)) return NULL;
     FH1_TRY(cvt_file_map(path, &data, &n));
     const size_t skip = n > HISTORY_READ ? n - HISTORY_READ : 0;

@@ -1,6 +1,6 @@
 #include "golden/fault_inputs.h"
 
-#include "convert/hf_folder.h"
+#include "convert/model_open.h"
 #include "golden/record.h"
 #include "oracle/random.h"
 
@@ -225,7 +225,7 @@ fh1_status gld_fault_model_open(const char *folder, const char *name, fh1_model 
     const int length = colon ? (int)(colon - name) : (int)strlen(name);
     if (snprintf(path, sizeof path, "%s/%.*s", folder, length, name) >= (int)sizeof path)
         return FH1_BAD("the path of model %s is too long", name);
-    FH1_TRY(cvt_hf_folder_open(path, out));
+    FH1_TRY(cvt_model_open(path, out));
     if (!colon || edit_config(&out->config, colon + 1)) return NULL;
     if (strcmp(colon + 1, "narrow") == 0) {
         narrow(out);

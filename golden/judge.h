@@ -21,6 +21,8 @@ typedef struct {
     fh1_engine *(*make_engine)(const char *name, const fh1_profile *p, unsigned variants); /* reference engines */
     /* The same with a planted fault, to explain the first divergence; NULL: no causes are looked for. */
     fh1_engine *(*make_faulty)(const char *name, const fh1_profile *p, unsigned variants, fh1_fault f);
+    const fh1_model *merged; /* the judged engine ran this one, `model` merged with its adapters; NULL: `model` */
+    double merged_halves;    /* and its weights may be off by so many half ulps (oracle/gauge_request.h) */
 } gld_judge_options;
 
 /* Results go to `report`; the caller ends the subject. FH1_E_INPUT for inputs that the model cannot take. */

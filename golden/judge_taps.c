@@ -221,8 +221,12 @@ fh1_status gld_run_step(gld_judgement *j, fh1_engine *e, fh1_cache *cache, gld_r
 {
     run_sink user = {j, run, member};
     fh1_tap_sink sink = {.user = &user, .tap = on_tap};
-    const fh1_gauge_request gauges = {
-        .user = &user, .contract = j->o->profile, .wanted = gauge_wanted, .cache = &j->errors};
+    const fh1_gauge_request gauges = {.user = &user,
+                                      .contract = j->o->profile,
+                                      .wanted = gauge_wanted,
+                                      .cache = &j->errors,
+                                      .merged = j->o->merged,
+                                      .merged_halves = j->o->merged_halves};
     if (run == RUN_LOCAL) {
         sink.gauges = &gauges;
         sink.input_round = input_round;

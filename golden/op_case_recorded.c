@@ -2,7 +2,7 @@
  * recording: rows and columns wrap around. */
 #include "golden/op_case_impl.h"
 
-#include "convert/hf_folder.h"
+#include "convert/model_open.h"
 #include "golden/trace.h"
 
 #include <string.h>
@@ -113,7 +113,7 @@ static fh1_status cut_activation(const recording *r, gld_array *a)
 
 static fh1_status open_recording(const gld_op_case *c, recording *r)
 {
-    FH1_TRY(cvt_hf_folder_open(c->model, &r->model));
+    FH1_TRY(cvt_model_open(c->model, &r->model));
     FH1_TRY(gld_trace_open(c->trace, &r->model, NULL, &r->trace));
     if (c->layer < r->model.config.n_layers && c->step < r->trace.n_steps) {
         r->layer = c->layer;

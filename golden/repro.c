@@ -238,12 +238,8 @@ char *gld_repro_command(const gld_repro *r)
     size_t size = 0;
     FILE *out = line ? open_memstream(&text, &size) : NULL;
     if (out) {
-        fputs("fh1 repro '", out);
-        for (const char *p = line; *p; p++) {
-            if (*p == '\'') fputs("'\\''", out); /* close, an escaped quote, open again */
-            else putc(*p, out);
-        }
-        putc('\'', out);
+        fputs("fh1 repro ", out);
+        gld_print_quoted(line, out);
         if (fclose(out) != 0) {
             free(text);
             text = NULL;

@@ -1,6 +1,6 @@
 #include "golden/repro.h"
 
-#include "convert/hf_folder.h"
+#include "convert/model_open.h"
 #include "golden/judge.h"
 #include "golden/record.h"
 
@@ -104,7 +104,7 @@ static fh1_status run_model(const gld_repro *r, const gld_repro_env *env, fh1_re
 {
     fh1_model m;
     gld_trace inputs = {0};
-    FH1_TRY(*r->model ? cvt_hf_folder_open(r->model, &m) : gld_seeded_model_new(&r->make, r->seed, &m));
+    FH1_TRY(*r->model ? cvt_model_open(r->model, &m) : gld_seeded_model_new(&r->make, r->seed, &m));
     gld_calls *calls = malloc(sizeof *calls);
     fh1_status s = calls ? gld_taps_check(*r->taps ? r->taps : NULL, m.config.n_layers)
                          : fh1_no_memory(sizeof *calls, "a schedule");

@@ -1,7 +1,7 @@
 /* What can be made smaller in a line of a model: calls, rows, tokens; layers, widths, options, values. */
 #include "golden/shrink_impl.h"
 
-#include "convert/hf_folder.h"
+#include "convert/model_open.h"
 
 #include <math.h>
 #include <string.h>
@@ -220,7 +220,7 @@ void gld_shrink_to_small(gld_search *s)
         try_small(s, &from.config, from.dtype, &from);
         return;
     }
-    if (cvt_hf_folder_open(s->best->model, &m)) return; /* it was there a moment ago: what runs next will say so */
+    if (cvt_model_open(s->best->model, &m)) return; /* it was there a moment ago: what runs next will say so */
     try_small(s, &m.config, m.embed.dtype, NULL);
     fh1_model_free(&m);
 }

@@ -19,8 +19,8 @@ typedef struct {
     int64_t index;
 } place;
 
-static const char *const known_keys[] = {"name",    "model",      "trace",       "expect", "contract",
-                                         "variant", "expect_tap", "expect_step", "bug",    "note"};
+static const char *const known_keys[] = {"name",    "model",      "adapter",     "trace", "expect", "contract",
+                                         "variant", "expect_tap", "expect_step", "bug",   "note"};
 
 /* "suite.json, case 3 (odd/t1)" */
 static fh1_status in_case(const place *p, fh1_status s)
@@ -73,8 +73,9 @@ static fh1_status check_keys(const place *p)
             known |= strcmp(v->string, known_keys[i]) == 0;
         if (known) continue;
         fh1_status s = FH1_BAD("unknown key \"%.80s\"", v->string);
-        return in_case(p, fh1_expected(s, "name, model, trace, expect, contract, variant, expect_tap, expect_step,"
-                                          " bug or note"));
+        return in_case(
+            p, fh1_expected(s, "name, model, adapter, trace, expect, contract, variant, expect_tap, expect_step,"
+                               " bug or note"));
     }
     return NULL;
 }
@@ -121,6 +122,7 @@ static fh1_status read_case(const place *p, gld_case *c)
     FH1_TRY(check_keys(p));
     FH1_TRY(read_text(p, "name", true, &c->name));
     FH1_TRY(read_path(p, "model", &c->model));
+    if (cJSON_GetObjectItemCaseSensitive(p->json, "adapter")) FH1_TRY(read_path(p, "adapter", &c->adapter));
     FH1_TRY(read_path(p, "trace", &c->trace));
     FH1_TRY(read_text(p, "contract", false, &c->contract));
     FH1_TRY(read_text(p, "variant", false, &c->variant));
@@ -181,7 +183,8 @@ void gld_suite_free(gld_suite *s)
 {
     for (int64_t i = 0; i < s->n; i++) {
         gld_case *c = &s->cases[i];
-        char *const texts[] = {c->name, c->model, c->trace, c->contract, c->variant, c->expect_tap, c->bug, c->note};
+        char *const texts[] = {c->name,    c->model,      c->adapter, c->trace, c->contract,
+                               c->variant, c->expect_tap, c->bug,     c->note};
         for (size_t k = 0; k < sizeof texts / sizeof *texts; k++) free(texts[k]);
     }
     free(s->cases);

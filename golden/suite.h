@@ -7,6 +7,7 @@
 
 typedef struct {
     char *name, *model, *trace; /* model and trace are paths, resolved against the suite's folder */
+    char *adapter;              /* a path too: attached to the model; NULL when absent */
     char *contract, *variant;   /* NULL when absent: the trace's own metadata counts */
     bool expect_fail;           /* "expect": "FAIL", a golden wrong trace */
     char *expect_tap;           /* the first divergence that must be found; NULL for PASS */

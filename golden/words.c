@@ -1,5 +1,7 @@
 #include "golden/words.h"
 
+#include "oracle/status.h"
+
 #include <assert.h>
 #include <math.h>
 #include <stdio.h>
@@ -51,4 +53,31 @@ const char *gld_number_text(double v, char buf[32])
         if (strtod(buf, NULL) == v) break;
     }
     return buf;
+}
+
+static bool has_unprintable(const char *word)
+{
+    char safe[8];
+    for (; *word; word++) {
+        char one[5] = "";
+        size_t n = 1; /* a character of UTF-8 stands for itself as a whole */
+        while (n < 4 && ((unsigned char)word[n] & 0xc0u) == 0x80u) n++;
+        memcpy(one, word, n);
+        if (strcmp(fh1_printable(one, safe, sizeof safe), one) != 0) return true;
+        word += n - 1;
+    }
+    return false;
+}
+
+void gld_print_quoted(const char *word, FILE *out)
+{
+    const bool escaped = has_unprintable(word);
+    fputs(escaped ? "$'" : "'", out);
+    for (const char *p = word; *p; p++) {
+        if (escaped && (*p < ' ' || *p > '~')) fprintf(out, "\\x%02x", (unsigned)(unsigned char)*p);
+        else if (escaped && (*p == '\'' || *p == '\\')) fprintf(out, "\\%c", *p);
+        else if (*p == '\'') fputs("'\\''", out); /* close, an escaped quote, open again */
+        else putc(*p, out);
+    }
+    putc('\'', out);
 }

@@ -3,6 +3,7 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include <stdio.h>
 
 enum { GLD_WORD_SIZE = 16384 }; /* bytes of the longest text, its end included; callers check */
 
@@ -19,3 +20,6 @@ bool gld_word_integer(const char *text, int64_t *v);
 bool gld_word_number(const char *text, double *v);
 /* The shortest decimal that reads back as v. */
 const char *gld_number_text(double v, char buf[32]);
+/* One word of a shell's command line, quoted so that it can be pasted: '…', or $'…' (bash, zsh) where a byte cannot be
+ * printed. */
+void gld_print_quoted(const char *word, FILE *out);

@@ -8,55 +8,21 @@
  *   load                       GB/s of opening the folder and reading every weight once, against reading the
  *                              mapped bytes
  * Repetitions of limits and engines are interleaved; medians are printed. */
-#include "convert/hf_folder.h"
+#include "cli/bench/bench.h"
+#include "convert/model_open.h"
 #include "oracle/clones.h"
 #include "oracle/thread.h"
 #include "reference/engine.h"
 
 #include <cblas.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
-#include <time.h>
 
 #define PROMPT 512
 #define STEPS 16
-#define MAX_ROUNDS 64
 
 extern void openblas_set_num_threads(int);
 extern char *openblas_get_corename(void);
-
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
-static int by_value(const void *a, const void *b)
-{
-    const double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-static double median(double *v, int n)
-{
-    qsort(v, (size_t)n, sizeof *v, by_value);
-    return n % 2 ? v[n / 2] : (v[n / 2 - 1] + v[n / 2]) / 2;
-}
-
-static void stop(fh1_status s)
-{
-    char line[2048];
-    fprintf(stderr, "fh1-bench: %s\n", fh1_status_line(s, line, sizeof line));
-    exit((int)s->code);
-}
-
-static void must(fh1_status s)
-{
-    if (s) stop(s);
-}
 
 /* ---- limits of the machine ---- */
 
@@ -67,7 +33,7 @@ static double gemm_rate(bool f64)
     enum { M = 512, K = 1024, N = 4096, COPIES = 4 };
     const size_t size = f64 ? sizeof(double) : sizeof(float);
     char *x = malloc(M * K * size), *w = malloc((size_t)COPIES * N * K * size), *y = malloc(M * N * size);
-    if (!x || !w || !y) stop(fh1_no_memory((size_t)COPIES * N * K * size, "the gemm limit"));
+    if (!x || !w || !y) bench_stop(fh1_no_memory((size_t)COPIES * N * K * size, "the gemm limit"));
     for (size_t i = 0; i < M * K; ++i)
         f64 ? (((double *)x)[i] = (double)(i % 7) - 3) : (double)(((float *)x)[i] = (float)(i % 7) - 3);
     for (size_t i = 0; i < (size_t)COPIES * N * K; ++i)
@@ -76,14 +42,14 @@ static double gemm_rate(bool f64)
     double best = 0;
     for (int r = 0; r < 2 * COPIES; ++r) {
         const char *wr = w + (size_t)(r % COPIES) * N * K * size;
-        const double t0 = now();
+        const double t0 = bench_now();
         if (f64)
             cblas_dgemm(CblasRowMajor, CblasNoTrans, CblasTrans, M, N, K, 1, (double *)x, K, (const double *)wr, K, 0,
                         (double *)y, N);
         else
             cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, M, N, K, 1, (float *)x, K, (const float *)wr, K, 0,
                         (float *)y, N);
-        const double rate = 2.0 * M * K * N / (now() - t0) / 1e9;
+        const double rate = 2.0 * M * K * N / (bench_now() - t0) / 1e9;
         if (r >= COPIES && rate > best) best = rate;
     }
     openblas_set_num_threads(1);
@@ -118,9 +84,9 @@ static void read_piece(void *ctx, int64_t begin, int64_t end, int thread)
 static double read_rate(const void *p, size_t n_bytes)
 {
     read_job j = {.p = p};
-    const double t0 = now();
+    const double t0 = bench_now();
     fh1_parallel_for((int64_t)(n_bytes / 8), 1 << 17, read_piece, &j);
-    const double t = now() - t0;
+    const double t = bench_now() - t0;
     volatile uint64_t keep = j.sum[0];
     (void)keep;
     return (double)n_bytes / t / 1e9;
@@ -164,10 +130,10 @@ static double prefill_rate(const char *engine, const subject *s)
 {
     fh1_engine *e = ref_engine_new(engine, NULL, 0);
     fh1_cache *c;
-    must(fh1_cache_new(&s->model.config, e->dtype, 1, &c));
-    const double t0 = now();
-    must(forward(e, s, c, PROMPT, 11));
-    const double rate = PROMPT / (now() - t0);
+    bench_must(fh1_cache_new(&s->model.config, e->dtype, 1, &c));
+    const double t0 = bench_now();
+    bench_must(forward(e, s, c, PROMPT, 11));
+    const double rate = PROMPT / (bench_now() - t0);
     fh1_cache_free(c);
     e->free(e);
     return rate;
@@ -177,11 +143,11 @@ static double decode_rate(const subject *s)
 {
     fh1_engine *e = ref_engine_new("ref-f32", NULL, 0);
     fh1_cache *c;
-    must(fh1_cache_new(&s->model.config, e->dtype, 1, &c));
-    must(forward(e, s, c, 8, 3));
-    const double t0 = now();
-    for (int i = 0; i < STEPS; ++i) must(forward(e, s, c, 1, 17 + i));
-    const double rate = STEPS / (now() - t0);
+    bench_must(fh1_cache_new(&s->model.config, e->dtype, 1, &c));
+    bench_must(forward(e, s, c, 8, 3));
+    const double t0 = bench_now();
+    for (int i = 0; i < STEPS; ++i) bench_must(forward(e, s, c, 1, 17 + i));
+    const double rate = STEPS / (bench_now() - t0);
     fh1_cache_free(c);
     e->free(e);
     return rate;
@@ -189,15 +155,15 @@ static double decode_rate(const subject *s)
 
 static double load_rate(const char *dir)
 {
-    const double t0 = now();
+    const double t0 = bench_now();
     fh1_model m;
-    must(cvt_hf_folder_open(dir, &m));
+    bench_must(cvt_model_open(dir, &m));
     double bytes = 0;
     for (int64_t i = 0; i < m.n_weights; ++i) {
         read_rate(m.weights[i].t.data, fh1_n_bytes(&m.weights[i].t) / 8 * 8);
         bytes += (double)fh1_n_bytes(&m.weights[i].t);
     }
-    const double t = now() - t0;
+    const double t = bench_now() - t0;
     fh1_model_free(&m);
     return bytes / t / 1e9;
 }
@@ -205,29 +171,20 @@ static double load_rate(const char *dir)
 static void *bandwidth_buffer(size_t n_bytes)
 {
     char *p = aligned_alloc(4096, n_bytes);
-    if (!p) stop(fh1_no_memory(n_bytes, "the bandwidth buffer"));
+    if (!p) bench_stop(fh1_no_memory(n_bytes, "the bandwidth buffer"));
     memset(p, 1, n_bytes);
     return p;
-}
-
-static void tell(bool json, const char *name, double value, const char *unit, double limit)
-{
-    if (json)
-        printf("{\"bench\":\"%s\",\"value\":%.6g,\"unit\":\"%s\",\"limit\":%.6g,\"share\":%.4g,\"peer\":null,\"ratio\":"
-               "null}\n",
-               name, value, unit, limit, value / limit);
-    else printf("%-12s %10.4g %-9s limit %10.4g   share %5.1f %%\n", name, value, unit, limit, 100 * value / limit);
 }
 
 static void run(const char *dir, int rounds, bool json)
 {
     enum { BUFFER = 1 << 30 };
     subject s = {0};
-    must(cvt_hf_folder_open(dir, &s.model));
+    bench_must(cvt_model_open(dir, &s.model));
     measure_model(&s);
     void *buffer = bandwidth_buffer(BUFFER);
-    double sgemm[MAX_ROUNDS], dgemm[MAX_ROUNDS], bw[MAX_ROUNDS], mapped[MAX_ROUNDS], p32[MAX_ROUNDS], p64[MAX_ROUNDS],
-        dec[MAX_ROUNDS], load[MAX_ROUNDS];
+    double sgemm[BENCH_MAX_ROUNDS], dgemm[BENCH_MAX_ROUNDS], bw[BENCH_MAX_ROUNDS], mapped[BENCH_MAX_ROUNDS],
+        p32[BENCH_MAX_ROUNDS], p64[BENCH_MAX_ROUNDS], dec[BENCH_MAX_ROUNDS], load[BENCH_MAX_ROUNDS];
     for (int r = -1; r < rounds; ++r) { /* round -1 warms caches and page tables up */
         const int i = r < 0 ? 0 : r;
         bw[i] = read_rate(buffer, BUFFER);
@@ -242,7 +199,7 @@ static void run(const char *dir, int rounds, bool json)
                 mapped[i] = read_rate(s.model.weights[w].t.data, fh1_n_bytes(&s.model.embed) / 8 * 8);
         load[i] = load_rate(dir);
     }
-    const double gs = median(sgemm, rounds), gd = median(dgemm, rounds), b = median(bw, rounds);
+    const double gs = bench_median(sgemm, rounds), gd = bench_median(dgemm, rounds), b = bench_median(bw, rounds);
     struct rusage use;
     getrusage(RUSAGE_SELF, &use);
     if (!json) {
@@ -250,10 +207,10 @@ static void run(const char *dir, int rounds, bool json)
                s.file_bytes / 1e9, fh1_threads(), openblas_get_corename(), fh1_cpu_path(), rounds);
         printf("machine: sgemm %.1f GFLOP/s, dgemm %.1f GFLOP/s (512x1024x4096), read %.1f GB/s\n", gs, gd, b);
     }
-    tell(json, "prefill_f32", median(p32, rounds), "tokens/s", gs * 1e9 / s.gemm_flops);
-    tell(json, "prefill_f64", median(p64, rounds), "tokens/s", gd * 1e9 / s.gemm_flops);
-    tell(json, "decode_bf16", median(dec, rounds), "tokens/s", b * 1e9 / s.step_bytes);
-    tell(json, "load", median(load, rounds), "GB/s", median(mapped, rounds));
+    bench_tell(json, "prefill_f32", bench_median(p32, rounds), "tokens/s", gs * 1e9 / s.gemm_flops, NAN);
+    bench_tell(json, "prefill_f64", bench_median(p64, rounds), "tokens/s", gd * 1e9 / s.gemm_flops, NAN);
+    bench_tell(json, "decode_bf16", bench_median(dec, rounds), "tokens/s", b * 1e9 / s.step_bytes, NAN);
+    bench_tell(json, "load", bench_median(load, rounds), "GB/s", bench_median(mapped, rounds), NAN);
     if (!json) printf("peer: none on this machine (not measured)\n");
     free(buffer);
     fh1_model_free(&s.model);
@@ -270,8 +227,9 @@ int main(int argc, char **argv)
         else if (argv[i][0] != '-' && !dir) dir = argv[i];
         else dir = NULL, argc = 0;
     }
-    if (!dir || rounds < 1 || rounds > MAX_ROUNDS) {
-        fprintf(stderr, "usage: fh1-bench MODEL_DIR [--rounds 1..%d] [--json]   (see ci/bench --help)\n", MAX_ROUNDS);
+    if (!dir || rounds < 1 || rounds > BENCH_MAX_ROUNDS) {
+        fprintf(stderr, "usage: fh1-bench MODEL_DIR [--rounds 1..%d] [--json]   (see ci/bench --help)\n",
+                BENCH_MAX_ROUNDS);
         return 2;
     }
     run(dir, rounds, json);

@@ -43,6 +43,17 @@ def load(folder, dtype=None):
     return model.eval()
 
 
+def attach(model, folders):
+    """PEFT adapters beside the weights of the model, all active, nothing merged. Modules keep the base's names."""
+    from peft import PeftModel
+    wrapped = PeftModel.from_pretrained(model, folders[0])
+    names = ["default"] + [f"adapter_{i}" for i in range(1, len(folders))]
+    for name, folder in zip(names[1:], folders[1:]):
+        wrapped.load_adapter(folder, name)
+    wrapped.base_model.set_adapter(names)
+    return wrapped.base_model.model.eval()
+
+
 def tap_shapes(config, batch, new, past):
     """name -> shape of every tap of one call, in the order in which divergences are reported."""
     c, t = config, (batch, new)
@@ -412,6 +423,7 @@ def main():
     parser.add_argument("--pad-to", type=int, default=0, metavar="T", help="pad every row to T at least")
     parser.add_argument("--loss", action="store_true", help="pass the ids as labels too and store the loss")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="default: as the config says")
+    parser.add_argument("--adapter", action="append", metavar="DIR", help="attach a PEFT adapter; may be repeated")
     parser.add_argument("--layers", metavar="LIST", help="keep only these layers, as 0,3,10-12")
     parser.add_argument("--taps", metavar="GLOB", help="keep only taps that match, several separated by commas")
     parser.add_argument("--variant", help="named deviations that this library has on this input (fh1.variant)")
@@ -424,6 +436,8 @@ def main():
     if not (Path(args.model) / "config.json").is_file():
         raise SystemExit(f"capture.py: {args.model}: no config.json there; expected a model folder")
     model = load(args.model, args.dtype and getattr(torch, args.dtype))
+    if args.adapter:
+        model = attach(model, args.adapter)
     if args.schedule:
         calls = json.loads(Path(args.schedule).read_text())
     else:
