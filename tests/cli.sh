@@ -71,7 +71,7 @@ copy() {
 # -- help and usage
 run 0 --help && says 'fh1 check'
 run 0 --version && says 'commit'
-for command in info taps trace run check repro diff init laws faults; do
+for command in info taps trace run check repro diff init laws faults verify; do
     run 0 "$command" --help && says "usage: fh1 $command" && says 'example: '
 done
 run 2
@@ -122,6 +122,25 @@ cp "$dir/out" "$dir/both"
 printf '42\n' > "$dir/solo"
 run 0 run "$model" --ids "$dir/solo" -n 6
 [[ $(tail -n1 "$dir/both") == "$(cat "$dir/out")" ]] || complain 'run: a padded row differs from the row alone'
+
+# -- adapters, attached
+base=golden/merges/bases/plain-f32 adapter=golden/merges/adapters/exclude-list
+attached=golden/traces/attached/exclude-list-f32.safetensors
+run 0 check "$base" --adapter "$adapter" --trace "$attached" --engine ref-f32 && says '2 subjects'
+run 1 check "$base" --trace "$attached" && says 'first divergence model.layers.0.self_attn.k_proj step 0'
+run 1 check "$base" --adapter "$adapter" "$adapter" --trace "$attached" && says 'first divergence model.layers.0.self_attn.k_proj'
+run 0 check "$base" --adapter "$adapter" --engine ref-f32 && says PASS
+run 0 trace "$base" --adapter "$adapter" --engine ref-f32 --like "$attached" -o "$dir/attached.safetensors"
+run 0 check "$base" --adapter "$adapter" --trace "$dir/attached.safetensors" && says PASS
+run 1 check "$base" --trace "$dir/attached.safetensors"
+run 0 laws "$base" --adapter "$adapter" --engine ref-f32 --law split decode_prefill && says 'PASS: 2 PASS'
+printf '5 17 23\n42\n' > "$dir/ids"
+run 0 run "$base" --ids "$dir/ids" -n 8 && cp "$dir/out" "$dir/without"
+run 0 run "$base" --adapter "$adapter" --ids "$dir/ids" -n 8
+! cmp -s "$dir/out" "$dir/without" || complain 'run: an adapter changes nothing'
+bad 'adapter_config.json' check "$base" --adapter "$base" --trace "$attached"
+bad '--suite' check --suite golden --adapter "$adapter"
+bad 'MODEL' laws --adapter "$adapter"
 
 run 0 init --config "$model/config.json" -o "$dir/made" --seed 3 --dtype f32
 run 0 check "$dir/made" --engine ref-f32 && says PASS
@@ -184,6 +203,28 @@ if [[ -c /dev/full ]]; then
     "$fh1" taps "$model" > /dev/full 2> "$dir/err" || code=$?
     ((code == 3)) || complain "full disk: exit $code instead of 3"
 fi
+
+
+# -- reports go to files only, and a link stays what it is
+check=(check "$model" --trace "$trace")
+run 2 "${check[@]}" --history /proc/self/mem
+run 2 "${check[@]}" --html /dev/stdout
+message=$("$fh1" "${check[@]}" --html /dev/stdout 2>&1) || true # a pipe
+[[ $message == *'no regular file'* ]] || complain "a pipe as a target: $message"
+run 2 "${check[@]}" --junit /dev/null
+[[ -L /dev/stdout && -c /dev/null ]] || complain "a device is gone"
+ln -s behind.xml "$dir/link.xml"
+run 0 "${check[@]}" --junit "$dir/link.xml"
+[[ -L $dir/link.xml && -s $dir/behind.xml ]] || complain "the report is not what the link names"
+rm "$dir/behind.xml"
+bad 'the same file' "${check[@]}" --junit "$dir/link.xml" --lines "$dir/behind.xml"
+
+# -- the line of a repro survives any name of a folder
+odd=$dir/$'caf\xe9 \n\'x'
+cp -r "$model" "$odd"
+run 1 check "$odd" --trace "$dir/key.safetensors" && line=$(sed -n 's/^repro  fh1 //p' "$dir/out")
+grep -qF '\xe9' <<< "$line" || complain "not escaped: $line"
+eval "words=($line)" && run 1 "${words[@]}"
 
 echo "$checks command lines, $failures failures"
 ((failures == 0))

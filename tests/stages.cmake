@@ -4,12 +4,12 @@
 set(FH1_STAGES oracle blas ops engines model)
 
 # unit.TOPIC of these, by topic; what is not named belongs to the engines.
-set(FH1_STAGE_oracle arena batch cache compare config contract fields gauge gauge_request history judge_classes judge_rules
-    json hf_config map model options random report report_forms report_html rope_frequencies round safetensors
-    safetensors_write status suite tap tensor thread trace)
+set(FH1_STAGE_oracle arena batch bnb bnb_damage cache cast checkpoint compare config contract fields gauge gauge_request history judge_classes judge_rules
+    json hf_config hf_write layout map model native native_damage native_lies options progress random report report_forms report_html rope_frequencies round safetensors
+    safetensors_write status suite tap target tensor text thread trace)
 set(FH1_STAGE_blas blas)
 set(FH1_STAGE_ops attention attention_step conv1d conv1d_step cross_entropy dt_softplus embed gated_norm
-    gauge_attention gauge_mixer gauge_network gauge_ssd honest_corners honest_variants linear lm_head op_cases op_faults op_lattice
+    gauge_attention gauge_lora gauge_mixer gauge_network gauge_ssd honest_corners honest_variants linear lm_head op_cases op_faults op_lattice
     residual rmsnorm rope sample ssd_chunk ssd_scan ssd_step swiglu horizon)
 
 # fh1_stage(NAME): the fixtures of test NAME.
@@ -23,7 +23,7 @@ function(fh1_stage name)
         set(stage ${candidate})
       endif()
     endforeach()
-    if(topic MATCHES "^(command_line|repro_command|examples|faults_command)$")
+    if(topic MATCHES "^(command_line|repro_command|examples|faults_command|convert_command|merge_command)$")
       set(stage model)
     endif()
   endif()

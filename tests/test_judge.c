@@ -355,7 +355,8 @@ START_TEST(inputs_that_no_model_takes)
     FILE *out = open_memstream(&text, &size);
     fh1_report *report;
     OK(fh1_report_new(FH1_REPORT_JSON, false, out, &report));
-    const gld_judge_options o = {&models[ODD], fh1_profile_find("fp32"), 0, NULL, "t", ref_engine_new, NULL};
+    const gld_judge_options o = {
+        .model = &models[ODD], .profile = fh1_profile_find("fp32"), .subject = "t", .make_engine = ref_engine_new};
     ((int64_t *)(uintptr_t)t.steps[1].batch.ids)[1] = models[ODD].config.V;
     FAILS(gld_judge(&t, &o, report), FH1_E_INPUT, "step 1");
     fh1_report_free(report);

@@ -91,6 +91,14 @@ START_TEST(repro_is_quoted)
     char *line = cli_repro(7, (char **)(uintptr_t)args);
     ck_assert_str_eq(line, "fh1 check plain-1.0 'two words' 'it'\\''s' '' '*.ssd'");
     free(line);
+    /* what no terminal shows as it is: escaped, so that the line survives a report */
+    const char *odd[] = {"fh1",         "check", "caf\xe9", "a\nb'c\\d", "\x1b[31m\xc3\xa9", "\xc3\xa9t\xc3\xa9",
+                         "\xe2\x80\xae"};
+    line = cli_repro(7, (char **)(uintptr_t)odd);
+    ck_assert_str_eq(
+        line,
+        "fh1 check $'caf\\xe9' $'a\\x0ab\\'c\\\\d' $'\\x1b[31m\\xc3\\xa9' '\xc3\xa9t\xc3\xa9' $'\\xe2\\x80\\xae'");
+    free(line);
 }
 END_TEST
 

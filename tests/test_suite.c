@@ -24,12 +24,11 @@ START_TEST(test_good_suite)
 {
     gld_suite s;
     char path[256];
-    OK(read_text(
-        HEAD CASE("a", "\"expect\": \"PASS\"") ", " CASE(
-            "b",
-            "\"expect\": \"FAIL\", \"expect_tap\": \"model.layers.7.mamba.dt\", \"expect_step\": 2, "
-            "\"bug\": \"HF3\", \"note\": \"n\", \"contract\": \"fp32+mup_rounded\", \"variant\": \"no_dt_limit\"") "]}",
-        &s));
+    OK(read_text(HEAD CASE("a", "\"expect\": \"PASS\"") ", " CASE(
+                     "b", "\"expect\": \"FAIL\", \"expect_tap\": \"model.layers.7.mamba.dt\", \"expect_step\": 2, "
+                          "\"bug\": \"HF3\", \"note\": \"n\", \"contract\": \"fp32+mup_rounded\", \"variant\": "
+                          "\"no_dt_limit\", \"adapter\": \"t\"") "]}",
+                 &s));
     ck_assert_int_eq(s.n, 2);
     ck_assert_str_eq(s.cases[0].name, "a");
     ck_assert_str_eq(s.cases[0].model, fixture_path("m", path));
@@ -37,6 +36,7 @@ START_TEST(test_good_suite)
     ck_assert(!s.cases[0].expect_fail);
     ck_assert_ptr_null(s.cases[0].expect_tap);
     ck_assert_ptr_null(s.cases[0].contract);
+    ck_assert_ptr_null(s.cases[0].adapter);
     ck_assert_ptr_null(s.cases[0].variant);
     ck_assert(s.cases[1].expect_fail);
     ck_assert_str_eq(s.cases[1].expect_tap, "model.layers.7.mamba.dt");
@@ -44,6 +44,7 @@ START_TEST(test_good_suite)
     ck_assert_str_eq(s.cases[1].contract, "fp32+mup_rounded");
     ck_assert_str_eq(s.cases[1].variant, "no_dt_limit");
     ck_assert_str_eq(s.cases[1].bug, "HF3");
+    ck_assert_str_eq(s.cases[1].adapter, fixture_path("t", path));
     ck_assert_str_eq(s.cases[1].note, "n");
     gld_suite_free(&s);
     gld_suite_free(&s);

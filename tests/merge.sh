@@ -1,0 +1,129 @@
+#!/usr/bin/env bash
+# fh1 merge as a user meets it: what comes out, what is refused with which words, that --verify tells a right merge from
+# a wrong one, and that --diff finds the adapter again. Argument: the fh1 program; run from the root of the tree.
+set -euo pipefail
+fh1=$1
+bases=golden/merges/bases
+adapters=golden/merges/adapters
+dir=$(mktemp -d)
+trap 'rm -rf "$dir"' EXIT
+checks=0 failures=0
+
+complain() {
+    echo "FAILED: $1"
+    failures=$((failures + 1))
+}
+
+# run CODE ARGUMENTS…: runs fh1; output in $dir/out and $dir/err; the exit code must be CODE.
+run() {
+    local want=$1 code=0
+    shift
+    checks=$((checks + 1))
+    "$fh1" "$@" > "$dir/out" 2> "$dir/err" || code=$?
+    if ((code != want)); then
+        complain "exit $code instead of $want: fh1 $*"
+        head -c 400 "$dir/err"
+    fi
+}
+says() { grep -qF -- "$1" "$dir/out" || { complain "stdout does not say '$1'" && head -c 600 "$dir/out"; }; }
+warns() { grep -qF -- "$1" "$dir/err" || { complain "stderr does not say '$1'" && head -c 600 "$dir/err"; }; }
+
+# bad TEXT ARGUMENTS…: exit 2, the text in the last line of stderr, no target.
+bad() {
+    local text=$1
+    shift
+    run 2 merge "$@" -o "$dir/none"
+    tail -n1 "$dir/err" | grep -q '^fh1 merge: ' || complain "no 'fh1 merge' at the start: fh1 merge $*"
+    tail -n1 "$dir/err" | grep -qF -- "$text" || { complain "stderr does not say '$text': fh1 merge $*" && cat "$dir/err"; }
+    [[ ! -e $dir/none ]] || complain "a target is left: fh1 merge $*"
+}
+
+# ---- what comes out ----
+run 0 merge $bases/plain-bf16 $adapters/qv -o "$dir/qv" --verify
+says "PASS  merged, against attached"
+says "1 adapter with 4 low-rank pairs merged, rounding exact"
+cmp -s $bases/plain-bf16/config.json "$dir/qv/config.json" || complain "config.json changed"
+cmp -s $bases/plain-bf16/generation_config.json "$dir/qv/generation_config.json" || complain "a side file changed"
+run 0 merge $bases/plain-f16 $adapters/rslora -o "$dir/sharded" --verify
+[[ $(ls "$dir/sharded") == "$(ls $bases/plain-f16)" ]] || complain "other files than the base's"
+run 0 merge $bases/tied-bf16 $adapters/head-tied -o "$dir/untied" --verify
+warns "tie_word_embeddings becomes false"
+grep -q '"tie_word_embeddings": false' "$dir/untied/config.json" || complain "the config is still tied"
+run 0 merge $bases/plain-bf16 $adapters/qv $adapters/second=-0.5 -o "$dir/two" --verify
+says "2 adapters with 8 low-rank pairs merged"
+run 0 merge $bases/plain-bf16 $adapters/dora -o "$dir/dora" --rounding peft --verify
+run 0 merge $bases/plain-f32 $adapters/pissa-residual --initial $adapters/pissa-initial -o "$dir/pissa" --verify
+run 0 merge $bases/plain-bf16 $adapters/qv -o "$dir/qv.fh1" --verify -q
+run 0 merge "$dir/qv.fh1" $adapters/second -o "$dir/again" --verify
+run 0 merge $bases/plain-bf16 $adapters/qv -o "$dir/qv.gguf"
+cmp -s <(head -c4 "$dir/qv.gguf") <(printf GGUF) || complain "no GGUF"
+run 0 merge $bases/plain-bf16 $adapters/qv -o "$dir/json" --json --verify
+! grep -qv '^{.*}$' "$dir/out" || complain "--json prints something else"
+
+# The same bytes again, whatever the number of threads.
+FH1_THREADS=3 run 0 merge $bases/plain-bf16 $adapters/qv -o "$dir/qv" --force
+cp "$dir/qv/model.safetensors" "$dir/three"
+FH1_THREADS=1 run 0 merge $bases/plain-bf16 $adapters/qv -o "$dir/qv" --force
+cmp -s "$dir/three" "$dir/qv/model.safetensors" || complain "threads change the bytes"
+
+# ---- what --verify and --diff see ----
+# PEFT's merge of both tied ends adds ΔW twice: a real fault, and --verify must say so.
+run 1 merge $bases/tied-f32 $adapters/both-ensure-f32 -o "$dir/twice" --rounding peft --verify
+warns "adds ΔW to it twice"
+says "FAIL"
+run 0 merge $bases/tied-f32 $adapters/both-ensure-f32 -o "$dir/once" --verify
+run 0 merge --diff $bases/plain-bf16 "$dir/qv"
+says "4 tensors changed, 31 are the same"
+[[ $(grep -c 'rank 5 ' "$dir/out") == 4 ]] || complain "--diff does not find rank 5 four times"
+says '"name":"qv"'
+run 0 merge --diff $bases/plain-bf16 $bases/plain-bf16
+says "0 tensors changed"
+run 0 merge --diff $bases/tied-bf16 "$dir/untied" --json
+says '{"tensor":"lm_head.weight","only_in":"merged"}'
+run 2 merge --diff $bases/plain-bf16 golden/models/odd
+
+# ---- quantised bases ----
+run 0 convert $bases/nf4 "$dir/decoded" --dtype bf16
+run 0 merge "$dir/decoded" $adapters/nf4-all=0.5 -o "$dir/other"
+run 0 merge $bases/nf4 $adapters/nf4-all -o "$dir/nf4" --verify
+run 0 merge $bases/nf4 $adapters/nf4-all -o "$dir/image" --base-image quantised --original "$dir/other" --verify
+says "ratio 0.5" # the "original" was made half of ΔW away
+cmp -s "$dir/nf4/model.safetensors" "$dir/image/model.safetensors" || complain "--original changes the merge"
+run 0 merge $bases/nf4 $adapters/nf4-all -o "$dir/onto" --base-image original --original "$dir/decoded" --verify
+says "ratio 0"
+bad "name the model that it was quantised from" $bases/nf4 $adapters/nf4-all --base-image original
+bad "the base is not quantised" "$dir/decoded" $adapters/nf4-all --base-image quantised
+bad "the base is not quantised" "$dir/decoded" $adapters/nf4-all --original "$dir/other"
+bad "quantised too" $bases/nf4 $adapters/nf4-all --original $bases/nf4
+bad "quantised or original" $bases/nf4 $adapters/nf4-all --base-image both
+
+# ---- what is refused ----
+bad "in the model already" "$dir/qv" $adapters/qv
+bad "in the model already" "$dir/qv.fh1" $adapters/qv
+bad "named twice" $bases/plain-bf16 $adapters/qv $adapters/qv
+bad "has no adapter_config.json" $bases/plain-bf16 $bases/plain-bf16
+bad "init_lora_weights" $bases/plain-f32 $adapters/pissa-residual
+bad "leave --initial out" $bases/plain-bf16 $adapters/qv --initial $adapters/qv
+bad "plain LoRA only" $bases/plain-bf16 $adapters/dora=0.5
+bad "not a number" $bases/plain-bf16 $adapters/qv=much
+bad "--rounding: unknown" $bases/plain-bf16 $adapters/qv --rounding up
+bad "another shape" golden/models/odd-bf16 $adapters/qv
+bad "cannot be opened" "$dir/nowhere" $adapters/qv
+cp -r $adapters/qv "$dir/nan"
+printf '\x00\x00\xc0\x7f' | dd of="$dir/nan/adapter_model.safetensors" bs=1 conv=notrunc status=none \
+    seek=$(($(stat -c %s "$dir/nan/adapter_model.safetensors") - 4))
+bad "not finite" $bases/plain-bf16 "$dir/nan"
+run 2 merge $bases/plain-bf16 $adapters/qv -o "$dir/qv"
+warns "the target exists"
+run 2 merge $bases/plain-bf16 $adapters/qv
+warns "-o is missing"
+cp -r $bases/plain-bf16 "$dir/source"
+run 2 merge "$dir/source" $adapters/qv -o "$dir/source" --force
+warns "the target is the source"
+cmp -s $bases/plain-bf16/model.safetensors "$dir/source/model.safetensors" || complain "the source was touched"
+cp -r $adapters/qv "$dir/adapter"
+run 2 merge $bases/plain-bf16 "$dir/adapter" -o "$dir/adapter/out"
+warns "lies inside the source"
+
+echo "merge.sh: $checks runs, $failures failures"
+((failures == 0))
