@@ -94,30 +94,6 @@ static fh1_status prepare(cvt_ckpt **c, const request *r)
     return r->shard_bytes ? cvt_ckpt_reshard(*c, r->shard_bytes) : NULL;
 }
 
-static void print_losses(const char *path, const char *losses)
-{
-    while (*losses) {
-        size_t n = strcspn(losses, "\n");
-        char line[1024], safe[1024];
-        snprintf(line, sizeof line, "%.*s", (int)n, losses);
-        char name[1024];
-        if (n)
-            fprintf(stderr, "note: %s: %s\n", fh1_printable(path, name, sizeof name),
-                    fh1_printable(line, safe, sizeof safe));
-        losses += n + (losses[n] == '\n');
-    }
-}
-
-/* What the way back from the new GGUF file could not undo. */
-static fh1_status print_folding(const char *path)
-{
-    cvt_ckpt *c;
-    FH1_TRY(cvt_ckpt_open(path, &c));
-    print_losses(path, cvt_gguf_losses(c));
-    cvt_ckpt_close(c);
-    return NULL;
-}
-
 /* A GGUF file's weights are unfolded to the type of their originals; for f32 that would be one rounding too many. */
 static fh1_status open_source(const request *r, cvt_ckpt **c)
 {
@@ -138,8 +114,8 @@ static fh1_status convert(cvt_ckpt **c, const request *r)
     const cli_sink sink = {"convert", r->format, r->gguf, r->force, r->quiet};
     FH1_TRY(cli_write(*c, r->out, &sink));
     uint64_t after = cli_model_bytes(r->out, *c);
-    print_losses(r->in, losses);
-    if (r->format == CLI_TO_GGUF) FH1_TRY(print_folding(r->out));
+    cli_print_losses(r->in, losses);
+    if (r->format == CLI_TO_GGUF) FH1_TRY(cli_print_folding(r->out, r->gguf));
     char safe[4096];
     if (!r->quiet)
         printf("%s: %s, %llu bytes -> %llu bytes, %.4f\n", fh1_printable(r->out, safe, sizeof safe),

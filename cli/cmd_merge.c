@@ -73,6 +73,10 @@ static fh1_status understand(request *r, const cli_list *words)
                                                                       "peft-low-memory or unsloth16"),
                          "'%s'", r->rounding_name);
     FH1_TRY(cli_format_parse(r->to, r->out, &r->format));
+    if (r->verify && r->format == CLI_TO_GGUF)
+        return fh1_hint(
+            FH1_BAD("--verify holds the merged weights to one rounding, and folding into GGUF rounds again"),
+            "merge into a folder with --verify, then fh1 convert it; fh1 check FILE.gguf judges engines");
     if (r->initial && words->n > 2)
         return fh1_hint(FH1_BAD("--initial belongs to one adapter, but several are named"),
                         "merge them in several runs");
@@ -132,6 +136,28 @@ static void print_ratio(const request *r)
            r->worst_ratio);
 }
 
+static const char *last_part(const char *path, size_t *n)
+{
+    size_t end = strlen(path);
+    while (end > 1 && path[end - 1] == '/') end--;
+    size_t begin = end;
+    while (begin > 0 && path[begin - 1] != '/') begin--;
+    *n = end - begin;
+    return path + begin;
+}
+
+/* Names are no proof, paths move; but an adapter on a base of another name is worth a look. */
+static void note_base(const request *r, int i, const char *trained_on)
+{
+    size_t n, m;
+    const char *base = last_part(r->base.path, &n), *named = last_part(trained_on ? trained_on : "", &m);
+    if (m == 0 || (n == m && strncmp(base, named, n) == 0)) return;
+    char a[1024], b[1024], c[1024];
+    fprintf(stderr, "note: %s: it says that it was trained on '%s'; the base is '%s'\n",
+            fh1_printable(r->folders[i], a, sizeof a), fh1_printable(trained_on, b, sizeof b),
+            fh1_printable(r->base.path, c, sizeof c));
+}
+
 static fh1_status open_adapters(const request *r, cvt_ckpt *base, cvt_adapter *a)
 {
     for (int i = 0; i < r->n; i++) {
@@ -165,6 +191,7 @@ static fh1_status merge_and_write(request *r, cvt_ckpt *base, cvt_ckpt *other, c
     s = cli_write(merged, r->out, &sink);
     uint64_t bytes = s ? 0 : cli_model_bytes(r->out, merged);
     cvt_ckpt_close(merged);
+    if (!s && r->format == CLI_TO_GGUF) s = cli_print_folding(r->out, CVT_GGUF_KEEP);
     if (!s && !r->quiet && !r->json)
         printf("%s: %s, %llu bytes, %d %s with %lld low-rank pairs merged, rounding %s\n", r->out,
                cli_format_name(r->format), (unsigned long long)bytes, r->n, r->n == 1 ? "adapter" : "adapters",
@@ -214,6 +241,7 @@ static fh1_status merge(request *r, int *code)
     if (!s) s = merge_and_write(r, base, other, a); /* takes the base over */
     else cvt_ckpt_close(base);
     cvt_ckpt_close(other);
+    for (int i = 0; !s && i < r->n; i++) note_base(r, i, a[i].base_name); /* an error is one line */
     for (int i = 0; a && i < r->n; i++) cvt_adapter_free(&a[i]);
     free(a);
     return s || !r->verify ? s : verify(r, model, code);

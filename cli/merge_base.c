@@ -5,8 +5,7 @@
 
 #include <string.h>
 
-/* Decodes a quantised checkpoint in the type that its config names; takes it over. */
-static fh1_status decode(cvt_ckpt *c, cvt_ckpt **out)
+fh1_status cli_decode(cvt_ckpt *c, cvt_ckpt **out)
 {
     cJSON *json = NULL;
     fh1_dtype dtype = FH1_BF16;
@@ -72,7 +71,7 @@ fh1_status cli_merge_base(const cli_base_choice *choice, cvt_ckpt **base, cvt_ck
         cvt_ckpt_close(c);
         return s;
     }
-    s = decode(c, original ? other : base);
+    s = cli_decode(c, original ? other : base);
     if (!s && original) *model = choice->original;
     if (!s) *(original ? base : other) = plain;
     else cvt_ckpt_close(plain);
@@ -87,7 +86,7 @@ fh1_status cli_merge_base_image(const cli_base_choice *choice, cvt_ckpt **out)
     FH1_TRY(wants_original(choice, &original));
     if (original) return NULL;
     FH1_TRY(cvt_ckpt_open(choice->path, &c));
-    if (cvt_bnb_is(c)) return decode(c, out);
+    if (cvt_bnb_is(c)) return cli_decode(c, out);
     cvt_ckpt_close(c);
     return NULL;
 }

@@ -15,3 +15,6 @@ typedef struct {
 fh1_status cli_merge_base(const cli_base_choice *choice, cvt_ckpt **base, cvt_ckpt **other, const char **model);
 /* The same base once more, NULL when `model` itself can be opened as a model. */
 fh1_status cli_merge_base_image(const cli_base_choice *choice, cvt_ckpt **out);
+
+/* A quantised checkpoint, decoded in the type that its config names. Takes c over, also when it fails. */
+fh1_status cli_decode(cvt_ckpt *c, cvt_ckpt **out);

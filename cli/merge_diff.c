@@ -2,6 +2,7 @@
 
 #include "cli/commands.h"
 #include "cli/interrupt.h"
+#include "cli/merge_base.h"
 #include "cli/progress.h"
 #include "convert/bnb.h"
 #include "convert/json.h"
@@ -23,7 +24,7 @@ static fh1_status open_decoded(const char *path, cvt_ckpt **out)
     *out = c;
     if (!cvt_bnb_is(c)) return NULL;
     *out = NULL;
-    return cvt_ckpt_dequantise(c, FH1_DTYPE_COUNT, out);
+    return cli_decode(c, out);
 }
 
 static void print_only(const diff *d, const char *tensor, const char *where)
@@ -74,7 +75,7 @@ static fh1_status compare_one(diff *d, int64_t t, int64_t u)
     if (result.n_changed == 0) d->n_same++;
     else {
         d->n_changed++;
-        print_difference(d, x->name, &result);
+        print_difference(d, y->name, &result);
     }
     return NULL;
 }

@@ -147,3 +147,28 @@ fh1_status cli_shard_size(const char *text, uint64_t *out)
         fh1_expected(FH1_BAD("--shard-size: this is not a size"), "bytes, or a number with KB, MB, GB, TB"), "'%s'",
         text);
 }
+
+void cli_print_losses(const char *path, const char *losses)
+{
+    while (*losses) {
+        const size_t n = strcspn(losses, "\n");
+        char line[1024], safe[1024], name[1024];
+        snprintf(line, sizeof line, "%.*s", (int)n, losses);
+        if (n)
+            fprintf(stderr, "note: %s: %s\n", fh1_printable(path, name, sizeof name),
+                    fh1_printable(line, safe, sizeof safe));
+        losses += n + (losses[n] == '\n');
+    }
+}
+
+fh1_status cli_print_folding(const char *path, cvt_gguf_type asked)
+{
+    cvt_ckpt *c;
+    FH1_TRY(cvt_ckpt_open(path, &c));
+    const char *losses = cvt_gguf_losses(c);
+    if (asked == CVT_GGUF_Q8_0 && !strstr(losses, "Q8_0"))
+        cli_print_losses(path, "no matrix is stored as Q8_0: rows that blocks of 32 do not divide stay F32");
+    cli_print_losses(path, losses);
+    cvt_ckpt_close(c);
+    return NULL;
+}

@@ -31,11 +31,17 @@ static fh1_status join(cvt_adapter *a, const fh1_tensor *x, const fh1_tensor *y,
     return NULL;
 }
 
+static bool same_bytes(const fh1_tensor *x, const fh1_tensor *y)
+{
+    return x->dtype == y->dtype && fh1_n_bytes(x) == fh1_n_bytes(y) && memcmp(x->data, y->data, fh1_n_bytes(x)) == 0;
+}
+
 fh1_status cvt_adapter_add_initial(cvt_adapter *a, const cvt_adapter *initial)
 {
     fh1_status s = NULL;
     if (initial->n_loras != a->n_loras || initial->dora || initial->n_replacements || initial->n_tokens)
         s = FH1_BAD("the initial adapter does not adapt the same modules as the trained one");
+    int64_t n_same = 0;
     for (int64_t i = 0; i < a->n_loras && !s; i++) {
         cvt_lora *l = &a->loras[i];
         const cvt_lora *first = find(initial, l->module);
@@ -45,6 +51,7 @@ fh1_status cvt_adapter_add_initial(cvt_adapter *a, const cvt_adapter *initial)
                          "it is the adapter that was saved before the first step of training");
             break;
         }
+        n_same += same_bytes(&l->A, &first->A) && same_bytes(&l->B, &first->B);
         s = join(a, &l->A, &first->A, 0, 1, &A);
         if (!s) s = join(a, &l->B, &first->B, 1, -1, &B);
         if (s) break;
@@ -52,5 +59,8 @@ fh1_status cvt_adapter_add_initial(cvt_adapter *a, const cvt_adapter *initial)
         l->B = B;
         l->r *= 2;
     }
+    if (!s && n_same == a->n_loras)
+        s = fh1_hint(FH1_BAD("the initial adapter is the trained one: what is between them is nothing"),
+                     "give the adapter that was saved before the first step of training");
     return fh1_where(s, "%s", initial->path);
 }

@@ -57,6 +57,18 @@ run 0 merge $bases/plain-bf16 $adapters/qv -o "$dir/qv.fh1" --verify -q
 run 0 merge "$dir/qv.fh1" $adapters/second -o "$dir/again" --verify
 run 0 merge $bases/plain-bf16 $adapters/qv -o "$dir/qv.gguf"
 cmp -s <(head -c4 "$dir/qv.gguf") <(printf GGUF) || complain "no GGUF"
+warns "do not come back bit for bit"
+run 0 merge $bases/tied-bf16 $adapters/qv -o "$dir/named"
+warns "it says that it was trained on 'plain-bf16'"
+run 0 merge $bases/plain-bf16 $adapters/qv -o "$dir/silent"
+[[ ! -s $dir/err ]] || complain "a base of the right name is warned of"
+run 0 merge $bases/int8 $adapters/int8 -o "$dir/int8"
+run 0 merge --diff $bases/int8 "$dir/int8"
+says "4 tensors changed"
+bad "what is between them is nothing" $bases/plain-f32 $adapters/pissa-residual --initial $adapters/pissa-residual
+run 2 merge $bases/plain-bf16 $adapters/qv -o "$dir/none.gguf" --verify
+warns "folding into GGUF rounds again"
+[[ ! -e $dir/none.gguf ]] || complain "a target is left"
 run 0 merge $bases/plain-bf16 $adapters/qv -o "$dir/json" --json --verify
 ! grep -qv '^{.*}$' "$dir/out" || complain "--json prints something else"
 
