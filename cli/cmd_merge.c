@@ -136,21 +136,13 @@ static void print_ratio(const request *r)
            r->worst_ratio);
 }
 
-static const char *last_part(const char *path, size_t *n)
-{
-    size_t end = strlen(path);
-    while (end > 1 && path[end - 1] == '/') end--;
-    size_t begin = end;
-    while (begin > 0 && path[begin - 1] != '/') begin--;
-    *n = end - begin;
-    return path + begin;
-}
-
 /* Names are no proof, paths move; but an adapter on a base of another name is worth a look. */
 static void note_base(const request *r, int i, const char *trained_on)
 {
     size_t n, m;
-    const char *base = last_part(r->base.path, &n), *named = last_part(trained_on ? trained_on : "", &m);
+    if (!trained_on) return;
+    const char *base = cvt_path_last(r->base.path, strlen(r->base.path), &n);
+    const char *named = cvt_path_last(trained_on, strlen(trained_on), &m);
     if (m == 0 || (n == m && strncmp(base, named, n) == 0)) return;
     char a[1024], b[1024], c[1024];
     fprintf(stderr, "note: %s: it says that it was trained on '%s'; the base is '%s'\n",

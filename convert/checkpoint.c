@@ -1,6 +1,7 @@
 #include "convert/checkpoint.h"
 
 #include "convert/file.h"
+#include "convert/find_name.h"
 #include "convert/gguf.h"
 #include "convert/hf_config.h"
 #include "convert/json.h"
@@ -89,28 +90,12 @@ void cvt_ckpt_close(cvt_ckpt *c)
 
 int64_t cvt_ckpt_find(const cvt_ckpt *c, const char *tensor)
 {
-    int64_t lo = 0, hi = c->n_tensors;
-    while (lo < hi) {
-        int64_t mid = lo + (hi - lo) / 2;
-        int order = strcmp(tensor, c->tensors[mid].name);
-        if (order == 0) return mid;
-        if (order < 0) hi = mid;
-        else lo = mid + 1;
-    }
-    return -1;
+    return cvt_find_name(c->tensors, c->n_tensors, sizeof *c->tensors, tensor);
 }
 
 int64_t cvt_ckpt_find_file(const cvt_ckpt *c, const char *name)
 {
-    int64_t lo = 0, hi = c->n_files;
-    while (lo < hi) {
-        int64_t mid = lo + (hi - lo) / 2;
-        int order = strcmp(name, c->files[mid].name);
-        if (order == 0) return mid;
-        if (order < 0) hi = mid;
-        else lo = mid + 1;
-    }
-    return -1;
+    return cvt_find_name(c->files, c->n_files, sizeof *c->files, name);
 }
 
 const char *cvt_ckpt_meta(const cvt_ckpt *c, const char *key)

@@ -118,6 +118,16 @@ bool cvt_has_suffix(const char *s, const char *suffix)
     return n >= k && strcmp(s + n - k, suffix) == 0;
 }
 
+const char *cvt_path_last(const char *path, size_t length, size_t *n)
+{
+    size_t end = length;
+    while (end > 1 && path[end - 1] == '/') end--;
+    size_t begin = end;
+    while (begin > 0 && path[begin - 1] != '/') begin--;
+    *n = end - begin;
+    return path + begin;
+}
+
 fh1_status cvt_path_join(char *buf, size_t size, const char *dir, const char *name)
 {
     size_t len = strlen(dir);

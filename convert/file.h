@@ -23,6 +23,8 @@ void cvt_file_unmap(const void *data, size_t n);
 
 bool cvt_path_exists(const char *path); /* a dangling symbolic link exists */
 bool cvt_has_suffix(const char *s, const char *suffix);
+/* The last part of a path of `length` bytes, whatever slashes end it; *n its length. */
+const char *cvt_path_last(const char *path, size_t length, size_t *n);
 /* dir/name into buf; FH1_E_INPUT when it does not fit. */
 fh1_status cvt_path_join(char *buf, size_t size, const char *dir, const char *name);
 

@@ -1,6 +1,7 @@
 /* An open GGUF file: its life, its bytes, its values. */
 #include "convert/gguf_file.h"
 
+#include "convert/find_name.h"
 #include "oracle/round.h"
 
 #include <errno.h>
@@ -100,28 +101,13 @@ fh1_status cvt_gguf_file_unchanged(const cvt_gguf_file *f)
 
 const cvt_gguf_kv *cvt_gguf_find_kv(const cvt_gguf_file *f, const char *key)
 {
-    int64_t lo = 0, hi = f->n_kv;
-    while (lo < hi) {
-        int64_t mid = lo + (hi - lo) / 2;
-        int order = strcmp(key, f->kv[mid].key);
-        if (order == 0) return &f->kv[mid];
-        if (order < 0) hi = mid;
-        else lo = mid + 1;
-    }
-    return NULL;
+    const int64_t i = cvt_find_name(f->kv, f->n_kv, sizeof *f->kv, key);
+    return i < 0 ? NULL : &f->kv[i];
 }
 
 int64_t cvt_gguf_find_tensor(const cvt_gguf_file *f, const char *name)
 {
-    int64_t lo = 0, hi = f->n_tensors;
-    while (lo < hi) {
-        int64_t mid = lo + (hi - lo) / 2;
-        int order = strcmp(name, f->tensors[mid].name);
-        if (order == 0) return mid;
-        if (order < 0) hi = mid;
-        else lo = mid + 1;
-    }
-    return -1;
+    return cvt_find_name(f->tensors, f->n_tensors, sizeof *f->tensors, name);
 }
 
 static fh1_status wrong_kind(const cvt_gguf_file *f, const cvt_gguf_kv *kv, const char *expected)

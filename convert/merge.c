@@ -1,5 +1,6 @@
 #include "convert/merge.h"
 
+#include "convert/file.h"
 #include "convert/hash.h"
 #include "convert/json.h"
 #include "convert/merge_plan.h"
@@ -159,11 +160,9 @@ static fh1_status read_provenance(const cvt_merge_plan *p, cJSON **out)
 /* The folder's own name: the last part of the path before "/adapter_config.json". */
 static void folder_name(const char *path, char *buf, size_t size)
 {
-    const char *end = strrchr(path, '/');
-    while (end > path && end[-1] == '/') end--;
-    const char *begin = end;
-    while (begin > path && begin[-1] != '/') begin--;
-    snprintf(buf, size, "%.*s", (int)(end - begin), begin);
+    size_t n;
+    const char *name = cvt_path_last(path, (size_t)(strrchr(path, '/') - path), &n);
+    snprintf(buf, size, "%.*s", (int)n, name);
 }
 
 static fh1_status write_provenance(cvt_ckpt *c, const cvt_merge_plan *p, const cJSON *earlier)

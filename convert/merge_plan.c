@@ -1,5 +1,6 @@
 #include "convert/merge_plan.h"
 
+#include "convert/find_name.h"
 #include "convert/merge_kernel.h"
 
 #include <stdarg.h>
@@ -27,14 +28,8 @@ static int by_name(const void *a, const void *b)
 
 cvt_merge_target *cvt_merge_plan_find(const cvt_merge_plan *p, const char *tensor)
 {
-    for (int64_t lo = 0, hi = p->n_targets; lo < hi;) {
-        int64_t mid = lo + (hi - lo) / 2;
-        int order = strcmp(p->targets[mid].name, tensor);
-        if (order == 0) return &p->targets[mid];
-        if (order < 0) lo = mid + 1;
-        else hi = mid;
-    }
-    return NULL;
+    const int64_t i = cvt_find_name(p->targets, p->n_targets, sizeof *p->targets, tensor);
+    return i < 0 ? NULL : &p->targets[i];
 }
 
 void cvt_merge_plan_free(cvt_merge_plan *p)
