@@ -80,7 +80,7 @@ static double margin_against(const gld_residual *r, const double *values)
  * it, or nearly so, since a fitted number is off by some rounding itself. */
 static bool settles(const gld_residual *r, const double *values)
 {
-    return fh1_within(margin_against(r, values) - 1, fh1_rule.suspect * (margin_against(r, r->local) - 1));
+    return fh1_within(margin_against(r, values) - 1, fh1_rule.suspect * (r->j->first.margin - 1));
 }
 
 double gld_explained(const gld_residual *r, const double *values)
