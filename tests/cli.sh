@@ -5,40 +5,7 @@ set -euo pipefail
 fh1=$1
 model=golden/models/odd
 trace=golden/traces/odd/t37.safetensors
-dir=$(mktemp -d)
-trap 'rm -rf "$dir"' EXIT
-checks=0 failures=0
-
-complain() {
-    echo "FAILED: $1"
-    failures=$((failures + 1))
-}
-
-# run CODE ARGUMENTS…: runs fh1; output in $dir/out and $dir/err; the exit code must be CODE.
-run() {
-    local want=$1 code=0
-    shift
-    checks=$((checks + 1))
-    "$fh1" "$@" > "$dir/out" 2> "$dir/err" || code=$?
-    if ((code != want)); then
-        complain "exit $code instead of $want: fh1 $*"
-        head -c 400 "$dir/err"
-    fi
-}
-
-# says TEXT: the output of the last run contains TEXT.
-says() { grep -qF -- "$1" "$dir/out" || complain "stdout does not say '$1'"; }
-
-# bad TEXT ARGUMENTS…: exit 2, nothing on stdout, and one line on stderr that contains TEXT.
-bad() {
-    local text=$1
-    shift
-    run 2 "$@"
-    [[ ! -s $dir/out ]] || complain "partial output: fh1 $*"
-    [[ $(wc -l < "$dir/err") == 1 ]] || complain "not one line on stderr: fh1 $*"
-    grep -q '^fh1' "$dir/err" || complain "no 'fh1' at the start: fh1 $*"
-    grep -qF -- "$text" "$dir/err" || { complain "stderr does not say '$text': fh1 $*" && cat "$dir/err"; }
-}
+source "$(dirname "${BASH_SOURCE[0]}")/shell.sh"
 
 # Two's-complement little-endian bytes of $1 in $2 bytes, as \x escapes.
 bytes() {

@@ -3,36 +3,7 @@
 # Argument: the fh1 program; run from the root of the tree.
 set -euo pipefail
 fh1=$1
-dir=$(mktemp -d)
-trap 'rm -rf "$dir"' EXIT
-checks=0 failures=0
-
-complain() {
-    echo "FAILED: $1"
-    failures=$((failures + 1))
-}
-
-# run CODE ARGUMENTS…: runs fh1; output in $dir/out and $dir/err; the exit code must be CODE.
-run() {
-    local want=$1 code=0
-    shift
-    checks=$((checks + 1))
-    "$fh1" "$@" > "$dir/out" 2> "$dir/err" || code=$?
-    if ((code != want)); then
-        complain "exit $code instead of $want: fh1 $*"
-        head -c 400 "$dir/err"
-    fi
-}
-
-# bad TEXT ARGUMENTS…: exit 2 and one line on stderr that contains TEXT.
-bad() {
-    local text=$1
-    shift
-    run 2 "$@"
-    [[ ! -s $dir/out ]] || complain "partial output: fh1 $*"
-    [[ $(wc -l < "$dir/err") == 1 ]] || complain "not one line on stderr: fh1 $*"
-    grep -qF -- "$text" "$dir/err" || { complain "stderr does not say '$text': fh1 $*" && cat "$dir/err"; }
-}
+source "$(dirname "${BASH_SOURCE[0]}")/shell.sh"
 
 # same A B: the folders hold the same files, links followed.
 same() { diff -r "$1" "$2" > /dev/null 2>&1; }

@@ -5,28 +5,7 @@ set -euo pipefail
 fh1=$1
 bases=golden/merges/bases
 adapters=golden/merges/adapters
-dir=$(mktemp -d)
-trap 'rm -rf "$dir"' EXIT
-checks=0 failures=0
-
-complain() {
-    echo "FAILED: $1"
-    failures=$((failures + 1))
-}
-
-# run CODE ARGUMENTS…: runs fh1; output in $dir/out and $dir/err; the exit code must be CODE.
-run() {
-    local want=$1 code=0
-    shift
-    checks=$((checks + 1))
-    "$fh1" "$@" > "$dir/out" 2> "$dir/err" || code=$?
-    if ((code != want)); then
-        complain "exit $code instead of $want: fh1 $*"
-        head -c 400 "$dir/err"
-    fi
-}
-says() { grep -qF -- "$1" "$dir/out" || { complain "stdout does not say '$1'" && head -c 600 "$dir/out"; }; }
-warns() { grep -qF -- "$1" "$dir/err" || { complain "stderr does not say '$1'" && head -c 600 "$dir/err"; }; }
+source "$(dirname "${BASH_SOURCE[0]}")/shell.sh"
 
 # bad TEXT ARGUMENTS…: exit 2, the text in the last line of stderr, no target.
 bad() {

@@ -3,38 +3,7 @@
 # its own; an honest line passes and cannot be shrunk. Argument: the fh1 program; run from the root of the tree.
 set -euo pipefail
 fh1=$1
-dir=$(mktemp -d)
-trap 'rm -rf "$dir"' EXIT
-checks=0 failures=0
-
-complain() {
-    echo "FAILED: $1"
-    failures=$((failures + 1))
-}
-
-# run CODE ARGUMENTS…: runs fh1; output in $dir/out and $dir/err; the exit code must be CODE.
-run() {
-    local want=$1 code=0
-    shift
-    checks=$((checks + 1))
-    "$fh1" "$@" > "$dir/out" 2> "$dir/err" || code=$?
-    if ((code != want)); then
-        complain "exit $code instead of $want: fh1 $*"
-        head -c 400 "$dir/err"
-    fi
-}
-
-says() { grep -qF -- "$1" "$dir/out" || complain "stdout does not say '$1'"; }
-
-# bad TEXT ARGUMENTS…: exit 2, nothing on stdout, one line on stderr that contains TEXT.
-bad() {
-    local text=$1
-    shift
-    run 2 "$@"
-    [[ ! -s $dir/out ]] || complain "partial output: fh1 $*"
-    [[ $(wc -l < "$dir/err") == 1 ]] || complain "not one line on stderr: fh1 $*"
-    grep -qF -- "$text" "$dir/err" || { complain "stderr does not say '$text': fh1 $*" && cat "$dir/err"; }
-}
+source "$(dirname "${BASH_SOURCE[0]}")/shell.sh"
 
 honest='--make=layers=4,D=64,F=96,V=97,A=16,dtype=bf16,rms_norm=1,m_key=0.3 --engine=ref-f32 --seed=7 --schedule=p65x3l:0,12,63;d3;c5k:1/0,3;d1'
 faulty="$honest --fault=key_multiplier_dropped"

@@ -1,29 +1,12 @@
 /* Lattice data of golden/op_case.h: no honest order of operations may change a bit, whatever the shape, and the
  * smallest dishonesty must. */
 #include "golden/op_case.h"
-#include "reference/engine.h"
+#include "tests/op_engines.h"
 
 #include <check.h>
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
-
-static fh1_engine *truth, *f32, *bf16;
-
-static void open_engines(void)
-{
-    truth = ref_engine_new("ref-f64", NULL, 0);
-    f32 = ref_engine_new("ref-f32", NULL, 0);
-    bf16 = ref_engine_new("ref-bf16", NULL, 0);
-    ck_assert(truth && f32 && bf16);
-}
-
-static void close_engines(void)
-{
-    truth->free(truth);
-    f32->free(f32);
-    bf16->free(bf16);
-}
 
 static gld_op_result run(const gld_op_case *c, fh1_engine *judged)
 {
