@@ -1,6 +1,7 @@
 /* fh1 check: traces and engines against the truth, tap by tap. */
 #include "cli/commands.h"
 #include "cli/plan.h"
+#include "cli/report_out.h"
 #include "golden/record.h"
 #include "golden/repro.h"
 #include "reference/engine.h"
@@ -92,34 +93,20 @@ static void show_progress(int i, int n, const char *label)
     fflush(stderr);
 }
 
-/* JSON lines are held back until everything went well: a reader gets all of them or none. */
 static fh1_status judge_all(const check_options *o, const check_plan *p, report_files *files, const char *repro,
                             int *code)
 {
-    char *text = NULL;
-    size_t size = 0;
-    FILE *out = o->json ? open_memstream(&text, &size) : stdout;
-    fh1_report *report = NULL;
-    if (!out) return fh1_no_memory(0, "the report");
-    fh1_status s = fh1_report_new(o->json ? FH1_REPORT_JSON : FH1_REPORT_TABLE, o->verbose, out, &report);
-    if (!s && files->past) fh1_report_past(report, files->past, files->time);
+    cli_report out;
+    fh1_status s = cli_report_open(o->json, o->verbose, &out);
+    if (!s && files->past) fh1_report_past(out.report, files->past, files->time);
     for (int i = 0; i < p->n_subjects && !s; i++) {
         show_progress(i, p->n_subjects, p->subjects[i].label);
-        s = judge(o, &p->subjects[i], report);
+        s = judge(o, &p->subjects[i], out.report);
         show_progress(i, p->n_subjects, NULL);
     }
-    if (!s) *code = fh1_report_finish(report, cli_version(), repro);
-    if (!s && *code == FH1_E_INTERNAL)
-        s = fh1_fail(FH1_E_INTERNAL, "the report is incomplete: no memory, no room, or nobody reads it");
-    if (!s) s = report_files_write(files, report);
-    fh1_report_free(report);
-    if (o->json) {
-        bool complete = fclose(out) == 0;
-        if (!s && !complete) s = fh1_no_memory(size, "the report");
-        if (!s) fwrite(text, 1, size, stdout);
-        free(text);
-    }
-    return s;
+    if (!s) s = cli_report_finish(&out, repro, code);
+    if (!s) s = report_files_write(files, out.report);
+    return cli_report_close(&out, s);
 }
 
 static fh1_status run(check_options *o, int argc, char **argv, int *code)

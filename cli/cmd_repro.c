@@ -1,6 +1,7 @@
 /* fh1 repro: shows a failure again from one line, and makes the line small. */
 #include "cli/commands.h"
 #include "cli/options.h"
+#include "cli/report_out.h"
 #include "golden/shrink.h"
 #include "reference/engine.h"
 #include "reference/faulty.h"
@@ -90,27 +91,13 @@ static fh1_status read_line(const char *line, gld_repro *r)
 
 /* -- running ------------------------------------------------------------------------------------- */
 
-/* As fh1 check: JSON lines are held back until everything went well. */
 static fh1_status run(const repro_options *o, const gld_repro *r, const char *command, int *code)
 {
-    char *text = NULL;
-    size_t size = 0;
-    FILE *out = o->json ? open_memstream(&text, &size) : stdout;
-    fh1_report *report = NULL;
-    if (!out) return fh1_no_memory(0, "the report");
-    fh1_status s = fh1_report_new(o->json ? FH1_REPORT_JSON : FH1_REPORT_TABLE, o->verbose, out, &report);
-    if (!s) s = gld_repro_run(r, &env, report);
-    if (!s) *code = fh1_report_finish(report, cli_version(), command);
-    if (!s && *code == FH1_E_INTERNAL)
-        s = fh1_fail(FH1_E_INTERNAL, "the report is incomplete: no memory, no room, or nobody reads it");
-    fh1_report_free(report);
-    if (o->json) {
-        bool complete = fclose(out) == 0;
-        if (!s && !complete) s = fh1_no_memory(size, "the report");
-        if (!s) fwrite(text, 1, size, stdout);
-        free(text);
-    }
-    return s;
+    cli_report out;
+    fh1_status s = cli_report_open(o->json, o->verbose, &out);
+    if (!s) s = gld_repro_run(r, &env, out.report);
+    if (!s) s = cli_report_finish(&out, command, code);
+    return cli_report_close(&out, s);
 }
 
 static void show_progress(void *user, int runs, const char *line)

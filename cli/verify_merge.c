@@ -1,6 +1,7 @@
 #include "cli/verify_merge.h"
 
 #include "cli/commands.h"
+#include "cli/report_out.h"
 #include "convert/model_attach.h"
 #include "convert/model_open.h"
 #include "golden/merged.h"
@@ -31,7 +32,7 @@ static cvt_attach_as attached_as(cvt_rounding r)
 static fh1_status judge(const cli_verify *v, const fh1_model *attached, bool json, int *code)
 {
     fh1_model merged = {0};
-    fh1_report *report = NULL;
+    cli_report out;
     FH1_TRY(cvt_model_open(v->merged, &merged));
     const gld_merged m = {.attached = attached,
                           .merged = &merged,
@@ -40,13 +41,11 @@ static fh1_status judge(const cli_verify *v, const fh1_model *attached, bool jso
                           .seed = (uint64_t)v->seed,
                           .subject = "merged, against attached",
                           .make_engine = ref_engine_new};
-    fh1_status s = fh1_report_new(json ? FH1_REPORT_JSON : FH1_REPORT_TABLE, false, stdout, &report);
-    if (!s) s = gld_judge_merged(&m, report);
-    if (!s) {
-        fh1_report_end_subject(report, m.subject, NULL, 0);
-        *code = fh1_report_finish(report, cli_version(), v->repro);
-    }
-    fh1_report_free(report);
+    fh1_status s = cli_report_open(json, false, &out);
+    if (!s) s = gld_judge_merged(&m, out.report);
+    if (!s) fh1_report_end_subject(out.report, m.subject, NULL, 0);
+    if (!s) s = cli_report_finish(&out, v->repro, code);
+    s = cli_report_close(&out, s);
     fh1_model_free(&merged);
     return s;
 }
