@@ -24,3 +24,10 @@ refuse() {
     echo "ci/$(basename "$0"): $1 (see --help)" >&2
     exit 2
 }
+
+# newest_clang: the suffix of the newest clang++ in PATH ("" or "-14"); fails where there is none.
+newest_clang() {
+    local name
+    name=$(compgen -c | grep -xE 'clang\+\+(-[0-9]+)?' | sort -V | tail -n 1)
+    [[ -n $name ]] && echo "${name#clang++}"
+}

@@ -18,13 +18,14 @@ static const char help[] =
     "did this one op do?) and freely (from the truth's own upstream). A tap FAILs by the local comparison; the\n"
     "first one that does, in the order of computation, is the first divergence.\n\n"
     "  --trace FILE…   traces of MODEL (docs/traces.md)\n"
-    "  --engine E…     ref-f64, ref-f32, ref-bf16. With --trace or --suite each engine also runs the inputs of\n"
-    "                  every trace; otherwise a seeded schedule: a ragged left-padded prefill, decode, a\n"
-    "                  continuation, and a packed batch. Default without --trace and --suite: all three\n"
+    "  --engine E…     ref-f64, ref-f32, ref-bf16, cuda-host (the GPU's kernels on the CPU), cuda. With --trace or\n"
+    "                  --suite each engine also runs the inputs of every trace; otherwise a seeded schedule: a\n"
+    "                  ragged left-padded prefill, decode, a continuation, and a packed batch. Default without\n"
+    "                  --trace and --suite: all but cuda (cuda-host where neither adapter nor variant is given)\n"
     "  --adapter DIR…  attach PEFT adapters to MODEL, in this order, without merging (docs/numerics.md, Adapters)\n"
     "  --suite DIR     every case of DIR/suite.json; with MODEL only the cases of that model\n"
     "  --contract P    judge under this rounding profile instead of what the trace declares, as\n"
-    "                  fp32, hf-eager-bf16 or fp32+mup_rounded; ref-bf16 also runs it\n"
+    "                  fp32, hf-eager-bf16 or fp32+mup_rounded; an engine that has it runs it\n"
     "  --variant V     departures from the consistent semantics that truth and engines follow, with commas;\n"
     "                  instead of what the trace declares ('' = none). Here, as for --contract, an unknown\n"
     "                  name lists the known ones\n"
@@ -43,12 +44,12 @@ static const char help[] =
     "exit codes: 0 PASS, 1 FAIL or MISTRUSTED, 2 bad usage or bad input, 3 internal error\n\n"
     "example: fh1 check golden/models/mini-0.5b --trace golden/traces/mini-0.5b/t37.safetensors\n";
 
-/* Only ref-bf16 runs a profile: the others stay what they are and are judged under it. */
 static fh1_status run_engine(const check_subject *s, const fh1_profile **contract, gld_trace *out)
 {
     const gld_record_options all = {.store = FH1_DTYPE_COUNT};
     fh1_engine *e;
-    FH1_TRY(cli_engine_new(s->engine, strcmp(s->engine, "ref-bf16") == 0 ? s->profile : NULL, s->variants, &e));
+    const fh1_profile *run = s->profile && cli_engine_runs(s->engine, s->profile) ? s->profile : NULL;
+    FH1_TRY(cli_engine_new(s->engine, run, s->variants, &e));
     fh1_status status = gld_record_like(e, s->model, s->trace, &all, out);
     *contract = s->profile ? s->profile : e->profile;
     e->free(e);
@@ -109,12 +110,20 @@ static fh1_status judge_all(const check_options *o, const check_plan *p, report_
     return cli_report_close(&out, s);
 }
 
+/* The CUDA engine has its own two contracts, no variants, and runs merged models only. */
+static bool cuda_host_fits(const check_options *o)
+{
+    const fh1_profile *p = o->contract ? fh1_profile_find(o->contract) : NULL;
+    return !o->adapters.n && !(o->variant && *o->variant) && (!o->contract || (p && cli_engine_runs("cuda-host", p)));
+}
+
 static fh1_status run(check_options *o, int argc, char **argv, int *code)
 {
-    static const char *all_engines[] = {"ref-f64", "ref-f32", "ref-bf16"};
+    static const char *all_engines[] = {"ref-f64", "ref-f32", "ref-bf16", "cuda-host"};
     check_plan plan;
     check_options effective = *o;
-    if (!o->traces.n && !o->engines.n && !o->suite) effective.engines = (cli_list){all_engines, 3};
+    const int n = cuda_host_fits(o) ? 4 : 3;
+    if (!o->traces.n && !o->engines.n && !o->suite) effective.engines = (cli_list){all_engines, n};
     char *repro = cli_repro(argc, argv);
     if (!repro) return fh1_no_memory(0, "the command line");
     fh1_status s = check_plan_make(&effective, &plan);

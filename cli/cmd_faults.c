@@ -1,5 +1,6 @@
 /* fh1 faults: the planted faults, and the proof that every rule can fail. */
 #include "cli/commands.h"
+#include "cli/fault_cuda.h"
 #include "cli/fault_matrix.h"
 #include "cli/options.h"
 
@@ -10,12 +11,15 @@
 
 static const char help[] =
     "usage: fh1 faults [NAME…] [--json]\n"
-    "       fh1 faults [NAME…] --run [--bf16] [--jobs N] [--models FOLDER] [--json]\n\n"
+    "       fh1 faults [NAME…] --run [--engine cuda-host] [--bf16] [--jobs N] [--models FOLDER] [--json]\n\n"
     "Known bugs of real ports, each a switch in a second copy of the reference: what it does, where it was seen,\n"
     "and what must catch it: a case of fh1 check with the tap where it shows first, a law of fh1 laws, an op in\n"
     "one of its data regimes.\n\n"
     "  NAME…           only these, with all that is known about them; an unknown name is an error\n"
     "  --run           the matrix: each fault under each rule, then honest engines under all of them\n"
+    "  --engine E      of --run: ref, the reference (default), or cuda-host: faults of ops in the CUDA engine, at its\n"
+    "                  launches, under fp32, by check and by the op cases that the registry asks for, and honest\n"
+    "                  variants of that engine\n"
     "  --bf16          of --run: the faulty engines compute as transformers does in bf16, and only fh1 check looks;\n"
     "                  says which faults hide below that rounding, and asks for nothing\n"
     "  --jobs N        of --run: processes (default: the processors of this machine)\n"
@@ -32,7 +36,7 @@ enum { FIRST_SUSPECTS = 3, PERCENT_WANTED = 95 };
 typedef struct {
     bool run, bf16, json;
     int64_t jobs;
-    const char *models;
+    const char *models, *engine;
     cli_list names;
 } fault_options;
 
@@ -78,6 +82,11 @@ static void list(const fault_options *o, const int *jobs, int n)
 }
 
 /* ---- the matrix ---- */
+
+static bool is_cuda(const fault_options *o)
+{
+    return strcmp(o->engine, "cuda-host") == 0;
+}
 
 typedef struct {
     const fault_options *o;
@@ -226,13 +235,19 @@ static fh1_status choose(const fault_options *o, int *jobs, int *n)
         if (f == FH1_FAULT_NONE)
             return fh1_hint(fh1_found(FH1_BAD("unknown fault"), "'%s'", o->names.items[i]),
                             "fh1 faults lists them all");
+        const char *why = is_cuda(o) ? fault_cuda_lacks(f) : NULL;
+        if (is_cuda(o) && !fault_cuda_has(f))
+            return fh1_hint(fh1_found(FH1_BAD("a fault that engine cuda-host cannot have"), "'%s'", o->names.items[i]),
+                            "%s", why ? why : "only faults of ops are planted there");
         bool twice = false;
         for (int k = 0; k < *n; ++k) twice |= jobs[k] == (int)f;
         if (!twice) jobs[(*n)++] = (int)f;
     }
     if (o->names.n > 0) return NULL;
-    for (int i = 0; o->run && fault_honest_name(i); ++i) jobs[(*n)++] = -1 - i;
-    for (int f = 1; f < FH1_FAULT_COUNT; ++f) jobs[(*n)++] = f;
+    for (int i = 0; o->run && fault_honest_name(i); ++i)
+        if (fault_honest_is_cuda(i) == is_cuda(o)) jobs[(*n)++] = -1 - i;
+    for (int f = 1; f < FH1_FAULT_COUNT; ++f)
+        if (!is_cuda(o) || fault_cuda_has((fh1_fault)f)) jobs[(*n)++] = f;
     return NULL;
 }
 
@@ -262,6 +277,7 @@ static fh1_status run(const fault_options *o, int *code)
         const long cores = sysconf(_SC_NPROCESSORS_ONLN);
         const fault_jobs j = {.folder = o->models,
                               .bf16 = o->bf16,
+                              .cuda = is_cuda(o),
                               .jobs = jobs,
                               .n_jobs = n,
                               .n_processes = o->jobs     ? (int)o->jobs
@@ -279,19 +295,21 @@ static fh1_status run(const fault_options *o, int *code)
 
 fh1_status cmd_faults(int argc, char **argv, int *code)
 {
-    fault_options o = {.models = "golden/models"};
+    fault_options o = {.models = "golden/models", .engine = "ref"};
     bool done;
     const cli_option options[] = {
         {"run", 0, CLI_FLAG, &o.run, 0, 0},       {"bf16", 0, CLI_FLAG, &o.bf16, 0, 0},
         {"json", 0, CLI_FLAG, &o.json, 0, 0},     {"jobs", 'j', CLI_INT, &o.jobs, 1, 64},
-        {"models", 0, CLI_TEXT, &o.models, 0, 0},
+        {"models", 0, CLI_TEXT, &o.models, 0, 0}, {"engine", 0, CLI_TEXT, &o.engine, 0, 0},
     };
     const cli_syntax syntax = {"faults",        help,   options, sizeof options / sizeof options[0], 0,
                                FH1_FAULT_COUNT, "NAME…"};
     *code = 0;
     fh1_status s = cli_parse(&syntax, argc, argv, &o.names, &done);
-    if (!s && !done && (o.bf16 || o.jobs) && !o.run)
-        s = fh1_hint(FH1_BAD("--bf16 and --jobs belong to --run"), "see fh1 faults --help");
+    if (!s && !done && (o.bf16 || o.jobs || is_cuda(&o)) && !o.run)
+        s = fh1_hint(FH1_BAD("--engine, --bf16 and --jobs belong to --run"), "see fh1 faults --help");
+    if (!s && !done && !is_cuda(&o) && strcmp(o.engine, "ref") != 0)
+        s = fh1_found(fh1_expected(FH1_BAD("--engine"), "ref or cuda-host"), "'%s'", o.engine);
     if (!s && !done) s = run(&o, code);
     cli_list_free(&o.names);
     return s;

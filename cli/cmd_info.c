@@ -6,6 +6,7 @@
 #include "cli/options.h"
 #include "convert/bnb.h"
 #include "convert/model_open.h"
+#include "cuda/engine.h"
 #include "oracle/clones.h"
 
 #include <inttypes.h>
@@ -16,7 +17,8 @@ static const char help[] =
     "usage: fh1 info [MODEL] [--batch B] [--tokens T] [--json]\n\n"
     "MODEL is a Hugging Face folder, a .fh1 file or a GGUF file. Prints what holds it, its geometry, its parameters by "
     "part, its bytes, the memory that B rows of T tokens\n"
-    "need, and its multipliers; then the BLAS and the threads of this machine, with a warning when OpenBLAS\n"
+    "need, and its multipliers; then the BLAS, the threads and the engines of this machine, with a warning when "
+    "OpenBLAS\n"
     "runs kernels for an older processor. Without MODEL: only the machine. Weights are mapped, not loaded:\n"
     "their pages come and go with the page cache.\n\n"
     "  --batch B    rows (default 1)\n"
@@ -188,6 +190,28 @@ static void print_memory(const cli_footprint *f, int64_t B, int64_t T, bool json
     print_bytes("workspace, about", f->workspace_bytes);
 }
 
+/* Every engine by name, and what it runs on or why it cannot. */
+static void print_engines(bool json)
+{
+    char line[1024], why[1024];
+    fputs(json ? ",\"engines\":[" : "engines\n", stdout);
+    for (int i = 0; cli_engine_name_at(i); i++) {
+        const char *name = cli_engine_name_at(i);
+        fh1_status s = NULL;
+        snprintf(line, sizeof line, "the CPU");
+        if (cli_engine_is_cuda(name)) s = cu_device_describe(name, line, sizeof line);
+        const char *text = s ? fh1_printable(s->what, why, sizeof why) : line;
+        if (json) {
+            printf("%s{\"name\":\"%s\",\"runs\":%s,\"device\":", i ? "," : "", name, s ? "false" : "true");
+            cli_json_string(stdout, text);
+            putchar('}');
+        } else {
+            printf("  %-26s %s\n", name, text);
+        }
+    }
+    if (json) putchar(']');
+}
+
 static void print_machine(const cli_machine *m, bool json)
 {
     char warning[512] = "";
@@ -202,6 +226,7 @@ static void print_machine(const cli_machine *m, bool json)
         if (*warning) cli_json_string(stdout, warning);
         else fputs("null", stdout);
         putchar('}');
+        print_engines(true);
         return;
     }
     printf("machine\n  %-26s %s\n  %-26s %s\n", "BLAS", m->blas, "BLAS core", m->core);
@@ -209,6 +234,7 @@ static void print_machine(const cli_machine *m, bool json)
     printf("  %-26s %s, own kernels use %s\n", "processor", m->simd, fh1_cpu_path());
     if (m->coretype) printf("  %-26s %s\n", "OPENBLAS_CORETYPE", m->coretype);
     if (*warning) printf("warning: %s\n", warning);
+    print_engines(false);
 }
 
 /* Names, types and shapes, whatever holds the model; a quantised one as it is decoded. */

@@ -16,7 +16,7 @@ static const char help[] =
     "differ; elsewhere no more than two honest runs under that contract. A third road with a planted mistake\n"
     "shows that the law could have failed on this data; where it does not, the verdict is MISTRUSTED.\n"
     "Without MODEL: a small one made from the seed.\n\n"
-    "  --engine E…   ref-f64, ref-f32, ref-bf16 (default: all three)\n"
+    "  --engine E…   ref-f64, ref-f32, ref-bf16 (default: these three), cuda-host, cuda\n"
     "  --law NAME…   only these; an unknown name lists all\n"
     "  --seed N      of the ids, and of the model without MODEL (default 1)\n"
     "  --tokens T    longest row of a run (default: two chunks and some, at most 70)\n"
@@ -79,6 +79,7 @@ static fh1_status run_engine(const law_options *o, const fh1_model *m, const cha
 {
     gld_law_args a = {.model = m, .seed = (uint64_t)o->seed, .tokens = o->tokens};
     fh1_status s = cli_engine_new(name, NULL, 0, &a.engine);
+    if (!s) s = fh1_engine_open(a.engine, m);
     if (!s) s = cli_engine_new("ref-f64", NULL, 0, &a.truth);
     if (!s) s = cli_engine_new("ref-bf16", a.engine->profile, 0, &a.emulated); /* runs any profile */
     if (!s && !o->json) printf("%s\n", name);

@@ -23,7 +23,7 @@ static const char help[] =
     "LINE, an op:      --op=NAME with its sizes, data and engine (golden/op_case.h):\n"
     "                  --op=ssd_scan --regime=adversarial --T=129 --H=2 --seed=7 --engine=ref-f32\n"
     "LINE, a model:    --model=FOLDER, or --make=KEY=VALUE,… for one made from the seed\n"
-    "  --engine=E      ref-f64, ref-f32, ref-bf16\n"
+    "  --engine=E      ref-f64, ref-f32, ref-bf16, cuda-host, cuda\n"
     "  --schedule=S    calls on one cache: pTxB first, T columns of B rows; then cT (T columns more) and dN (N\n"
     "                  calls of one column), with ; between. Behind p and c: l:2,0,1 and r:0,3 columns of padding\n"
     "                  left and right of each row, k:1,5/3 columns where a document begins (rows with /), y labels\n"
@@ -51,8 +51,9 @@ typedef struct {
 
 static fh1_engine *make_judged(const char *name, const fh1_profile *p, unsigned variants, fh1_fault fault)
 {
-    if (fault == FH1_FAULT_NONE) return ref_engine_new(name, p, variants);
-    return ref_faulty_engine_new(name, p, variants, fault);
+    fh1_engine *e = NULL;
+    if (fault != FH1_FAULT_NONE) return ref_faulty_engine_new(name, p, variants, fault);
+    return cli_engine_new(name, p && cli_engine_runs(name, p) ? p : NULL, variants, &e) ? NULL : e;
 }
 
 static const gld_repro_env env = {make_judged, ref_engine_new, ref_faulty_engine_new};

@@ -11,7 +11,7 @@ static const char help[] =
     "                 [--decode K] [--profile P] [--variant V] [--taps GLOB] [--store f64|f32|bf16|f16]\n"
     "                 [--adapter DIR…] [--force] -o OUT\n\n"
     "Runs the engine and writes the taps of each call into one .safetensors file (docs/traces.md).\n\n"
-    "  --engine E     ref-f64, ref-f32 or ref-bf16\n"
+    "  --engine E     ref-f64, ref-f32, ref-bf16, cuda-host or cuda\n"
     "  --ids FILE     text: one row per line, ids separated by blanks. Rows of different length are padded\n"
     "                 on the left, with a mask, and positions that count real tokens\n"
     "  --seed N       random ids instead: --batch B rows (default 1) of --tokens T\n"
@@ -111,13 +111,12 @@ static fh1_status run(const trace_options *o)
     if (o->store) FH1_TRY(cli_dtype("--store", o->store, &ro.store));
     FH1_TRY(cli_model_open(o->model, &o->adapters, &m));
     fh1_status s = cli_engine_new(o->engine, profile, variants, &e);
+    if (!s) s = fh1_engine_open(e, &m);
     if (!s && o->store) s = check_store(ro.store, e->profile);
-    if (!s) {
-        s = record(o, &m, e, &ro, &t);
-        if (!s) s = write_trace(o, e, &t);
-        gld_trace_free(&t);
-        e->free(e);
-    }
+    if (!s) s = record(o, &m, e, &ro, &t);
+    if (!s) s = write_trace(o, e, &t);
+    gld_trace_free(&t);
+    if (e) e->free(e);
     fh1_model_free(&m);
     return s;
 }

@@ -20,6 +20,7 @@ fh1_status cmd_convert(int argc, char **argv, int *code);
 fh1_status cmd_merge(int argc, char **argv, int *code);
 fh1_status cmd_verify(int argc, char **argv, int *code);
 fh1_status cmd_init(int argc, char **argv, int *code);
+fh1_status cmd_bench(int argc, char **argv, int *code);
 
 /* "0.1.0", and the lines of `fh1 --version`. */
 const char *cli_version(void);
@@ -29,8 +30,12 @@ void cli_print_version(FILE *out);
 fh1_status cli_engine_new(const char *name, const fh1_profile *profile, unsigned variants, fh1_engine **out);
 /* A model with the adapters of --adapter attached; what they warn of goes to stderr. */
 fh1_status cli_model_open(const char *path, const cli_list *adapters, fh1_model *out);
-/* Whether a name is an engine of this build, with the same message. */
+/* Whether a name is an engine that can run here, with the same message. */
 fh1_status cli_engine_known(const char *name);
+const char *cli_engine_name_at(int i); /* NULL past the last */
+bool cli_engine_is_cuda(const char *name);
+/* Whether the engine runs this profile when asked to; else it keeps its own and is judged under the one asked for. */
+bool cli_engine_runs(const char *name, const fh1_profile *p);
 
 /* Storage types by their short names: "f64", "f32", "bf16", "f16". */
 fh1_status cli_dtype(const char *option, const char *text, fh1_dtype *out);

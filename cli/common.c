@@ -1,6 +1,7 @@
 #include "cli/commands.h"
 #include "cli/version.h"
 #include "convert/model_attach.h"
+#include "cuda/engine.h"
 #include "reference/engine.h"
 
 #include <cblas.h> /* OpenBLAS: configuration and core type */
@@ -23,12 +24,26 @@ void cli_print_version(FILE *out)
 #endif
 }
 
+bool cli_engine_is_cuda(const char *name)
+{
+    for (int i = 0; cu_engine_name_at(i); i++)
+        if (strcmp(cu_engine_name_at(i), name) == 0) return true;
+    return false;
+}
+
+const char *cli_engine_name_at(int i)
+{
+    int n = 0;
+    while (ref_engine_name_at(n)) n++;
+    return i < n ? ref_engine_name_at(i) : cu_engine_name_at(i - n);
+}
+
 fh1_status cli_engine_known(const char *name)
 {
     char names[256] = "";
-    for (int i = 0; ref_engine_name_at(i); i++) {
-        const char *known = ref_engine_name_at(i);
-        if (strcmp(known, name) == 0) return NULL;
+    for (int i = 0; cli_engine_name_at(i); i++) {
+        const char *known = cli_engine_name_at(i);
+        if (strcmp(known, name) == 0) return strcmp(name, "cuda") == 0 ? cu_device_missing() : NULL;
         size_t n = strlen(names);
         snprintf(names + n, sizeof names - n, "%s%s", n ? ", " : "", known);
     }
@@ -38,8 +53,15 @@ fh1_status cli_engine_known(const char *name)
 fh1_status cli_engine_new(const char *name, const fh1_profile *profile, unsigned variants, fh1_engine **out)
 {
     FH1_TRY(cli_engine_known(name));
+    if (cli_engine_is_cuda(name)) return cu_engine_new(name, profile, variants, out);
     *out = ref_engine_new(name, profile, variants);
     return *out ? NULL : fh1_no_memory(sizeof **out, name);
+}
+
+bool cli_engine_runs(const char *name, const fh1_profile *p)
+{
+    if (cli_engine_is_cuda(name)) return strcmp(p->name, "fp32") == 0 || strcmp(p->name, "cuda-bf16") == 0;
+    return strcmp(name, "ref-bf16") == 0;
 }
 
 static void warn(const char *adapter, const char *sentence)

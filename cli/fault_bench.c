@@ -1,4 +1,5 @@
 #include "cli/fault_bench.h"
+#include "cli/fault_cuda.h"
 
 #include "convert/hf_folder.h"
 #include "convert/json.h"
@@ -23,6 +24,11 @@ fh1_status fault_bench_new(const char *folder, bool bf16, fault_bench **out)
     b->bf16 = bf16;
     *out = b;
     return NULL;
+}
+
+void fault_bench_take_cuda(fault_bench *b)
+{
+    b->cuda = true;
 }
 
 void fault_bench_free(fault_bench *b)
@@ -59,6 +65,16 @@ static fh1_status open_model(fault_bench *b, const char *name, const fh1_model *
     return NULL;
 }
 
+/* The engine of a row: the faulty copy, with no fault for FH1_FAULT_NONE. */
+fh1_status fault_engine_of(const fault_bench *b, fh1_fault f, fh1_engine **out)
+{
+    if (b->cuda) return fault_cuda_engine_new(f, out);
+    *out = ref_faulty_engine_new(b->bf16 ? "ref-bf16" : "ref-f32", NULL, 0, f);
+    if (!*out) return fh1_no_memory(sizeof **out, "a faulty engine");
+    (*out)->chunked = false; /* the faults of the scan are planted in the recurrence */
+    return NULL;
+}
+
 fh1_status fault_setting_of(fault_bench *b, fh1_fault f, const fault_setting **out)
 {
     const gld_fault_case c = gld_fault_case_of(f);
@@ -73,9 +89,8 @@ fh1_status fault_setting_of(fault_bench *b, fh1_fault f, const fault_setting **o
         return fh1_fail(FH1_E_INTERNAL, "more cases of faults than there is room for");
     fault_setting *s = &b->settings[b->n_settings];
     *s = (fault_setting){.m = m, .inputs = c.inputs};
-    fh1_engine *e = ref_engine_new(b->bf16 ? "ref-bf16" : "ref-f32", NULL, 0);
-    if (!e) return fh1_no_memory(sizeof *e, "an engine");
-    e->chunked = false; /* as the faulty ones */
+    fh1_engine *e;
+    FH1_TRY(fault_engine_of(b, FH1_FAULT_NONE, &e));
     fh1_status st = gld_fault_inputs(&m->config, (int)c.inputs, &s->in);
     if (!st) st = gld_record_like(e, m, &s->in, NULL, &s->honest);
     e->free(e);
@@ -199,6 +214,13 @@ static bool touches(const char *fault_op, gld_op op)
     return strncmp(name, fault_op, strlen(fault_op)) == 0 || strncmp(fault_op, name, strlen(name)) == 0;
 }
 
+/* A device stores matrices of its contract's type: they must be of it. */
+static void fit_weights(const fault_bench *b, const fh1_engine *e, gld_op_case *c)
+{
+    const bool matrix = c->op == GLD_OP_EMBED || c->op == GLD_OP_LINEAR || c->op == GLD_OP_LM_HEAD;
+    if (b->cuda && matrix && e->profile->storage == FH1_BF16) c->weights = FH1_BF16;
+}
+
 fh1_status fault_regimes_run(fault_bench *b, const char *op, bool all, fh1_engine *e, fault_row *row, char *first,
                              size_t size)
 {
@@ -207,6 +229,8 @@ fh1_status fault_regimes_run(fault_bench *b, const char *op, bool all, fh1_engin
         const int rule = FAULT_RULE_LATTICE + (int)c.regime;
         gld_op_result r;
         if ((op && !touches(op, c.op)) || (!all && row->red[rule])) continue;
+        if (b->cuda && op && c.regime != GLD_REGIME_LATTICE) continue; /* the only one that the registry asks for */
+        fit_weights(b, e, &c);
         FH1_TRY(gld_op_case_compare(&c, b->truth, e, &r));
         if (r.verdict == FH1_SKIP) continue;
         row->runs[rule]++;

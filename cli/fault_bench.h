@@ -14,7 +14,7 @@ typedef struct {
 
 struct fault_bench {
     const char *folder;
-    bool bf16;
+    bool bf16, cuda;
     struct {
         char name[64];
         fh1_model m;
@@ -27,6 +27,8 @@ struct fault_bench {
     fh1_engine *truth;
 };
 
+/* Freed by its free(). */
+fh1_status fault_engine_of(const fault_bench *b, fh1_fault f, fh1_engine **out);
 /* The model and inputs of a fault's case, with what an honest engine records. */
 fh1_status fault_setting_of(fault_bench *b, fh1_fault f, const fault_setting **out);
 

@@ -1,6 +1,7 @@
 /* Honest engines against every rule of the fault matrix: what rejects one of them is wrong, however many faults it
  * kills. */
 #include "cli/fault_bench.h"
+#include "cli/fault_cuda.h"
 #include "cli/fault_orders.h"
 
 #include "golden/record.h"
@@ -21,6 +22,8 @@ static const struct {
     int64_t Q;                           /* so long, 0: as the model says */
     fault_order order;                   /* of matrix products, 0: its own */
     bool fused;
+    const char *threads; /* cuda-host: the order in which threads run */
+    bool general;        /* its general path */
 } honest[] = {
     {.name = "ref-f32", .engine = "ref-f32", .rules = ALL},
     {.name = "ref-f64", .engine = "ref-f64", .rules = ALL},
@@ -28,6 +31,7 @@ static const struct {
     {.name = "ref-bf16, no chunks", .engine = "ref-bf16", .rules = CASES | LAWS},
     {.name = "emulated fp32", .engine = "ref-bf16", .profile = "fp32", .rules = ALL, .chunked = true},
     {.name = "emulated fp16", .engine = "ref-bf16", .profile = "hf-eager-fp16", .rules = ALL, .chunked = true},
+    {.name = "emulated cuda-bf16", .engine = "ref-bf16", .profile = "cuda-bf16", .rules = ALL, .chunked = true},
     {.name = "ref-f32 without fault", .engine = "ref-f32", .rules = ALL, .copy = true},
     {.name = "ref-bf16 without fault", .engine = "ref-bf16", .rules = ALL, .copy = true, .chunked = true},
     {.name = "chunks of 16", .engine = "ref-f32", .rules = CASES, .chunked = true, .Q = 16},
@@ -41,6 +45,24 @@ static const struct {
     {.name = "32 lanes, fused", .engine = "ref-f32", .rules = OPS, .order = FAULT_LANES, .fused = true},
     {.name = "split-K", .engine = "ref-f32", .rules = OPS, .order = FAULT_SPLIT_K},
     {.name = "split-K in bf16", .engine = "ref-bf16", .rules = OPS, .order = FAULT_SPLIT_K},
+    {.name = "cuda-host", .engine = "cuda-host", .profile = "fp32", .rules = CASES | OPS | LONG, .threads = "forward"},
+    {.name = "cuda-host, reverse", .engine = "cuda-host", .profile = "fp32", .rules = OPS, .threads = "reverse"},
+    {.name = "cuda-host, random:1", .engine = "cuda-host", .profile = "fp32", .rules = OPS, .threads = "random:1"},
+    {.name = "cuda-host, general",
+     .engine = "cuda-host",
+     .profile = "fp32",
+     .rules = OPS,
+     .threads = "forward",
+     .general = true},
+    {.name = "cuda-bf16", .engine = "cuda-host", .profile = "cuda-bf16", .rules = OPS, .threads = "forward"},
+    {.name = "cuda-bf16, reverse", .engine = "cuda-host", .profile = "cuda-bf16", .rules = OPS, .threads = "reverse"},
+    {.name = "cuda-bf16, random:1", .engine = "cuda-host", .profile = "cuda-bf16", .rules = OPS, .threads = "random:1"},
+    {.name = "cuda-bf16, general",
+     .engine = "cuda-host",
+     .profile = "cuda-bf16",
+     .rules = OPS,
+     .threads = "forward",
+     .general = true},
 };
 
 const char *fault_honest_name(int i)
@@ -48,15 +70,22 @@ const char *fault_honest_name(int i)
     return i >= 0 && i < (int)(sizeof honest / sizeof *honest) ? honest[i].name : NULL;
 }
 
-static fh1_engine *make(int i)
+bool fault_honest_is_cuda(int i)
+{
+    return strcmp(honest[i].engine, "cuda-host") == 0;
+}
+
+static fh1_status make(int i, fh1_engine **out)
 {
     const fh1_profile *p = honest[i].profile ? fh1_profile_find(honest[i].profile) : NULL;
+    if (fault_honest_is_cuda(i)) return fault_cuda_honest_new(p, honest[i].threads, honest[i].general, out);
     fh1_engine *e = honest[i].copy ? ref_faulty_engine_new(honest[i].engine, p, 0, FH1_FAULT_NONE)
                                    : ref_engine_new(honest[i].engine, p, 0);
-    if (!e) return NULL;
+    if (!e) return fh1_no_memory(sizeof *e, "an engine");
     e->chunked = honest[i].chunked;
     if (honest[i].order) fault_order_set(e, honest[i].order, honest[i].fused);
-    return e;
+    *out = e;
+    return NULL;
 }
 
 static void reject(fault_row *row, fault_rule rule, const char *by)
@@ -82,6 +111,7 @@ static fh1_status run_cases(fault_bench *b, fh1_engine *e, int64_t Q, fault_row 
     for (int f = 1; f < FH1_FAULT_COUNT; ++f) {
         const fault_setting *s;
         bool known = false;
+        if (b->cuda && !fault_cuda_has((fh1_fault)f)) continue;
         FH1_TRY(fault_setting_of(b, (fh1_fault)f, &s));
         for (int i = 0; i < n && !known; ++i) known = seen[i] == s;
         if (known) continue;
@@ -146,8 +176,8 @@ fh1_status fault_honest_run(fault_bench *b, int i, fault_row *row)
     clock_gettime(CLOCK_MONOTONIC, &start);
     memset(row, 0, sizeof *row);
     row->job = -1 - i;
-    fh1_engine *e = make(i);
-    if (!e) return fh1_no_memory(sizeof *e, "an engine");
+    fh1_engine *e;
+    FH1_TRY(make(i, &e));
     fh1_status s = run(b, e, honest[i].rules, honest[i].Q, row);
     e->free(e);
     clock_gettime(CLOCK_MONOTONIC, &end);

@@ -49,6 +49,7 @@ static void work(const fault_jobs *j, int in, int out)
     fault_bench *b = NULL;
     message m;
     fh1_status s = fault_bench_new(j->folder, j->bf16, &b);
+    if (!s && j->cuda) fault_bench_take_cuda(b);
     while (whole_read(in, &m.index, sizeof m.index)) {
         const int job = j->jobs[m.index];
         memset(&m.row, 0, sizeof m.row);

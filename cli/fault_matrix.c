@@ -2,8 +2,6 @@
 
 #include "cli/fault_bench.h"
 #include "golden/record.h"
-#include "reference/engine.h"
-#include "reference/faulty.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -114,21 +112,14 @@ static change first_change(const gld_trace *honest, const gld_trace *faulty, int
 
 /* ---- the rules ---- */
 
-static fh1_engine *faulty(const fault_bench *b, fh1_fault f)
-{
-    fh1_engine *e = ref_faulty_engine_new(b->bf16 ? "ref-bf16" : "ref-f32", NULL, 0, f);
-    if (e) e->chunked = false; /* the faults of the scan are planted in the recurrence */
-    return e;
-}
-
 static fh1_status run_check(fault_bench *b, fh1_fault f, const fh1_fault_info *info, fault_row *row)
 {
     const fault_setting *s;
     gld_trace t;
     fault_verdict v;
     FH1_TRY(fault_setting_of(b, f, &s));
-    fh1_engine *e = faulty(b, f);
-    if (!e) return fh1_no_memory(sizeof *e, "a faulty engine");
+    fh1_engine *e;
+    FH1_TRY(fault_engine_of(b, f, &e));
     fh1_status st = gld_record_like(e, s->m, &s->in, NULL, &t);
     e->free(e);
     FH1_TRY(st);
@@ -172,22 +163,29 @@ static fh1_status run_laws(fault_bench *b, const fh1_fault_info *info, fh1_engin
     return NULL;
 }
 
+/* What looks at the engine itself. Of cuda-host only what the registry asks for: it is slow. */
+static fh1_status run_engine_rules(fault_bench *b, fh1_fault f, const fh1_fault_info *info, fault_row *row)
+{
+    const bool ops = !b->cuda || names_rule(info, rule_names[FAULT_RULE_LATTICE]);
+    const bool horizon = b->cuda ? names_rule(info, rule_names[FAULT_RULE_HORIZON]) : strncmp(info->op, "ssd_", 4) == 0;
+    fh1_engine *e;
+    if (b->cuda && !ops && !horizon) return NULL;
+    FH1_TRY(fault_engine_of(b, f, &e));
+    fh1_status s = b->cuda ? NULL : run_laws(b, info, e, row);
+    if (!s && ops) s = fault_regimes_run(b, info->op, false, e, row, NULL, 0);
+    fh1_verdict v = FH1_SKIP;
+    if (!s && horizon) s = fault_horizon_run(b, e, &v);
+    row->runs[FAULT_RULE_HORIZON] = v != FH1_SKIP;
+    row->red[FAULT_RULE_HORIZON] = v == FH1_FAIL;
+    e->free(e);
+    return s;
+}
+
 static fh1_status run_rules(fault_bench *b, fh1_fault f, const fh1_fault_info *info, fault_row *row)
 {
     row->right_tap = row->right_step = true;
     if (names_rule(info, "check")) FH1_TRY(run_check(b, f, info, row));
-    if (!b->bf16) {
-        fh1_engine *e = faulty(b, f);
-        if (!e) return fh1_no_memory(sizeof *e, "a faulty engine");
-        fh1_status s = run_laws(b, info, e, row);
-        if (!s) s = fault_regimes_run(b, info->op, false, e, row, NULL, 0);
-        fh1_verdict v = FH1_SKIP;
-        if (!s && strncmp(info->op, "ssd_", 4) == 0) s = fault_horizon_run(b, e, &v);
-        row->runs[FAULT_RULE_HORIZON] = v != FH1_SKIP;
-        row->red[FAULT_RULE_HORIZON] = v == FH1_FAIL;
-        e->free(e);
-        FH1_TRY(s);
-    }
+    if (!b->bf16) FH1_TRY(run_engine_rules(b, f, info, row));
     row->killed = true;
     for (int r = 0; r < FAULT_RULES; ++r) {
         if (r != FAULT_RULE_LAW && names_rule(info, rule_names[r])) row->owes[r] = row->red[r] == 0;

@@ -45,6 +45,9 @@ typedef struct fault_bench fault_bench;
 /* Models of `folder` (golden/models) are opened as they are needed. `bf16`: rows run ref-bf16 on the bf16 models under
  * its own contract, and only through check. */
 fh1_status fault_bench_new(const char *folder, bool bf16, fault_bench **out);
+/* Rows run cuda-host instead (fault_cuda.h), under fp32, or with bf16 under cuda-bf16; the laws are left to fh1 laws.
+ */
+void fault_bench_take_cuda(fault_bench *b);
 void fault_bench_free(fault_bench *b);
 
 /* `info` is the registry's entry; another one is judged as if it stood there. */
@@ -52,6 +55,8 @@ fh1_status fault_row_run(fault_bench *b, fh1_fault f, const fh1_fault_info *info
 
 /* Honest engines; NULL past the last. */
 const char *fault_honest_name(int i);
+/* Whether it belongs to the matrix of cuda-host, or to that of the reference. */
+bool fault_honest_is_cuda(int i);
 fh1_status fault_honest_run(fault_bench *b, int i, fault_row *row);
 /* Any engine through what an honest one must pass: all cases of all faults, all laws, all ops, the long scan. */
 fh1_status fault_engine_run(fault_bench *b, fh1_engine *e, fault_row *row);
@@ -63,7 +68,7 @@ const char *fault_caught_by(fh1_fault f, const fh1_fault_info *info, char *buf, 
  * `jobs` as soon as they and those before them are there. A job >= 0 is a fault, -1 - i an honest engine. */
 typedef struct {
     const char *folder;
-    bool bf16;
+    bool bf16, cuda;
     const int *jobs;
     int n_jobs, n_processes;
     void (*done)(void *user, const fault_row *row);

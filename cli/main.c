@@ -20,13 +20,14 @@ static const command commands[] = {
     {"laws", "what must hold between two runs of one engine", cmd_laws},
     {"faults", "the planted bugs, and the proof that every one is caught", cmd_faults},
     {"trace", "record every tap of an engine into a trace file", cmd_trace},
-    {"run", "greedy tokens", cmd_run},
+    {"run", "tokens, greedy or drawn", cmd_run},
     {"taps", "the taps of a model: names, shapes, definitions", cmd_taps},
     {"diff", "compare two traces with each other", cmd_diff},
     {"info", "a model's geometry and memory; this machine's BLAS", cmd_info},
     {"convert", "a model from one format into another: folder, .fh1, GGUF", cmd_convert},
     {"merge", "PEFT adapters into the weights of their base", cmd_merge},
     {"verify", "is a model, an adapter or a file whole? every checksum and rule", cmd_verify},
+    {"bench", "speed of an engine beside what the machine could do", cmd_bench},
     {"init", "make a synthetic checkpoint from a config.json", cmd_init},
 };
 enum { N_COMMANDS = sizeof commands / sizeof commands[0] };

@@ -112,10 +112,14 @@ static fh1_status add_engine_subject(const check_options *o, check_plan *p, cons
     return add_subject(p, &s);
 }
 
+/* `attached`: an adapter belongs to the case; the CUDA engines run merged models only, so it is none of theirs. */
 static fh1_status add_engines(const check_options *o, check_plan *p, const fh1_model *m, const gld_trace *t,
-                              const char *name)
+                              const char *name, bool attached)
 {
-    for (int i = 0; i < o->engines.n; i++) FH1_TRY(add_engine_subject(o, p, m, t, o->engines.items[i], name));
+    for (int i = 0; i < o->engines.n; i++) {
+        if (attached && cli_engine_is_cuda(o->engines.items[i])) continue;
+        FH1_TRY(add_engine_subject(o, p, m, t, o->engines.items[i], name));
+    }
     return NULL;
 }
 
@@ -135,7 +139,7 @@ static fh1_status plan_traces(const check_options *o, check_plan *p)
         FH1_TRY(add_trace(p, &t));
         FH1_TRY(gld_trace_open(path, m, p->map, t));
         FH1_TRY(add_trace_subject(o, p, m, t, NULL, base_name(path)));
-        FH1_TRY(add_engines(o, p, m, t, base_name(path)));
+        FH1_TRY(add_engines(o, p, m, t, base_name(path), false));
     }
     return NULL;
 }
@@ -151,7 +155,7 @@ static fh1_status plan_case(const check_options *o, check_plan *p, const gld_cas
     FH1_TRY_GOTO(e, gld_trace_open(c->trace, m, NULL, t), bad);
     FH1_TRY_GOTO(e, add_trace_subject(o, p, m, t, c, c->name), bad);
     /* The inputs of a wrong trace may be what went wrong; its right twin in the suite has them too. */
-    if (!c->expect_fail) FH1_TRY_GOTO(e, add_engines(o, p, m, t, c->name), bad);
+    if (!c->expect_fail) FH1_TRY_GOTO(e, add_engines(o, p, m, t, c->name, c->adapter != NULL), bad);
     return NULL;
 bad:
     return fh1_where(e, "case %s", c->name);
@@ -192,7 +196,7 @@ static fh1_status plan_seeded(const check_options *o, check_plan *p)
         FH1_TRY(add_trace(p, &t));
         FH1_TRY(gld_schedule_seeded(&m->config, (uint64_t)o->seed, which, t));
         snprintf(name, sizeof name, "seed %" PRId64 " %s", o->seed, names[which]);
-        FH1_TRY(add_engines(o, p, m, t, name));
+        FH1_TRY(add_engines(o, p, m, t, name, false));
     }
     return NULL;
 }

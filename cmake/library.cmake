@@ -3,15 +3,18 @@
 include(GNUInstallDirs)
 include(CMakePackageConfigHelpers)
 
-set(FH1_FOLDERS oracle convert reference golden)
 add_library(fh1 STATIC)
 foreach(objects oracle convert reference_f32 reference_f64 reference_faulty_f32 reference_faulty_f64
-        reference_plain golden)
+        reference_plain golden cuda_names cuda_host cuda_spoiled cuda_spoilers cuda_runtime)
   target_sources(fh1 PRIVATE $<TARGET_OBJECTS:fh1_${objects}>)
 endforeach()
 set_target_properties(fh1 PROPERTIES LINKER_LANGUAGE C)
 target_link_libraries(fh1 PUBLIC PkgConfig::OPENBLAS PkgConfig::CJSON PkgConfig::ZSTD PkgConfig::XXHASH
-                      PkgConfig::PCRE2 Threads::Threads m)
+                      PkgConfig::PCRE2 Threads::Threads stdc++ m)
+if(FH1_NVCC)
+  target_sources(fh1 PRIVATE $<TARGET_OBJECTS:fh1_cuda_gpu>)
+  target_link_libraries(fh1 PUBLIC $<BUILD_INTERFACE:fh1_cublas>)
+endif()
 target_include_directories(fh1 PUBLIC $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}>
                            $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}/fh1>)
 
@@ -29,6 +32,8 @@ foreach(folder oracle convert golden)
 endforeach()
 install(FILES ${PROJECT_SOURCE_DIR}/reference/engine.h ${PROJECT_SOURCE_DIR}/reference/faulty.h
         DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/fh1/reference)
+install(FILES ${PROJECT_SOURCE_DIR}/cuda/engine.h ${PROJECT_SOURCE_DIR}/cuda/session.h
+        DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/fh1/cuda)
 
 install(EXPORT fh1Targets NAMESPACE fh1:: DESTINATION ${CMAKE_INSTALL_LIBDIR}/cmake/fh1)
 configure_package_config_file(${PROJECT_SOURCE_DIR}/cmake/fh1Config.cmake.in ${PROJECT_BINARY_DIR}/cmake/fh1Config.cmake

@@ -215,7 +215,10 @@ static bool edit_config(fh1_config *c, const char *edit)
 static void narrow(fh1_model *m)
 {
     m->config.K -= 1;
-    for (int64_t i = 0; i < m->config.n_layers; i++) m->layers[i].conv_w.shape[2] = m->config.K;
+    for (int64_t i = 0; i < m->config.n_layers; i++) {
+        fh1_tensor *w = &m->layers[i].conv_w;
+        w->shape[2] = w->stride[0] = w->stride[1] = m->config.K;
+    }
 }
 
 fh1_status gld_fault_model_open(const char *folder, const char *name, fh1_model *out)

@@ -51,7 +51,7 @@ static fh1_status snapshot_at(law_run *r, fh1_engine *e, law_road road, int64_t 
         return NULL;
     }
     FH1_TRY(gld_session_fork(r, s, &snapshot));
-    if (road == LAW_PLANTED) gld_session_forget(snapshot);
+    if (road == LAW_PLANTED) FH1_TRY(gld_session_forget(snapshot));
     FH1_TRY(go_on_two(s, r->text[1], r->text[2], NULL));
     for (int again = 0; again < 2; ++again) {
         FH1_TRY(gld_session_restore(s, snapshot));
@@ -88,7 +88,10 @@ static fh1_status fork_at(law_run *r, fh1_engine *e, law_road road, bool child_f
         FH1_TRY(gld_session_solo(r, e, r->text[0], (int64_t[]){n, 0}, &child));
     } else {
         FH1_TRY(gld_session_fork(r, parent, &child));
-        if (road == LAW_PLANTED) gld_session_forget(parent), gld_session_forget(child);
+        if (road == LAW_PLANTED) {
+            FH1_TRY(gld_session_forget(parent));
+            FH1_TRY(gld_session_forget(child));
+        }
     }
     if (child_first) FH1_TRY(go_on(child, r->text[1]));
     FH1_TRY(go_on(parent, r->text[0] + n));

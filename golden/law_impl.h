@@ -113,7 +113,7 @@ fh1_status gld_session_take(const law_session *s, int64_t b, int64_t begin, int6
                             law_side *out);
 
 /* A mistake in the middle of a road: all that the cache holds is zero. */
-void gld_session_forget(law_session *s);
+fh1_status gld_session_forget(law_session *s);
 
 /* The next id of the vocabulary: another word. */
 int64_t gld_other_id(const law_run *r, int64_t id);

@@ -99,7 +99,7 @@ static fh1_status feed_cut(law_session *s, const packing *p, int k, bool planted
 {
     const int64_t border = p->len[0] + p->len[1] + p->len[2], cut = border - 1 + k;
     FH1_TRY(feed(s, p, 0, cut, true));
-    if (planted) gld_session_forget(s);
+    if (planted) FH1_TRY(gld_session_forget(s));
     if (k == 2) { /* one token of a new document was fed: the rest of it goes on unsaid */
         FH1_TRY(feed(s, p, cut, p->len[3] - 1, false));
         return feed(s, p, cut + p->len[3] - 1, p->T - cut - p->len[3] + 1, !planted);

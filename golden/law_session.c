@@ -197,24 +197,36 @@ fh1_status gld_session_reorder(law_run *r, law_session *s, const int64_t *from, 
     return s->e->cache_ops->reorder(s->cache, from, n);
 }
 
+/* One part of a row, dense, wherever the engine keeps it; freed by the caller. */
+static fh1_status read_part(const law_session *s, int64_t b, int64_t layer, fh1_cache_part part, void **out)
+{
+    const size_t bytes = (size_t)fh1_cache_row_elems(s->cache, b, part) * (s->cache->dtype == FH1_F64 ? 8 : 4);
+    if (!(*out = malloc(bytes + 1))) return fh1_no_memory(bytes, "a law");
+    const fh1_status st = fh1_cache_row_read(s->cache, b, layer, part, *out);
+    if (st) free(*out);
+    return st;
+}
+
 /* Keys or values of tokens [begin, begin + n), token by token. */
 static fh1_status take_tokens(const law_session *s, int64_t b, int64_t layer, fh1_cache_part part, law_tensor like,
                               law_side *out)
 {
     const fh1_config *c = &s->m->config;
-    const fh1_cache_row *row = &s->cache->rows[b];
-    const void *from = part == FH1_CACHE_KEY ? row->key[layer] : row->value[layer];
+    const int64_t stored = s->cache->rows[b].n;
+    void *from;
     law_tensor *t;
     like.id = part == FH1_CACHE_KEY ? FH1_TAP_CACHE_KEY : FH1_TAP_CACHE_VALUE;
     like.layer = layer;
     like.width = c->Hkv * c->A;
     like.fiber = c->A;
     FH1_TRY(gld_side_add(out, &like, &t));
+    FH1_TRY(read_part(s, b, layer, part, &from));
     for (int64_t i = 0; i < t->n; ++i)
         for (int64_t h = 0; h < c->Hkv; ++h)
             for (int64_t a = 0; a < c->A; ++a)
                 t->v[i * t->width + h * c->A + a] =
-                    value_at(from, s->cache->dtype, (h * row->cap + t->first_token + i) * c->A + a);
+                    value_at(from, s->cache->dtype, (h * stored + t->first_token + i) * c->A + a);
+    free(from);
     return NULL;
 }
 
@@ -222,7 +234,7 @@ static fh1_status take_memory(const law_session *s, int64_t b, int64_t layer, fh
                               law_side *out)
 {
     const fh1_config *c = &s->m->config;
-    const fh1_cache_row *row = &s->cache->rows[b];
+    void *from;
     const bool window = part == FH1_CACHE_CONV;
     const int64_t len = window ? fh1_conv_dim(c) * (c->K - 1) : c->H * c->P * c->N;
     law_tensor *t;
@@ -235,8 +247,9 @@ static fh1_status take_memory(const law_session *s, int64_t b, int64_t layer, fh
     like.width = (len + like.stride - 1) / like.stride;
     like.fiber = like.stride > 1 ? 1 : window ? c->K - 1 : c->N;
     FH1_TRY(gld_side_add(out, &like, &t));
-    for (int64_t i = 0; i < t->width; ++i)
-        t->v[i] = value_at(window ? row->conv[layer] : row->ssm[layer], s->cache->dtype, i * t->stride);
+    FH1_TRY(read_part(s, b, layer, part, &from));
+    for (int64_t i = 0; i < t->width; ++i) t->v[i] = value_at(from, s->cache->dtype, i * t->stride);
+    free(from);
     return NULL;
 }
 
@@ -265,18 +278,17 @@ fh1_status gld_session_take(const law_session *s, int64_t b, int64_t begin, int6
     return NULL;
 }
 
-void gld_session_forget(law_session *s)
+fh1_status gld_session_forget(law_session *s)
 {
-    const fh1_config *c = &s->m->config;
     const size_t wide = s->cache->dtype == FH1_F64 ? 8 : 4;
     for (int64_t b = 0; b < s->cache->B; ++b)
-        for (int64_t l = 0; l < c->n_layers; ++l) {
-            fh1_cache_row *r = &s->cache->rows[b];
-            if (r->cap > 0) {
-                memset(r->key[l], 0, (size_t)(c->Hkv * r->cap * c->A) * wide);
-                memset(r->value[l], 0, (size_t)(c->Hkv * r->cap * c->A) * wide);
-            }
-            memset(r->conv[l], 0, (size_t)(fh1_conv_dim(c) * (c->K - 1)) * wide);
-            memset(r->ssm[l], 0, (size_t)(c->H * c->P * c->N) * wide);
+        for (int part = FH1_CACHE_KEY; part <= FH1_CACHE_SSM; ++part) {
+            void *zeros = calloc((size_t)fh1_cache_row_elems(s->cache, b, (fh1_cache_part)part) + 1, wide);
+            fh1_status st = zeros ? NULL : fh1_no_memory(wide, "a law");
+            for (int64_t l = 0; l < s->m->config.n_layers && !st; ++l)
+                st = fh1_cache_row_write(s->cache, b, l, (fh1_cache_part)part, zeros);
+            free(zeros);
+            if (st) return st;
         }
+    return NULL;
 }

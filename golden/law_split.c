@@ -59,7 +59,7 @@ static fh1_status walk_calls(law_run *r, fh1_engine *e, law_road road, const int
         FH1_TRY(gld_session_open(r, e, 1, &s));
         const int64_t *text = r->text[0];
         for (const int64_t *n = calls; *n > 0; text += *n++) {
-            if (road == LAW_PLANTED && n == calls + 1) gld_session_forget(s);
+            if (road == LAW_PLANTED && n == calls + 1) FH1_TRY(gld_session_forget(s));
             FH1_TRY(gld_session_feed(s, text, *n));
         }
     }

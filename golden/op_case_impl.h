@@ -135,6 +135,12 @@ fh1_status gld_fill_lattice(gld_op_data *d);
 void gld_fill_drawn(gld_op_data *d);
 fh1_status gld_fill_recorded(gld_op_data *d);
 
+/* The type that the judged contract stores this tap in, where it is not that of its activations. */
+static inline fh1_dtype gld_tap_type(const gld_op_data *d, fh1_tap_id id)
+{
+    return fh1_profile_tap_dtype(d->profile, id, false, NULL);
+}
+
 static inline gld_array *gld_find_in(gld_op_data *d, gld_kind kind)
 {
     for (int i = 0; i < d->n_in; ++i)

@@ -30,6 +30,7 @@ static void conv1d_lay_out(gld_op_data *d)
     gld_array *w = gld_add_param(d, "w", GLD_KIND_TAPS, c->c, c->K);
     gld_array *b = gld_add_param(d, "b", GLD_KIND_CONV_BIAS, c->bias ? c->c : 0, -1);
     gld_array *window = gld_add_in(d, "window", GLD_KIND_WINDOW, c->c, c->K - 1, -1);
+    window->stored = gld_tap_type(d, FH1_TAP_CACHE_CONV);
     gld_add_out(d, "y", c->T, c->c, -1);
     gld_add_out(d, "window", c->c, c->K - 1, -1);
     d->exact_out[1] = true;
@@ -136,6 +137,7 @@ static void ssd_lay_out(gld_op_data *d)
     gld_array *B = gld_add_in(d, "B", GLD_KIND_B, c->T, c->G, c->N);
     gld_array *C = gld_add_in(d, "C", GLD_KIND_C, c->T, c->G, c->N);
     gld_array *dt = gld_add_in(d, "dt", GLD_KIND_DT, c->T, c->H, -1);
+    dt->stored = gld_tap_type(d, FH1_TAP_DT);
     gld_array *A_log = gld_add_param(d, "A_log", GLD_KIND_A_LOG, c->H, -1);
     gld_array *D = gld_add_param(d, "D", GLD_KIND_D, c->H, -1);
     gld_array *state = gld_add_in(d, "state", GLD_KIND_STATE, c->H, c->P, c->N);
@@ -153,7 +155,7 @@ static void ssd_lay_out(gld_op_data *d)
     ssd_probe(d, "D", D, false);
     if (c->state) ssd_probe(d, "the state", state, true);
     if (c->docs > 1) gld_add_probe(d, "the documents", NULL, "output", d->out[0].n, 1);
-    d->store = d->profile->at[c->op == GLD_OP_SSD_STEP ? FH1_RP_STEP : FH1_RP_SSD];
+    d->store = fh1_profile_scan_output(d->profile, c->op == GLD_OP_SSD_STEP);
 }
 
 OFFERED(ssd_scan)

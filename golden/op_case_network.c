@@ -227,7 +227,7 @@ static void swiglu_lay_out(gld_op_data *d)
     gld_add_probe(d, "gate", gate, "channel", 1, c->F);
     gld_add_probe(d, "up", up, "channel", 1, c->F);
     scalar_probe(d, "the gate's multiplier", &d->m[0], 1);
-    d->store = d->profile->at[FH1_RP_MLP];
+    d->store = d->profile->at[FH1_RP_ACT];
 }
 
 OFFERED(swiglu)
@@ -287,6 +287,7 @@ static void loss_lay_out(gld_op_data *d)
 {
     const gld_op_case *c = d->c;
     gld_array *x = gld_add_in(d, "logits", GLD_KIND_LOGITS, c->T, c->V, -1);
+    x->stored = gld_tap_type(d, FH1_TAP_LOGITS);
     gld_add_out(d, "loss", 1, -1, -1);
     d->n_ints = c->T;
     gld_add_probe(d, "the logits", x, "output", 1, 1);
@@ -317,6 +318,7 @@ static void sample_lay_out(gld_op_data *d)
 {
     const gld_op_case *c = d->c;
     gld_array *x = gld_add_in(d, "logits", GLD_KIND_LOGITS, c->T, c->V, -1);
+    x->stored = gld_tap_type(d, FH1_TAP_LOGITS);
     gld_add_out(d, "token", c->T, -1, -1);
     d->exact_out[0] = true;
     gld_add_probe(d, "the logits", x, "output", c->T, 1);

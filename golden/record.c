@@ -103,6 +103,7 @@ static fh1_status recorder_open(recorder *r, fh1_engine *e, const fh1_model *m, 
     assert(r->opt.store == FH1_DTYPE_COUNT || fh1_dtype_is_float(r->opt.store));
     if (out) memset(out, 0, sizeof *out);
     FH1_TRY(gld_taps_check(r->opt.taps, m->config.n_layers));
+    FH1_TRY(fh1_engine_open(e, m));
     FH1_TRY(fh1_cache_new(&m->config, e->dtype, B, &r->cache));
     if (!out) return NULL;
     FH1_TRY(gld_trace_new(out));

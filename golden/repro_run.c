@@ -89,11 +89,11 @@ static fh1_status judge_trace(const gld_repro *r, const gld_repro_env *env, cons
     if (*r->contract) FH1_TRY(fh1_contract_parse(r->contract, &declared, &switches));
     FH1_TRY(fh1_variants_parse(r->variant, &o.variants));
     o.variants |= switches;
-    /* Only ref-bf16 runs a profile: the others stay what they are and are judged under it. */
-    const fh1_profile *runs = strcmp(r->engine, "ref-bf16") == 0 ? declared : NULL;
-    FH1_TRY(make_judged(env, r->engine, runs, o.variants, r->fault, &e));
-    o.profile = declared ? declared : e->profile;
+    /* These two run no profile but their own and are judged under the one declared; of the rest `make` knows. */
+    const bool own = strcmp(r->engine, "ref-f64") == 0 || strcmp(r->engine, "ref-f32") == 0;
+    FH1_TRY(make_judged(env, r->engine, own ? NULL : declared, o.variants, r->fault, &e));
     fh1_status s = gld_record_like(e, m, inputs, &all, &recorded);
+    o.profile = declared ? declared : e->profile;
     if (!s) s = gld_judge(&recorded, &o, report);
     if (!s) gld_trace_free(&recorded);
     e->free(e);

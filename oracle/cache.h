@@ -16,7 +16,7 @@
 
 typedef enum { FH1_CACHE_KEY, FH1_CACHE_VALUE, FH1_CACHE_CONV, FH1_CACHE_SSM } fh1_cache_part;
 
-/* One row. Arrays per layer are in `layers`; elements are f32 or f64 as the cache says. */
+/* One row. Arrays per layer; elements are f32 or f64 as the cache says. */
 typedef struct {
     int64_t n;           /* real tokens stored */
     int64_t cap;         /* allocated tokens */
@@ -26,7 +26,27 @@ typedef struct {
     void **key, **value; /* per layer [Hkv, cap, A]: head-major so that a head's keys are one block */
     void **conv;         /* per layer [c, K-1] */
     void **ssm;          /* per layer [H, P, N] */
+    bool used;           /* false: no call and no import yet, window and state are the zeros they were born with */
 } fh1_cache_row;
+
+struct fh1_cache;
+
+/* Contents that an engine keeps elsewhere, in the memory of a device. Rows then keep the books alone (n, cap, col, doc,
+ * doc_begin), their four arrays are NULL, and every function below does its work through this table. */
+typedef struct fh1_cache_store {
+    void (*free)(void *store);
+    size_t (*bytes)(const void *store);
+    /* Row b holds nothing from now on, window and state are zero. What goes wrong is told by the next one that can. */
+    void (*reset_row)(void *store, int64_t b);
+    /* A second store with the contents of c's: neither sees what happens to the other afterwards. */
+    fh1_status (*clone)(const struct fh1_cache *c, void **out);
+    /* Row i becomes the old row from[i] (all valid), n rows afterwards; all or nothing. Called before c's books move.
+     */
+    fh1_status (*reorder)(struct fh1_cache *c, const int64_t *from, int64_t n);
+    /* A part of row b, dense, in c's type: [Hkv, n, A] for the n tokens of the row, [c, K-1] or [H, P, N]. */
+    fh1_status (*read)(const struct fh1_cache *c, int64_t b, int64_t layer, fh1_cache_part part, void *out);
+    fh1_status (*write)(struct fh1_cache *c, int64_t b, int64_t layer, fh1_cache_part part, const void *in);
+} fh1_cache_store;
 
 typedef struct fh1_cache {
     const fh1_config *config; /* borrowed */
@@ -35,6 +55,8 @@ typedef struct fh1_cache {
     int64_t n_cols;       /* columns so far, padding included; the same for every row */
     int64_t rope_seq_len; /* dynamic rope: longest sequence seen, 0 = none */
     fh1_cache_row *rows;
+    void *store; /* where the contents are, NULL: in `rows` */
+    const fh1_cache_store *store_ops;
 } fh1_cache;
 
 fh1_status fh1_cache_new(const fh1_config *c, fh1_dtype dtype, int64_t B, fh1_cache **out);
@@ -58,7 +80,8 @@ void fh1_cache_commit(fh1_cache *c, const fh1_tokens *t);
 void fh1_cache_reset(fh1_cache *c);
 /* A deep copy (snapshot, fork). */
 fh1_status fh1_cache_clone(const fh1_cache *c, fh1_cache **out);
-/* Make `c` equal to `snapshot`, which stays as it is; same config and dtype. */
+/* Make `c` equal to `snapshot`, which stays as it is; same config and dtype. The contents are afterwards where those of
+ * the snapshot are: a cache with a store gives it up for a snapshot without one. */
 fh1_status fh1_cache_restore(fh1_cache *c, const fh1_cache *snapshot);
 /* Row b becomes the old row from[b]; B' = n rows afterwards, rows may repeat or be dropped. All four
  * parts move. FH1_E_INPUT if an index is outside the rows. */
@@ -74,4 +97,14 @@ fh1_tensor fh1_cache_shape(const fh1_cache *c, fh1_cache_part part);
 fh1_status fh1_cache_export(const fh1_cache *c, int64_t layer, fh1_cache_part part, const fh1_tensor *out);
 fh1_status fh1_cache_import(fh1_cache *c, int64_t layer, fh1_cache_part part, const fh1_tensor *in);
 
-size_t fh1_cache_bytes(const fh1_cache *c);
+/* The same for one row and without padding, dense, in the cache's type: [Hkv, n, A] (n = rows[b].n), [c, K-1] or
+ * [H, P, N]; for readers that must not care where the contents are. */
+int64_t fh1_cache_row_elems(const fh1_cache *c, int64_t b, fh1_cache_part part);
+fh1_status fh1_cache_row_read(const fh1_cache *c, int64_t b, int64_t layer, fh1_cache_part part, void *out);
+fh1_status fh1_cache_row_write(fh1_cache *c, int64_t b, int64_t layer, fh1_cache_part part, const void *in);
+
+/* Move the contents into `store`, which has c's rows, empty. Afterwards it belongs to c and the arrays of the rows are
+ * gone; on failure c is as it was and the store stays the caller's. */
+fh1_status fh1_cache_attach(fh1_cache *c, void *store, const fh1_cache_store *ops);
+
+size_t fh1_cache_bytes(const fh1_cache *c); /* the store's bytes included */

@@ -8,13 +8,14 @@
 /* transformers' eager CPU path keeps every intermediate in the model's type, softmax, norms and silu
  * going through f32 and rounding once. Two values stay f32: the scan output of a prefill and the
  * state in the cache (read in 5.23.0 and seen in its traces). */
-#define EAGER_POINTS(r)                                                                                                \
-    {                                                                                                                  \
-        [FH1_RP_EMBED] = r, [FH1_RP_NORM_INNER] = r, [FH1_RP_NORM] = r, [FH1_RP_SCALE_IN] = r, [FH1_RP_LINEAR] = r,    \
-        [FH1_RP_KEY] = r, [FH1_RP_ROPE_TABLE] = r, [FH1_RP_ROPE] = r, [FH1_RP_SCORE] = r, [FH1_RP_PROB] = r,           \
-        [FH1_RP_CONTEXT] = r, [FH1_RP_MUP_VECTOR] = r, [FH1_RP_MUP] = r, [FH1_RP_CONV] = r, [FH1_RP_CONV_ACT] = r,     \
-        [FH1_RP_DT] = r, [FH1_RP_STEP] = r, [FH1_RP_SSD] = FH1_ROUND_NONE, [FH1_RP_GATE_SILU] = r, [FH1_RP_GATED] = r, \
-        [FH1_RP_BRANCH] = r, [FH1_RP_RESIDUAL] = r, [FH1_RP_MLP] = r, [FH1_RP_LOGITS] = r                              \
+#define EAGER_POINTS(r)                                                                                             \
+    {                                                                                                               \
+        [FH1_RP_EMBED] = r, [FH1_RP_NORM_INNER] = r, [FH1_RP_NORM] = r, [FH1_RP_SCALE_IN] = r, [FH1_RP_LINEAR] = r, \
+        [FH1_RP_KEY] = r, [FH1_RP_ROPE_TABLE] = r, [FH1_RP_ROPE] = r, [FH1_RP_ROPE_SUM] = r, [FH1_RP_SCORE] = r,    \
+        [FH1_RP_PROB] = r, [FH1_RP_CONTEXT] = r, [FH1_RP_MUP_VECTOR] = r, [FH1_RP_MUP] = r, [FH1_RP_CONV] = r,      \
+        [FH1_RP_CONV_ACT] = r, [FH1_RP_DT] = r, [FH1_RP_STEP] = r, [FH1_RP_SSD] = FH1_ROUND_NONE,                   \
+        [FH1_RP_GATE_SILU] = r, [FH1_RP_GATED] = r, [FH1_RP_BRANCH] = r, [FH1_RP_RESIDUAL] = r, [FH1_RP_MLP] = r,   \
+        [FH1_RP_ACT] = r, [FH1_RP_HEAD] = r, [FH1_RP_LOGITS] = r                                                    \
     }
 
 /* Below the normal range f32 has few bits left, products of decays lose them step by step, and many pipelines flush to
@@ -24,7 +25,16 @@
 
 /* llama.cpp computes in f32 and scans one token after another. The input of a product is brought to the type of the
  * weights, which are what the file says: judge them by `fh1 check FILE.gguf`. Its softplus is log(1 + exp). */
-#define LLAMACPP .storage = FH1_F32, .log_of_sum = true, F32_ARITHMETIC, .chunk = 1
+#define LLAMACPP .storage = FH1_F32, .any_form = true, .log_of_sum = true, F32_ARITHMETIC, .chunk = 1
+
+/* Fused kernels on tensor cores round what they store, and what a tensor core reads where it is not of that type yet:
+ * the weights of a softmax, and the operands of a chunked scan, in two parts. Multipliers meet f32 sums. */
+#define TENSOR_CORE_POINTS(r)                                                                                      \
+    {                                                                                                              \
+        [FH1_RP_EMBED] = r, [FH1_RP_NORM] = r, [FH1_RP_LINEAR] = r, [FH1_RP_ROPE_SUM] = r, [FH1_RP_PROB_TILE] = r, \
+        [FH1_RP_CONTEXT] = r, [FH1_RP_CONV_ACT] = r, [FH1_RP_SSD] = r, [FH1_RP_SSD_TILE] = r, [FH1_RP_GATED] = r,  \
+        [FH1_RP_RESIDUAL] = r, [FH1_RP_ACT] = r                                                                    \
+    }
 
 /* An engine whose chunk is not known: kernels take 64 to 256 tokens at once. */
 #define LONGEST_CHUNK 256
@@ -34,6 +44,7 @@ static const fh1_profile profiles[] = {
      .summary = "f64 throughout, rounds nowhere else",
      .storage = FH1_F64,
      .at = {FH1_ROUND_NONE},
+     .any_form = true,
      .u = 0x1p-53,
      .exp_units = 4,
      .chunk = LONGEST_CHUNK,
@@ -43,6 +54,7 @@ static const fh1_profile profiles[] = {
      .summary = "f32 throughout, rounds nowhere else",
      .storage = FH1_F32,
      .at = {FH1_ROUND_NONE},
+     .any_form = true,
      F32_ARITHMETIC,
      .chunk = LONGEST_CHUNK},
     {.name = "hf-eager-bf16",
@@ -55,6 +67,17 @@ static const fh1_profile profiles[] = {
      .storage = FH1_F16,
      .at = EAGER_POINTS(FH1_ROUND_F16),
      F32_ARITHMETIC},
+    {.name = "cuda-bf16",
+     .summary = "fused kernels on tensor cores, bf16 model: rounded where stored, sums in f32",
+     .storage = FH1_BF16,
+     .at = TENSOR_CORE_POINTS(FH1_ROUND_BF16),
+     .any_form = true,
+     .exact_angle = true,
+     .u = 0x1p-23, /* what is cut off errs by twice as much as what is rounded */
+     .cut = 16,
+     .exp_units = 4,
+     .chunk = LONGEST_CHUNK,
+     .underflow = 16 * 0x1p-126},
     {.name = "llamacpp-f32", .summary = "llama.cpp on the CPU, f32 GGUF, f32 KV cache, no flash attention", LLAMACPP},
     {.name = "llamacpp-bf16",
      .summary = "the same with a bf16 GGUF: inputs of products rounded to bf16",
@@ -144,13 +167,38 @@ const fh1_profile *fh1_profile_for_dtype(fh1_dtype t)
     }
 }
 
+fh1_round fh1_profile_scan_output(const fh1_profile *p, bool one_token)
+{
+    const fh1_round step = p->at[FH1_RP_STEP];
+    return one_token && step != FH1_ROUND_NONE ? step : p->at[FH1_RP_SSD];
+}
+
+fh1_profile fh1_profile_head(const fh1_profile *p)
+{
+    fh1_profile head = *p;
+    head.at[FH1_RP_LINEAR] = p->at[FH1_RP_HEAD];
+    return head;
+}
+
+/* Taps that a 16-bit pipeline may leave in f32: those that it does not round. */
+static bool stays_wide(const fh1_profile *p, fh1_tap_id id, bool one_token)
+{
+    switch (id) {
+    case FH1_TAP_CACHE_SSM:
+    case FH1_TAP_LOSS: return true;
+    case FH1_TAP_SSD: return fh1_profile_scan_output(p, one_token) == FH1_ROUND_NONE;
+    case FH1_TAP_DT: return p->at[FH1_RP_DT] == FH1_ROUND_NONE;
+    case FH1_TAP_CACHE_CONV: return p->at[FH1_RP_MUP] == FH1_ROUND_NONE;
+    case FH1_TAP_LOGITS: return p->at[FH1_RP_LOGITS] == FH1_ROUND_NONE;
+    default: return false;
+    }
+}
+
 fh1_dtype fh1_profile_tap_dtype(const fh1_profile *p, fh1_tap_id id, bool one_token, const fh1_config *c)
 {
     (void)c; /* no profile so far lets the geometry decide */
     if (p->storage == FH1_F64 || p->storage == FH1_F32) return p->storage;
-    if (id == FH1_TAP_CACHE_SSM || id == FH1_TAP_LOSS) return FH1_F32;
-    if (id == FH1_TAP_SSD && !one_token) return FH1_F32;
-    return p->storage;
+    return stays_wide(p, id, one_token) ? FH1_F32 : p->storage;
 }
 
 /* The next name of a list, without the blanks around it: [*begin, *begin + *n). False at the end. */

@@ -2,8 +2,9 @@
  * consistent semantics that reproduce a deviation of a real library.
  *
  * A profile lists every point where a pipeline rounds, and to what. `exact` and `fp32` round nowhere
- * but in their own arithmetic; `hf-eager-bf16` has the points of transformers' eager CPU path. A
- * contract is a profile plus switches: "fp32+mup_rounded". */
+ * but in their own arithmetic; `hf-eager-bf16` has the points of transformers' eager CPU path, `cuda-bf16` those of
+ * fused kernels on tensor cores: what is stored, and what a tensor core reads. A contract is a profile plus switches:
+ * "fp32+mup_rounded". */
 #pragma once
 
 #include "oracle/round.h"
@@ -18,9 +19,11 @@ typedef enum {
     FH1_RP_LINEAR,     /* every matrix product, bias included */
     FH1_RP_KEY,        /* k · key_multiplier */
     FH1_RP_ROPE_TABLE, /* cos and sin */
-    FH1_RP_ROPE,       /* both products and their sum */
+    FH1_RP_ROPE,       /* both products of a rotation */
+    FH1_RP_ROPE_SUM,   /* their sum, the rotated value */
     FH1_RP_SCORE,      /* q·k, and the scaled score */
     FH1_RP_PROB,       /* softmax output */
+    FH1_RP_PROB_TILE,  /* exp(score - running maximum) where it is multiplied with v; its sum is not rounded */
     FH1_RP_CONTEXT,    /* p·v */
     FH1_RP_MUP_VECTOR, /* the ssm_multipliers themselves */
     FH1_RP_MUP,        /* p ⊙ mup vector */
@@ -28,13 +31,16 @@ typedef enum {
     FH1_RP_CONV_ACT,   /* silu of it */
     FH1_RP_DT,         /* dt + bias, softplus, clamp: one rounding each */
     FH1_RP_STEP,       /* one-token step: Δ·B, Δ·B·x, the state read for y, y, D·x, their sum */
-    FH1_RP_SSD,        /* scan output of a prefill */
-    FH1_RP_GATE_SILU,  /* silu(z) where there is no gated norm */
-    FH1_RP_GATED,      /* input of out_proj */
-    FH1_RP_BRANCH,     /* branch output · ssm_out / attention_out multiplier, and their sum */
-    FH1_RP_RESIDUAL,   /* residual sums */
-    FH1_RP_MLP,        /* gate·m, silu, silu·up, down·m */
-    FH1_RP_LOGITS,     /* logits · lm_head_multiplier */
+    FH1_RP_SSD,        /* scan output of a prefill, and of a one-token step that has no FH1_RP_STEP */
+    FH1_RP_SSD_TILE,  /* products of a chunked scan: each operand that is not of the type already, in two parts of it */
+    FH1_RP_GATE_SILU, /* silu(z) where there is no gated norm */
+    FH1_RP_GATED,     /* input of out_proj */
+    FH1_RP_BRANCH,    /* branch output · ssm_out / attention_out multiplier, and their sum */
+    FH1_RP_RESIDUAL,  /* residual sums */
+    FH1_RP_MLP,       /* gate·m, silu, down·m */
+    FH1_RP_ACT,       /* silu · up */
+    FH1_RP_HEAD,      /* the product of lm_head */
+    FH1_RP_LOGITS,    /* logits · lm_head_multiplier */
     FH1_RP_COUNT
 } fh1_point;
 
@@ -43,8 +49,11 @@ typedef struct {
     const char *summary; /* one line for --help and docs */
     fh1_dtype storage;   /* type that taps are stored in */
     fh1_round at[FH1_RP_COUNT];
+    bool any_form;    /* names no pipeline between its roundings: sums in any order, functions in any usual form */
+    bool exact_angle; /* rope angles are those of f64; otherwise products of f32 numbers */
     bool log_of_sum;  /* softplus as log(1 + exp): what is below an ulp of 1 is lost */
-    double u;         /* unit roundoff of the arithmetic: 2^-53 (exact) or 2^-24 */
+    double u;         /* unit roundoff of the arithmetic: 2^-53 (exact), 2^-24, 2^-23 where sums truncate */
+    int64_t cut;      /* a tensor core cuts a sum off, towards zero, after so many terms; 0: sums are rounded */
     double exp_units; /* how many u exp, log, sin, cos, pow and a reciprocal root may be off by, relative */
     int64_t chunk;    /* longest chunk of a prefill scan; 0 = the model's mamba_chunk_size */
     double underflow; /* absolute: nothing smaller is judged (subnormals may be flushed to zero) */
@@ -109,6 +118,11 @@ fh1_status fh1_contract_parse(const char *text, const fh1_profile **profile, uns
 /* The contract of a trace without one, by the type of its tensors: F64 exact, F32 fp32, BF16
  * hf-eager-bf16, F16 hf-eager-fp16. */
 const fh1_profile *fh1_profile_for_dtype(fh1_dtype t);
+
+/* The rounding of the scan output: a one-token step on a cache has its own (FH1_RP_STEP), or that of a prefill. */
+fh1_round fh1_profile_scan_output(const fh1_profile *p, bool one_token);
+/* The same contract as the product of lm_head rounds: at FH1_RP_HEAD instead of FH1_RP_LINEAR. */
+fh1_profile fh1_profile_head(const fh1_profile *p);
 
 /* The type in which a tap is stored under a profile: what one ulp of it means. `one_token` tells a
  * one-token step on a cache (its scan output is rounded, a prefill's is not). */

@@ -138,6 +138,10 @@ struct fh1_engine {
     const fh1_gauge_ops *gauges; /* ref-f64 only, NULL elsewhere */
     const fh1_cache_ops *cache_ops;
     fh1_fault fault; /* planted; FH1_FAULT_NONE in every engine that is not faulty on purpose */
+    /* What this model needs before its first call: the engine loads it and settles `profile` where that depends on the
+     * model. Called through fh1_engine_open before `profile` is read; forward does it where nobody did. A model whose
+     * weights were changed in place is another one. NULL: nothing to do. */
+    fh1_status (*open)(fh1_engine *e, const fh1_model *m);
     /* One call of the model. Appends to `cache` (never NULL; its dtype is the engine's). Logits of the
      * last `n_logits` columns of each row go to `logits` [B, n_logits, V] (dense, engine dtype; NULL =
      * not wanted and not computed unless a sink is given; columns of padding are 0). On error the cache
@@ -147,3 +151,8 @@ struct fh1_engine {
     void (*free)(fh1_engine *e);
     void *ctx;
 };
+
+static inline fh1_status fh1_engine_open(fh1_engine *e, const fh1_model *m)
+{
+    return e->open ? e->open(e, m) : NULL;
+}

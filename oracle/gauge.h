@@ -74,10 +74,10 @@ static inline fh1_err fh1_err_shared(double bound)
     return (fh1_err){bound, 0, bound};
 }
 
-/* One rounding of at most `half`, independent of all others: variance half²/3. */
-static inline fh1_err fh1_err_half(fh1_err e, double half)
+/* One rounding of at most `bound`, half an ulp, independent of all others: variance bound²/3. */
+static inline fh1_err fh1_err_half(fh1_err e, double bound)
 {
-    return (fh1_err){e.worst + half, e.variance + half * half / 3, e.shared};
+    return (fh1_err){e.worst + bound, e.variance + bound * bound / 3, e.shared};
 }
 
 /* One arithmetic operation with result v: rounded in the contract's arithmetic, then to r where r rounds. The ulp is
@@ -85,5 +85,11 @@ static inline fh1_err fh1_err_half(fh1_err e, double half)
 fh1_err fh1_err_round(fh1_err e, const fh1_profile *contract, fh1_round r, double v);
 /* The same, and `units` more roundings of relative size u which are not to any type (an exp, a quotient …). */
 fh1_err fh1_err_function(fh1_err e, const fh1_profile *contract, fh1_round r, double units, double v);
+/* What a contract that cuts sums off may lose on average over d terms of a sum that comes to v: half of u per cut, and
+ * always towards zero, so no average removes it. Contained in the worst of fh1_err_sum. */
+static inline double fh1_err_cut(const fh1_profile *contract, double d, double v)
+{
+    return contract->cut > 0 ? d / (double)contract->cut * contract->u / 2 * fabs(v) : 0;
+}
 /* A sum of d terms with Σ|term| = abs_sum, in any order: d roundings of partial sums that abs_sum bounds. */
 fh1_err fh1_err_sum(fh1_err e, const fh1_profile *contract, int64_t d, double abs_sum);

@@ -105,9 +105,12 @@ static double weigh(const attention_gauge_job *j, int64_t n, double max, key_wei
         if (j->any_form) w[i].weight = fh1_err_half(w[i].weight, c->exp_units * c->u); /* of the part it is in */
     }
     const double least = log_least(n, w), below_1 = nextafter(1, 0); /* 1 itself is exact */
+    const double tile = ref_half_ulp_of_1(c->at[FH1_RP_PROB_TILE]);
     for (int64_t i = 0; i < n; ++i) {
         const double most = fmin(exp(w[i].log_p + w[i].weight.worst - least), below_1);
         w[i].rounded = fh1_err_round((fh1_err){0}, c, c->at[FH1_RP_PROB], most);
+        /* before it is normalised, and so in a binade that is not known: relative */
+        w[i].rounded = fh1_err_half(w[i].rounded, tile * most);
         move_weight(&w[i], least);
     }
     return least;
@@ -195,6 +198,7 @@ static fh1_err element(const attention_gauge_job *j, int64_t n, const sums *s, i
     e.worst += total.worst;
     e.shared += fmin(total.worst, j->sigmas * sqrt(total.variance));
     e = fh1_err_sum(e, c, n, s->abs_sum[d] + e.worst);
+    e.shared += fh1_err_cut(c, (double)n, out);
     return fh1_err_round(e, c, c->at[FH1_RP_CONTEXT], out);
 }
 
@@ -250,8 +254,8 @@ fh1_status ref_attention_op_gauge(const fh1_profile *contract, const ref_attenti
                              .a = a,
                              .scale = scale,
                              /* A^-1/2 is one rounded number; times log₂e, two more roundings */
-                             .scale_err = contract->u * (ref_any_form(contract) ? 3 : 1),
-                             .any_form = ref_any_form(contract),
+                             .scale_err = contract->u * (contract->any_form ? 3 : 1),
+                             .any_form = contract->any_form,
                              .sigmas = fh1_gauge_sigmas(a->T * a->Hq),
                              .g = g,
                              .keys = keys,

@@ -18,6 +18,7 @@ void REF(ref_attention_weigh)(int64_t n, real scale, const fh1_profile *p, real 
     if (REF_FAULT(SOFTMAX_WITHOUT_MAX)) max = 0;
     for (int64_t i = 0; i < n; ++i) sum += s[i] = r_exp(s[i] - max);
     if (REF_FAULT(SOFTMAX_COUNTS_AN_EMPTY_SLOT)) sum += r_exp(-max);
+    REF(ref_round_row)(p->at[FH1_RP_PROB_TILE], n, s); /* the sum is that of what was not rounded */
     for (int64_t i = 0; i < n; ++i) s[i] /= sum;
     REF(ref_round_row)(REF_FAULT(SOFTMAX_IN_BF16) ? FH1_ROUND_BF16 : p->at[FH1_RP_PROB], n, s);
 }

@@ -39,9 +39,10 @@ fh1_status REF(ref_linear_tap)(REF(ref_call) * k, fh1_tap_id id, int64_t layer, 
                                const real *x, const fh1_tensor *w, const fh1_tensor *b, double m, real *y)
 {
     const fh1_lora *lora = fh1_lora_of(k->m, id, layer);
-    FH1_TRY(REF(ref_linear_fwd)(rows, x, w, b, k->p, y));
+    const fh1_profile p = id == FH1_TAP_LOGITS ? fh1_profile_head(k->p) : *k->p;
+    FH1_TRY(REF(ref_linear_fwd)(rows, x, w, b, &p, y));
     REF_GAUGE(ref_gauge_linear(k, id, layer, rows, x, w, b, y));
-    if (lora) FH1_TRY(REF(ref_lora_add)(rows, x, lora, b, k->p, y));
+    if (lora) FH1_TRY(REF(ref_lora_add)(rows, x, lora, b, &p, y));
     if (id == FH1_TAP_LOGITS) {
         REF_GAUGE(ref_gauge_logits(k, rows, m, y));
         REF(ref_lm_head_scale)(rows * w->shape[0], m, k->p, y);

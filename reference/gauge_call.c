@@ -85,6 +85,18 @@ fh1_status ref_gauge_norm(ref_call_f64 *k, fh1_tap_id id, int64_t layer, const f
     return g ? ref_rmsnorm_gauge(request(k)->contract, k->t.M, k->c->D, k->x, w, k->c->eps, g) : NULL;
 }
 
+/* Whether an input multiplier stands before this product. */
+static bool is_scaled(const fh1_config *c, fh1_tap_id id)
+{
+    switch (id) {
+    case FH1_TAP_IN_PROJ: return c->m_ssm_in != 1;
+    case FH1_TAP_Q_PROJ:
+    case FH1_TAP_K_PROJ:
+    case FH1_TAP_V_PROJ: return c->m_attn_in != 1;
+    default: return false;
+    }
+}
+
 fh1_status ref_gauge_linear(ref_call_f64 *k, fh1_tap_id id, int64_t layer, int64_t rows, const double *x,
                             const fh1_tensor *w, const fh1_tensor *b, const double *y)
 {
@@ -92,8 +104,9 @@ fh1_status ref_gauge_linear(ref_call_f64 *k, fh1_tap_id id, int64_t layer, int64
     const fh1_lora *lora = fh1_lora_of(k->m, id, layer);
     FH1_TRY(open(k, id, layer, rows * w->shape[0], &g));
     if (!g) return NULL;
-    FH1_TRY(ref_linear_gauge(request(k)->contract, rows, x, w, b, y, g));
-    if (lora) FH1_TRY(ref_lora_gauge(request(k)->contract, rows, x, lora, b, y, g));
+    const fh1_profile *p = request(k)->contract, contract = id == FH1_TAP_LOGITS ? fh1_profile_head(p) : *p;
+    FH1_TRY((is_scaled(k->c, id) ? ref_linear_scaled_gauge : ref_linear_gauge)(&contract, rows, x, w, b, y, g));
+    if (lora) FH1_TRY(ref_lora_gauge(&contract, rows, x, lora, b, y, g));
     return request(k)->merged ? ref_merged_gauge(request(k), id, layer, rows, x, w, b, g) : NULL;
 }
 

@@ -7,16 +7,15 @@ static bool single(const fh1_profile *contract)
     return contract->u > 0x1p-53;
 }
 
-bool ref_any_form(const fh1_profile *contract)
-{
-    for (int i = 0; i < FH1_RP_COUNT; ++i) /* the input of a product says nothing about forms */
-        if (i != FH1_RP_LINEAR_IN && contract->at[i] != FH1_ROUND_NONE) return false;
-    return true;
-}
-
 double ref_exp_units(const fh1_profile *contract, double x)
 {
-    return contract->exp_units + (ref_any_form(contract) ? 2 * fabs(x) : 0);
+    return contract->exp_units + (contract->any_form ? 2 * fabs(x) : 0);
+}
+
+double ref_half_ulp_of_1(fh1_round r)
+{
+    if (r == FH1_ROUND_NONE) return 0;
+    return fh1_dtype_ulp(r == FH1_ROUND_BF16 ? FH1_BF16 : r == FH1_ROUND_F16 ? FH1_F16 : FH1_F32, 1) / 2;
 }
 
 fh1_err ref_err_multiply(fh1_err e, const fh1_profile *contract, fh1_round r, double v, double m)
@@ -62,7 +61,7 @@ fh1_err ref_err_silu(fh1_err e, const fh1_profile *contract, fh1_round r, double
     e.worst += second;
     e.shared += likely;                          /* a square has a mean, */
     e.variance += many * many * likely * likely; /* and is that of `many` deviations where the error is */
-    const bool any = ref_any_form(contract);
+    const bool any = contract->any_form;
     const bool gone = any ? sigma < contract->u / 16 : z < -88; /* 1 + tanh is 0, or exp(-z) overflows: 0 is honest */
     if (gone) e = fh1_err_half(e, fabs(y));
     const double of = any && !gone ? fmax(fabs(y), fabs(z * (sigma - 0.5))) : fabs(y); /* tanh(z/2)/2 = σ - 1/2 */
@@ -78,7 +77,7 @@ fh1_err ref_err_reciprocal_root(fh1_err squares, const fh1_profile *contract, in
 {
     const double share = mean + eps > 0 ? mean / (mean + eps) : 0;
     const fh1_err sum = fh1_err_sum(squares, contract, d, share);
-    const double units = ref_any_form(contract) ? 4 : 3, worst = sum.worst + units * contract->u;
+    const double units = contract->any_form ? 4 : 3, worst = sum.worst + units * contract->u;
     const double likely = fmin(worst, sum.shared + sigmas * sqrt(sum.variance) + units * contract->u);
     const double own = contract->exp_units * contract->u;
     /* 1 / sqrt(1 - w) - 1, the larger side, of the worst; the mean of squares is not below 0, whatever their errors */

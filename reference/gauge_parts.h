@@ -4,9 +4,8 @@
 
 #include "oracle/gauge.h"
 
-/* Whether the contract names no pipeline: without rounding points (fp32, exact) sums of several ops may associate
- * either way and functions may be computed in any of their usual forms. */
-bool ref_any_form(const fh1_profile *contract);
+/* What one rounding changes a number by at most, relative: 2^-8 for bf16, 2^-11 for f16, 0 where nothing rounds. */
+double ref_half_ulp_of_1(fh1_round r);
 
 /* Relative error of exp(x), in units of u. Any form: exp2(x·log₂e), whose constant and product round. */
 double ref_exp_units(const fh1_profile *contract, double x);

@@ -36,7 +36,8 @@ fh1_status ref_lm_head_gauge(const fh1_profile *contract, int64_t M, const doubl
     double *product = malloc((size_t)(n + 1) * sizeof *product);
     if (!product) return fh1_no_memory((size_t)n * sizeof *product, "the gauge of the logits");
     for (int64_t i = 0; i < n; ++i) product[i] = m_lm != 0 ? logits[i] / m_lm : 0; /* m = 0 leaves no error either */
-    fh1_status s = ref_linear_gauge(contract, M, h, w, NULL, product, g);
+    const fh1_profile head = fh1_profile_head(contract);
+    fh1_status s = ref_linear_gauge(&head, M, h, w, NULL, product, g);
     if (!s) ref_lm_head_scale_gauge(contract, n, m_lm, product, g);
     free(product);
     return s;

@@ -11,7 +11,8 @@ void REF(ref_lm_head_scale)(int64_t n, double m_lm, const fh1_profile *p, real *
 fh1_status REF(ref_lm_head_fwd)(int64_t M, const real *h, const fh1_tensor *w, double m_lm, const fh1_profile *p,
                                 real *logits)
 {
-    FH1_TRY(REF(ref_linear_fwd)(M, h, w, NULL, p, logits));
+    const fh1_profile head = fh1_profile_head(p);
+    FH1_TRY(REF(ref_linear_fwd)(M, h, w, NULL, &head, logits));
     REF(ref_lm_head_scale)(M * w->shape[0], m_lm, p, logits);
     return NULL;
 }

@@ -15,7 +15,7 @@ typedef struct {
 static double first_sum(const residual_job *j, double a, double b, double x)
 {
     const double s = fabs(a + b);
-    return ref_any_form(j->contract) ? fmax(s, fmax(fabs(x + a), fabs(x + b))) : s;
+    return j->contract->any_form ? fmax(s, fmax(fabs(x + a), fabs(x + b))) : s;
 }
 
 static void mix(void *ctx, int64_t i0, int64_t i1, int thread)

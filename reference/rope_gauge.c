@@ -25,18 +25,25 @@ static double sensitivity(const fh1_config *c, int64_t i, double freq)
     return 1 + turns / (r->high_freq_factor - r->low_freq_factor) * (1 - 1 / r->factor) * plain / freq;
 }
 
+/* The unit in which the engine computes frequencies and angles. */
+static double angle_unit(const fh1_profile *p)
+{
+    return p->exact_angle ? 0x1p-53 : p->u;
+}
+
 /* In f32: what transformers' own order of operations gives is known, and another library's pow may be exp_units off
  * it. In f64: pow, and the rounding of its exponent 2i/A, which ln θ enlarges. */
 static void frequency_errors(const fh1_profile *p, const fh1_config *c, int64_t seq_len, const double *freq,
                              float *single, double *err)
 {
     double scale;
-    const bool f32 = p->u > 0x1p-53;
+    const double u = angle_unit(p);
+    const bool f32 = u > 0x1p-53;
     if (f32) fh1_rope_frequencies_f32(c, seq_len, single, &scale);
     for (int64_t i = 0; i < c->A / 2; ++i) {
         const double exponent = 2 * (double)i / (double)c->A, units = (p->exp_units + 1) * sensitivity(c, i, freq[i]);
-        err[i] = units * p->u * freq[i];
-        err[i] += f32 ? fabs((double)single[i] - freq[i]) : exponent * fabs(log(c->rope.theta)) * p->u * freq[i];
+        err[i] = units * u * freq[i];
+        err[i] += f32 ? fabs((double)single[i] - freq[i]) : exponent * fabs(log(c->rope.theta)) * u * freq[i];
     }
 }
 
@@ -54,7 +61,7 @@ static fh1_err table_error(const rope_job *j, double v)
 static void one_pair(const rope_job *j, int64_t lo, double cosine, double sine, fh1_err ec, fh1_err es, double turn)
 {
     const fh1_profile *p = j->contract;
-    const fh1_round r = p->at[FH1_RP_ROPE];
+    const fh1_round r = p->at[FH1_RP_ROPE], of_sum = p->at[FH1_RP_ROPE_SUM];
     const double v[2] = {j->x[lo], j->x[lo + j->half]};
     const double out[2] = {v[0] * cosine - v[1] * sine, v[1] * cosine + v[0] * sine};
     const double reach = 2 * hypot(out[0], out[1]);
@@ -66,7 +73,7 @@ static void one_pair(const rope_job *j, int64_t lo, double cosine, double sine, 
                                   fh1_err_round(fh1_err_product(e[1 - k], v[1 - k], es, sine), p, r, by_sin));
         const double turned = fabs(out[1 - k]) * turn + fabs(out[k]) * turn * turn / 2;
         sum = fh1_err_add(sum, fh1_err_shared(fmin(turned, reach)));
-        fh1_gauge_set(j->g, lo + k * j->half, fh1_err_round(sum, p, r, out[k]));
+        fh1_gauge_set(j->g, lo + k * j->half, fh1_err_round(sum, p, of_sum, out[k]));
     }
 }
 
@@ -74,13 +81,15 @@ static void tokens(void *ctx, int64_t t0, int64_t t1, int thread)
 {
     (void)thread;
     const rope_job *j = ctx;
-    const double u = j->contract->u, whole = u > 0x1p-53 ? 0x1p24 : 0x1p53;
+    const double u = angle_unit(j->contract), whole = u > 0x1p-53 ? 0x1p24 : 0x1p53, half_turn = acos(-1.0);
     for (int64_t t = t0; t < t1; ++t)
         for (int64_t i = 0; i < j->half; ++i) {
             const double position = (double)j->position[t], angle = position * j->freq[i];
             /* the product, and the position itself where the arithmetic does not hold every integer */
             const double units = fabs(position) > whole ? 2 : 1;
-            const double turn = fabs(position) * j->freq_err[i] + units * u * fabs(angle);
+            double turn = fabs(position) * j->freq_err[i] + units * u * fabs(angle);
+            if (j->contract->exact_angle)
+                turn += j->contract->u * fmin(fabs(angle), half_turn); /* what is left of it */
             const double cosine = cos(angle) * j->scale, sine = sin(angle) * j->scale;
             const fh1_err ec = table_error(j, cosine), es = table_error(j, sine);
             for (int64_t h = 0; h < j->heads; ++h)

@@ -2,10 +2,35 @@
 
 #define MAX_HALF 4096 /* A/2; fh1_config_check keeps the head width below 8192 */
 
+#if REF_BITS == 32
+/* Angles in f64: cos and sin are those of the exact angle, rounded once, and once more with the factor. */
+static void exact_table(const fh1_config *c, int64_t M, const int64_t *position, int64_t seq_len, float *cosines,
+                        float *sines)
+{
+    const int64_t half = c->A / 2;
+    double freq[MAX_HALF], scale;
+    fh1_rope_frequencies(c, seq_len, freq, &scale);
+    for (int64_t m = 0; m < M; ++m)
+        for (int64_t i = 0; i < half; ++i) {
+            const double angle = (double)position[m] * freq[i];
+            cosines[m * half + i] = (float)cos(angle) * (float)scale;
+            sines[m * half + i] = (float)sin(angle) * (float)scale;
+        }
+}
+#endif
+
 void REF(ref_rope_table)(const fh1_config *c, int64_t M, const int64_t *position, int64_t seq_len, const fh1_profile *p,
                          real *cos_sin)
 {
     const int64_t half = c->A / 2;
+    real *cosines = cos_sin, *sines = cos_sin + M * half;
+#if REF_BITS == 32
+    if (p->exact_angle) {
+        exact_table(c, M, position, seq_len, cosines, sines);
+        REF(ref_round_row)(p->at[FH1_RP_ROPE_TABLE], 2 * M * half, cos_sin);
+        return;
+    }
+#endif
     real freq[MAX_HALF];
     double scale;
 #if REF_BITS == 64
@@ -13,7 +38,6 @@ void REF(ref_rope_table)(const fh1_config *c, int64_t M, const int64_t *position
 #else
     fh1_rope_frequencies_f32(c, seq_len, freq, &scale);
 #endif
-    real *cosines = cos_sin, *sines = cos_sin + M * half;
     for (int64_t m = 0; m < M; ++m)
         for (int64_t i = 0; i < half; ++i) {
             real angle = (real)position[m] * freq[i];
@@ -33,7 +57,7 @@ void REF(ref_rope_table)(const fh1_config *c, int64_t M, const int64_t *position
 void REF(ref_rope_fwd)(int64_t M, int64_t heads, int64_t A, const real *cos_sin, const fh1_profile *p, real *x)
 {
     const int64_t half = A / 2;
-    const fh1_round r = p->at[FH1_RP_ROPE];
+    const fh1_round r = p->at[FH1_RP_ROPE], of_sum = p->at[FH1_RP_ROPE_SUM];
     const int64_t rotated = REF_FAULT(ROPE_HALF_OF_HEAD) ? half / 2 : half, step = REF_FAULT(ROPE_INTERLEAVED) ? 2 : 1;
     const int64_t apart = REF_FAULT(ROPE_INTERLEAVED) ? 1 : half;
     const real sign = REF_FAULT(ROPE_SIGN_FLIPPED) ? -1 : 1;
@@ -44,8 +68,8 @@ void REF(ref_rope_fwd)(int64_t M, int64_t heads, int64_t A, const real *cos_sin,
                 const real c = cos_sin[m * half + i], s = sign * cos_sin[(M + m) * half + i];
                 real *lo = head + i * step, *hi = lo + apart;
                 const real a = *lo, b = *hi;
-                *lo = r_round(r, r_round(r, a * c) + r_round(r, -b * s));
-                *hi = r_round(r, r_round(r, b * c) + r_round(r, a * s));
+                *lo = r_round(of_sum, r_round(r, a * c) + r_round(r, -b * s));
+                *hi = r_round(of_sum, r_round(r, b * c) + r_round(r, a * s));
             }
         }
 }

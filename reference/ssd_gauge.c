@@ -27,6 +27,8 @@ typedef struct {
     double variance, worst, shared;   /* relative error of the decayed state */
     double in_variance, in_worst;     /* relative error of an input as it enters */
     double read_variance, read_worst; /* relative error of the sums that make an output */
+    double tile_variance;             /* of an operand of a product in two parts */
+    double cut;                       /* what such sums lose per token on average, of the state */
     double u, sum_variance, tiny;
 } weights;
 
@@ -35,6 +37,7 @@ typedef struct {
     const REF(ref_ssd_args) * a;
     const double *pad_dt; /* [H]; NULL: no padding */
     int64_t columns, N4;
+    double tile; /* what an operand in two parts is off by, relative; 0: f32 as it is */
     const fh1_gauge *g_state, *g;
     double *scratch;  /* per thread: the lanes of a row [N_LANES, N4], B, C [N4], then l, same, sorted [T] */
     weights *weights; /* per thread [T] */
@@ -115,11 +118,17 @@ static weights token_weights(const gauge_job *j, double l, double W, double same
     const double once = j->columns > 1 ? exps : 0; /* a chunk takes one more exp per input and per output */
     /* transformers spreads the Δ of a one-token call over the head before softplus, whose vector lanes and scalar tail
      * differ: only lane 0 is recorded (measured: 4.2 u of an input with three roundings). */
-    const double lane = T == 1 ? exps : 0, times = ref_any_form(c) ? 3 : 2; /* in base 2, once more */
+    const double lane = T == 1 ? exps : 0, times = c->any_form ? 3 : 2; /* in base 2, once more */
     w.worst += lane * l * u;
     w.in_worst = (3 + once + lane) * u + times * sums;
     w.in_variance = third * (3 + once * once + lane * lane) + (times + 2) / 3 * sums * sums;
     w.read_worst = (d + 1 + once) * u + times * sums;
+    const double parts = j->tile * j->tile / 3, repeats = 1 + (same - 1) * fmin(1, memory / T);
+    w.in_worst += j->tile;
+    w.in_variance += parts * repeats; /* tokens alike, at the same places of their chunks, are split alike */
+    w.read_worst += j->tile;
+    w.tile_variance = parts;
+    w.cut = j->tile > 0 ? fh1_err_cut(c, 2, 1) : 0;
     w.read_variance = third * (d / 2 + once * once) + (times + 2) / 3 * sums * sums;
     return w;
 }
@@ -129,6 +138,7 @@ static weights token_weights(const gauge_job *j, double l, double W, double same
 /* Sums over a row of the state with the weights C. */
 typedef struct {
     double y, abs_y, square, squares, magnitude, worst, variance, shared;
+    double whole; /* Σ C² · Σ Q: what the squares of Σ C·in over all inputs come to at most */
 } reading;
 
 REF_INLINE ref_vec vec_abs(ref_vec v)
@@ -150,7 +160,7 @@ FH1_CLONES static void advance_row(int64_t N4, const weights *w, double xb, cons
                                    double *row, reading *out)
 {
     ref_vec y = {0}, abs_y = {0}, square = {0}, squares = {0}, magnitude = {0}, worst = {0}, variance = {0},
-            shared = {0};
+            shared = {0}, all_c = {0}, all_q = {0};
     const double a2 = w->a * w->a, decayed_variance = a2 * w->variance, decayed_worst = w->a * w->worst + w->tiny;
     const double decayed_shared = w->a * w->shared;
     for (int64_t n = 0; n < N4; n += REF_VEC_LEN) {
@@ -161,9 +171,13 @@ FH1_CLONES static void advance_row(int64_t N4, const weights *w, double xb, cons
         const ref_vec q1 = a2 * ref_load(lane + SQUARES * N4) + in2;
         const ref_vec v1 = a2 * ref_load(lane + VARIANCE * N4) + decayed_variance * (h * h) +
                            w->sum_variance * (h1 * h1 + q1) + w->in_variance * in2;
-        const ref_vec s1 = w->a * ref_load(lane + SHARED * N4) + decayed_shared * vec_abs(h) + w->tiny * m + w->tiny;
-        const ref_vec e1 =
+        ref_vec s1 = w->a * ref_load(lane + SHARED * N4) + decayed_shared * vec_abs(h) + w->tiny * m + w->tiny;
+        ref_vec e1 =
             w->a * ref_load(lane + WORST * N4) + decayed_worst * m + w->u * m1 + w->in_worst * abs_in + w->tiny;
+        if (w->cut > 0) {
+            s1 += w->cut * vec_abs(h1);
+            e1 += w->cut * vec_abs(h1);
+        }
         *(ref_vec_mem *)(lane + VALUE * N4) = h1;
         *(ref_vec_mem *)(lane + SQUARES * N4) = q1;
         *(ref_vec_mem *)(lane + MAGNITUDE * N4) = m1;
@@ -179,13 +193,17 @@ FH1_CLONES static void advance_row(int64_t N4, const weights *w, double xb, cons
         magnitude += abs_c * m1;
         shared += abs_c * s1;
         worst += abs_c * e1;
+        all_c += c2;
+        all_q += q1;
     }
-    *out = (reading){vec_sum(y),         vec_sum(abs_y), vec_sum(square),   vec_sum(squares),
-                     vec_sum(magnitude), vec_sum(worst), vec_sum(variance), vec_sum(shared)};
+    *out = (reading){vec_sum(y),        vec_sum(abs_y),     vec_sum(square),
+                     vec_sum(squares),  vec_sum(magnitude), vec_sum(worst),
+                     vec_sum(variance), vec_sum(shared),    vec_sum(all_c) * vec_sum(all_q)};
 }
 
 /* y = Σ C h + D x, in any order: D x may be in each of the d partial sums. Errors of decays are common to the lanes of
- * a head: where the terms C h add up rather than cancel, so do they. */
+ * a head: where the terms C h add up rather than cancel, so do they. In two parts: the state that is read, or the
+ * weight of each token, one error for all of Σ C·in. */
 static fh1_err output(const gauge_job *j, const weights *w, const reading *r, double Dx)
 {
     const double aligned = r->square > 0 ? fmax(1, r->y * r->y / r->square) : 1;
@@ -193,6 +211,7 @@ static fh1_err output(const gauge_job *j, const weights *w, const reading *r, do
     fh1_err e = {.worst = r->worst + w->read_worst * r->magnitude + w->tiny,
                  .variance = aligned * r->variance + w->read_variance * likely + w->sum_variance * r->abs_y * r->abs_y,
                  .shared = r->shared + w->tiny};
+    if (j->tile > 0) e.variance += w->tile_variance * (r->square + r->whole);
     e = fh1_err_sum(e, j->contract, j->a->N + j->columns, fabs(Dx));
     e = fh1_err_round(e, j->contract, FH1_ROUND_NONE, Dx);
     return fh1_err_round(e, j->contract, j->contract->at[FH1_RP_SSD], r->y + Dx);
@@ -281,14 +300,15 @@ static void heads(void *ctx, int64_t h0, int64_t h1, int thread)
     }
 }
 
-fh1_status ref_ssd_scan_gauge(const fh1_profile *contract, const REF(ref_ssd_args) * a, int64_t columns,
-                              const double *pad_dt, const fh1_gauge *g_state, const fh1_gauge *g)
+static fh1_status scan_gauge(const fh1_profile *contract, const REF(ref_ssd_args) * a, int64_t columns, double tile,
+                             const double *pad_dt, const fh1_gauge *g_state, const fh1_gauge *g)
 {
     if (a->T == 0) return NULL;
     gauge_job j = {.contract = contract,
                    .a = a,
                    .pad_dt = pad_dt,
                    .columns = columns > 1 ? columns : 1,
+                   .tile = tile,
                    .g_state = g_state,
                    .g = g};
     j.N4 = (a->N + REF_VEC_LEN - 1) / REF_VEC_LEN * REF_VEC_LEN;
@@ -300,6 +320,15 @@ fh1_status ref_ssd_scan_gauge(const fh1_profile *contract, const REF(ref_ssd_arg
     fh1_parallel_for(a->H, 1, heads, &j);
     free(j.scratch);
     return NULL;
+}
+
+/* In two parts, p bits each: what is left of v after the first is at most 2^-p of its power of two, and below that has
+ * half ulps of 2^-p of half as much. */
+fh1_status ref_ssd_scan_gauge(const fh1_profile *contract, const REF(ref_ssd_args) * a, int64_t columns,
+                              const double *pad_dt, const fh1_gauge *g_state, const fh1_gauge *g)
+{
+    const double half = ref_half_ulp_of_1(contract->at[FH1_RP_SSD_TILE]);
+    return scan_gauge(contract, a, columns, half * half / 2, pad_dt, g_state, g);
 }
 
 /* ---- one token ---- */
@@ -400,7 +429,7 @@ fh1_status ref_ssd_step_gauge(const fh1_profile *contract, const REF(ref_ssd_arg
                               const fh1_gauge *g)
 {
     assert(a->T == 1);
-    if (contract->at[FH1_RP_STEP] == FH1_ROUND_NONE) return ref_ssd_scan_gauge(contract, a, 1, NULL, g_state, g);
+    if (contract->at[FH1_RP_STEP] == FH1_ROUND_NONE) return scan_gauge(contract, a, 1, 0, NULL, g_state, g);
     gauge_job j = {.contract = contract, .a = a, .columns = 1, .g_state = g_state, .g = g};
     fh1_parallel_for(a->H, 1, step_heads, &j);
     return NULL;

@@ -20,7 +20,7 @@ static void elements(void *ctx, int64_t i0, int64_t i1, int thread)
         const double z = j->gate[i] * j->m_gate, act = z / (1 + exp(-z));
         fh1_err e = ref_err_multiply((fh1_err){0}, c, r, j->gate[i], j->m_gate);
         e = ref_err_silu(e, c, r, z);
-        fh1_gauge_set(j->g, i, fh1_err_round(fh1_err_scale(e, j->up[i]), c, r, act * j->up[i]));
+        fh1_gauge_set(j->g, i, fh1_err_round(fh1_err_scale(e, j->up[i]), c, c->at[FH1_RP_ACT], act * j->up[i]));
     }
 }
 

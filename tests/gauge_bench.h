@@ -11,8 +11,8 @@
 typedef enum { NORMAL, CANCELLING, WIDE, N_REGIMES } regime;
 static const char *const g_regime_name[] = {"normal", "cancelling", "wide"};
 
-static const char *const g_contract_name[] = {"exact", "fp32", "hf-eager-bf16", "hf-eager-fp16"};
-enum { EXACT, FP32, BF16, FP16, N_CONTRACTS };
+static const char *const g_contract_name[] = {"exact", "fp32", "hf-eager-bf16", "hf-eager-fp16", "cuda-bf16"};
+enum { EXACT, FP32, BF16, FP16, CUDA, N_CONTRACTS };
 
 typedef struct {
     int64_t n;
@@ -42,7 +42,7 @@ static inline fh1_gauge g_new(int64_t n)
 
 static inline fh1_round g_storage(int k)
 {
-    return k == BF16 ? FH1_ROUND_BF16 : k == FP16 ? FH1_ROUND_F16 : FH1_ROUND_F32;
+    return k == BF16 || k == CUDA ? FH1_ROUND_BF16 : k == FP16 ? FH1_ROUND_F16 : FH1_ROUND_F32;
 }
 
 /* n inputs as an engine with contract k holds them. Cancelling: each odd one nearly repeats, `sign` times, the one
@@ -168,6 +168,29 @@ static inline double g_dot(g_order o, int64_t n, const double *a, const double *
         return lane[0];
     }
     for (int64_t i = 0; i < n; ++i) sum = o == FUSED ? g_a(fma(a[i], b[i], sum)) : g_a(sum + g_a(a[i] * b[i]));
+    return sum;
+}
+
+/* v without what lies below `unit`, towards zero. */
+static inline double g_cut(double v, double unit)
+{
+    return trunc(v / unit) * unit;
+}
+
+/* As tensor cores add: sixteen products and the sum so far are aligned to the largest, cut off behind its 24 bits, and
+ * their sum is cut to f32. */
+static inline double g_tensor_dot(int64_t n, const double *a, const double *b)
+{
+    double sum = 0;
+    for (int64_t i0 = 0; i0 < n; i0 += 16) {
+        const int64_t i1 = i0 + 16 < n ? i0 + 16 : n;
+        double most = fabs(sum), exact = 0;
+        for (int64_t i = i0; i < i1; ++i) most = fmax(most, fabs(a[i] * b[i]));
+        const double unit = fmax(fh1_dtype_ulp(FH1_F32, most), 0x1p-149);
+        for (int64_t i = i0; i < i1; ++i) exact += g_cut(a[i] * b[i], unit);
+        exact += g_cut(sum, unit);
+        sum = g_cut(exact, fmax(fh1_dtype_ulp(FH1_F32, exact), 0x1p-149));
+    }
     return sum;
 }
 

@@ -15,6 +15,9 @@ set(FH1_STAGE_ops attention attention_step conv1d conv1d_step cross_entropy dt_s
 # fh1_stage(NAME): the fixtures of test NAME.
 function(fh1_stage name)
   set(stage model)
+  if(name MATCHES "^(cuda-host|gpu)\\.")
+    set(stage engines)
+  endif()
   if(name MATCHES "^unit\\.(.*)$")
     set(topic ${CMAKE_MATCH_1})
     set(stage engines)

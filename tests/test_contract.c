@@ -13,7 +13,7 @@ START_TEST(profiles_are_found_by_name)
         ck_assert_ptr_eq(fh1_profile_find(p->name), p);
         ck_assert(*p->summary);
     }
-    ck_assert_int_eq(n, 8);
+    ck_assert_int_eq(n, 9);
     ck_assert_ptr_null(fh1_profile_at(-1));
     ck_assert_ptr_null(fh1_profile_find("hf-eager-bf1"));
     ck_assert_ptr_null(fh1_profile_find("hf-eager-bf166"));
@@ -37,7 +37,8 @@ START_TEST(profiles_round_where_they_say)
             const fh1_profile *p = fh1_profile_find(eager[k].name);
             ck_assert(p->u == 0x1p-24 && p->storage == eager[k].storage);
             /* the scan output of a prefill is the only value that stays f32; inputs are rounded where they are made */
-            const bool plain = point == FH1_RP_SSD || point == FH1_RP_LINEAR_IN;
+            const bool plain = point == FH1_RP_SSD || point == FH1_RP_LINEAR_IN || point == FH1_RP_PROB_TILE ||
+                               point == FH1_RP_SSD_TILE;
             ck_assert_int_eq(p->at[point], plain ? FH1_ROUND_NONE : eager[k].round);
         }
     }
@@ -72,6 +73,37 @@ START_TEST(a_tap_has_the_type_that_the_library_keeps)
         }
     }
     ck_assert_int_eq(fh1_profile_tap_dtype(fh1_profile_find("hf-eager-fp16"), FH1_TAP_LOGITS, false, &c), FH1_F16);
+}
+END_TEST
+
+/* Stored tensors, and what tensor cores read: nothing else. */
+START_TEST(fused_kernels_round_what_they_store)
+{
+    static const fh1_point rounded[] = {FH1_RP_EMBED,     FH1_RP_NORM,    FH1_RP_LINEAR,   FH1_RP_ROPE_SUM,
+                                        FH1_RP_PROB_TILE, FH1_RP_CONTEXT, FH1_RP_CONV_ACT, FH1_RP_SSD,
+                                        FH1_RP_SSD_TILE,  FH1_RP_GATED,   FH1_RP_RESIDUAL, FH1_RP_ACT};
+    static const fh1_tap_id wide[] = {FH1_TAP_DT, FH1_TAP_CACHE_CONV, FH1_TAP_CACHE_SSM, FH1_TAP_LOGITS, FH1_TAP_LOSS};
+    const fh1_profile *p = fh1_profile_find("cuda-bf16");
+    ck_assert(p->storage == FH1_BF16 && p->u == 0x1p-23 && p->any_form && p->exact_angle && !p->log_of_sum);
+    for (int point = 0; point < FH1_RP_COUNT; point++) {
+        bool rounds = false;
+        for (size_t i = 0; i < sizeof rounded / sizeof *rounded; i++) rounds |= rounded[i] == (fh1_point)point;
+        ck_assert_int_eq(p->at[point], rounds ? FH1_ROUND_BF16 : FH1_ROUND_NONE);
+    }
+    fh1_config c = small_config();
+    for (int i = 0; i < FH1_TAP_COUNT; i++) {
+        bool f32 = false;
+        for (size_t k = 0; k < sizeof wide / sizeof *wide; k++) f32 |= wide[k] == (fh1_tap_id)i;
+        for (int one_token = 0; one_token < 2; one_token++)
+            ck_assert_int_eq(fh1_profile_tap_dtype(p, (fh1_tap_id)i, one_token, &c), f32 ? FH1_F32 : FH1_BF16);
+    }
+    ck_assert_int_eq(fh1_profile_scan_output(p, true), FH1_ROUND_BF16);
+    ck_assert_int_eq(fh1_profile_scan_output(fh1_profile_find("hf-eager-fp16"), true), FH1_ROUND_F16);
+    ck_assert_int_eq(fh1_profile_scan_output(fh1_profile_find("hf-eager-fp16"), false), FH1_ROUND_NONE);
+    ck_assert_int_eq(fh1_profile_head(p).at[FH1_RP_LINEAR], FH1_ROUND_NONE);
+    ck_assert_int_eq(fh1_profile_head(fh1_profile_find("hf-eager-bf16")).at[FH1_RP_LINEAR], FH1_ROUND_BF16);
+    for (int i = 0; fh1_profile_at(i); i++) /* who names a pipeline */
+        ck_assert(fh1_profile_at(i)->any_form == !strstr(fh1_profile_at(i)->name, "hf-eager"));
 }
 END_TEST
 
@@ -179,6 +211,7 @@ int main(void)
     tcase_add_test(t, profiles_are_found_by_name);
     tcase_add_test(t, profiles_round_where_they_say);
     tcase_add_test(t, a_tap_has_the_type_that_the_library_keeps);
+    tcase_add_test(t, fused_kernels_round_what_they_store);
     tcase_add_test(t, types_choose_their_contract);
     tcase_add_test(t, variants_are_distinct);
     tcase_add_test(t, lists_of_variants);

@@ -56,23 +56,27 @@ static double *rotated(fh1_engine *e, const fh1_config *c, const int64_t *positi
     return w_from(e, v, N);
 }
 
-/* As the contract rounds, with f32 frequencies off by up to 3 u and any cosine: another library. */
-static double *emulated_rope(int k, const fh1_config *c, const int64_t *position, const double *x)
+/* As the contract rounds, with f32 frequencies off by up to 3 u and any cosine: another library. Exact angles are
+ * reduced in f64 and then rounded. `products` rounds those. */
+static double *emulated_rope(int k, const fh1_config *c, const int64_t *position, const double *x, fh1_round products)
 {
     const fh1_stream s = fh1_stream_open(9, "pow");
     float freq[HALF];
-    double scale, *y = w_new(N);
+    double exact[HALF], scale, *y = w_new(N);
+    const bool in_f64 = g_contract(k)->exact_angle;
+    fh1_rope_frequencies(c, position[T - 1] + 1, exact, &scale);
     fh1_rope_frequencies_f32(c, position[T - 1] + 1, freq, &scale);
     g_single = true;
     for (int64_t i = 0; i < N; ++i) {
         const int64_t t = i / A / HEADS, p = i % HALF;
         const double f = g_a((double)freq[p] * (1 + 3 * 0x1p-24 * (2 * fh1_random_uniform(s, (uint64_t)p) - 1)));
-        const double angle = g_a((double)position[t] * f);
+        const double angle =
+            g_a(in_f64 ? remainder((double)position[t] * exact[p], 2 * acos(-1.0)) : (double)position[t] * f);
         const double cosine = at_point(k, FH1_RP_ROPE_TABLE, g_a(g_a(cos(angle)) * g_a(scale)));
         const double sine = at_point(k, FH1_RP_ROPE_TABLE, g_a(g_a(sin(angle)) * g_a(scale)));
         const double other = i % A < HALF ? -x[i + HALF] : x[i - HALF];
-        const double sum = at_point(k, FH1_RP_ROPE, g_a(x[i] * cosine)) + at_point(k, FH1_RP_ROPE, g_a(other * sine));
-        y[i] = at_point(k, FH1_RP_ROPE, g_a(sum));
+        const double sum = fh1_round_f64(products, g_a(x[i] * cosine)) + fh1_round_f64(products, g_a(other * sine));
+        y[i] = at_point(k, FH1_RP_ROPE_SUM, g_a(sum));
     }
     return y;
 }
@@ -94,7 +98,8 @@ START_TEST(rope_holds_frequencies_and_keys)
                     const double *y = rotated(w_f64, &c, position, x);
                     w_fine(w_f64->gauges->rope(g_contract(k), &c, T, HEADS, position, position[T - 1] + 1, x, &g));
                     g_honest(k, g_regime_name[r], N, rotated(e, &c, position, x), y, &g);
-                    g_honest(k, "another pow", N, emulated_rope(k, &c, position, x), y, &g);
+                    const fh1_round products = g_contract(k)->at[FH1_RP_ROPE];
+                    g_honest(k, "another pow", N, emulated_rope(k, &c, position, x, products), y, &g);
                     for (int64_t i = 0; i < N; ++i) {
                         key[i] = x[i] * m_key;
                         rounded[i] = at_point(k, FH1_RP_KEY, (double)((float)x[i] * (float)m_key));
@@ -120,6 +125,7 @@ START_TEST(rope_faults)
         const fh1_gauge g = g_new(N);
         const double *y = rotated(w_f64, &c, position, x);
         w_fine(w_f64->gauges->rope(g_contract(k), &c, T, HEADS, position, position[T - 1] + 1, x, &g));
+        if (k == CUDA) g_fault(k, "products rounded", N, emulated_rope(k, &c, position, x, FH1_ROUND_BF16), y, &g);
         g_fault(k, "position off by one", N, rotated(e, &c, moved, x), y, &g);
         for (int64_t i = 0; i < N; ++i) mixed[i / A * A + i % A / 2 + i % 2 * HALF] = x[i]; /* GPT-J's order */
         const double *turned = rotated(e, &c, position, mixed);
@@ -221,8 +227,21 @@ static double *emulated_heads(int c, const heads *h, g_order o, fh1_round prob)
     return out;
 }
 
-/* One pass with a running maximum, sums rescaled where it grows, powers of two, one division at the end. */
-static double *flash_heads(int c, const heads *h)
+static double rounded_weight(int c, double p)
+{
+    return at_point(c, FH1_RP_PROB_TILE, p);
+}
+
+static double cut_weight(int c, double p)
+{
+    (void)c;
+    const double ulp = fh1_dtype_ulp(FH1_BF16, p);
+    return floor(p / ulp) * ulp;
+}
+
+/* One pass with a running maximum, sums rescaled where it grows, powers of two, one division at the end. The weights
+ * are stored as `store` says where they meet v, not in their sum. */
+static double *flash_heads(int c, const heads *h, double (*store)(int, double))
 {
     double *out = w_new(h->T * h->Hq * h->A);
     g_single = c != EXACT;
@@ -236,10 +255,11 @@ static double *flash_heads(int c, const heads *h)
             const double s = g_a(g_dot(FUSED, h->A, h->q + i * h->A, h->k + at + j * h->A) * scale);
             const double top = fmax(max, s), shrink = g_a(exp2(g_a(max - top))), p = g_a(exp2(g_a(s - top)));
             sum = g_a(g_a(sum * shrink) + p);
-            for (int64_t d = 0; d < h->A; ++d) o[d] = g_a(fma(p, h->v[at + j * h->A + d], g_a(o[d] * shrink)));
+            const double w = store(c, p);
+            for (int64_t d = 0; d < h->A; ++d) o[d] = g_a(fma(w, h->v[at + j * h->A + d], g_a(o[d] * shrink)));
             max = top;
         }
-        for (int64_t d = 0; d < h->A; ++d) o[d] = g_a(o[d] / sum);
+        for (int64_t d = 0; d < h->A; ++d) o[d] = at_point(c, FH1_RP_CONTEXT, g_a(o[d] / sum));
     }
     return out;
 }
@@ -257,7 +277,8 @@ START_TEST(attention_holds_every_scene)
                     const fh1_round prob = g_contract(c)->at[FH1_RP_PROB];
                     if (c != EXACT) g_honest(c, scene_name[s], n, engine_heads(c, &h, h.q, h.k, h.first), h.out, &h.g);
                     g_honest(c, scene_name[s], n, emulated_heads(c, &h, (g_order)(seed % N_ORDERS), prob), h.out, &h.g);
-                    if (c <= FP32) g_honest(c, "flash", n, flash_heads(c, &h), h.out, &h.g);
+                    if (g_contract(c)->any_form)
+                        g_honest(c, "flash", n, flash_heads(c, &h, rounded_weight), h.out, &h.g);
                 }
     g_summary("attention");
 }
@@ -283,6 +304,13 @@ START_TEST(attention_faults)
         for (int64_t t = 0; t < h.T; ++t) first[t] = 0;
         g_fault(c, "document leaks", n, engine_heads(c, &h, h.q, h.k, first), h.out, &h.g);
         h = new_heads(c, NORMAL, FLAT_VALUES, 5, 12, 60, 32);
+        if (c == CUDA) {
+            h = new_heads(c, NORMAL, FLAT_VALUES, 5, 12, 400, 32); /* of many keys none weighs 1 */
+            memset(h.first, 0, (size_t)h.T * sizeof *h.first);
+            judge_heads(c, &h);
+            g_honest(c, "flash", n, flash_heads(c, &h, rounded_weight), h.out, &h.g);
+            g_fault(c, "weights cut off", n, flash_heads(c, &h, cut_weight), h.out, &h.g);
+        }
         if (c != FP32) continue;
         g_fault(c, "bf16 weights", n, emulated_heads(c, &h, LANES, FH1_ROUND_BF16), h.out, &h.g);
         for (int64_t i = 0; i < n; ++i) q[i] = fh1_round_f64(FH1_ROUND_TF32, h.q[i]);
@@ -296,7 +324,7 @@ END_TEST
 START_TEST(cross_entropy_is_one_number)
 {
     enum { M = 9, V = 300 };
-    for (int k = FP32; k < N_CONTRACTS; ++k)
+    for (int k = FP32; k <= FP16; ++k) /* a loss is a sum in f32 under all of them */
         for (regime r = NORMAL; r < N_REGIMES; ++r)
             for (uint64_t seed = 1; seed <= 20; ++seed) {
                 fh1_engine *e = g_engine(k);

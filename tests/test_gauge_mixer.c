@@ -217,6 +217,7 @@ START_TEST(mup_vector_is_known)
         g_honest(k, "declared multiplier", N, got, declared, &g);
         ck_assert(ref_mup_error(c, m) == fabs(m - used) && used != m);
         for (int i = 0; i < N; ++i) ck_assert(g.shared[i] == 0 && (wide_g.shared[i] > 0) == (p[i] != 0));
+        if (k == CUDA) continue; /* m is rounded to nearest: half of what is allowed where sums are cut off */
         g_fault(k, "exact product, not rounded m", N, got, w_copy(exact, N), &g);
     }
     g_summary("mup");

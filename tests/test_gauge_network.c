@@ -3,6 +3,7 @@
 
 #include "reference/gated_norm_gauge.h"
 #include "reference/gauge_parts.h"
+#include "reference/linear_gauge.h"
 
 enum { N_SEEDS = 3 };
 
@@ -49,12 +50,14 @@ static double *engine_product(int k, const product *p, const double *x, const fh
     return out;
 }
 
+/* o N_ORDERS: tensor cores. */
 static double *emulated_product(int k, const product *p, g_order o)
 {
     double *y = w_new(p->M * p->N);
     g_single = k != EXACT;
     for (int64_t i = 0; i < p->M * p->N; ++i) {
-        y[i] = g_dot(o, p->K, p->x + i / p->N * p->K, p->w + i % p->N * p->K);
+        const double *x = p->x + i / p->N * p->K, *w = p->w + i % p->N * p->K;
+        y[i] = o == N_ORDERS ? g_tensor_dot(p->K, x, w) : g_dot(o, p->K, x, w);
         if (p->bt.data) y[i] = g_a(y[i] + p->b[i % p->N]);
         y[i] = at_point(k, FH1_RP_LINEAR, y[i]);
     }
@@ -71,8 +74,38 @@ START_TEST(linear_holds_every_order)
         if (k != EXACT) g_honest(k, g_regime_name[r], n, engine_product(k, &p, p.x, &p.wt, &p.bt), p.y, &p.g);
         for (g_order o = SEQUENTIAL; o < N_ORDERS; ++o)
             g_honest(k, g_order_name[o], n, emulated_product(k, &p, o), p.y, &p.g);
+        if (k == CUDA) g_honest(k, "tensor cores", n, emulated_product(k, &p, N_ORDERS), p.y, &p.g);
     }
     g_summary("linear");
+}
+END_TEST
+
+/* y = m·(x·W) + b: the multiplier before the product, as truth and transformers have it, or behind it. */
+START_TEST(linear_takes_its_multiplier_before_or_behind)
+{
+    static const int64_t width[] = {1, 2, 64};
+    const double m = 0.3535533905932738;
+    for (int k = FP32; k < N_CONTRACTS; ++k)
+        for (uint64_t seed = 1; seed <= 8 && g_contract(k)->any_form; ++seed)
+            for (int s = 0; s < 3; ++s) {
+                product p = new_product(k, NORMAL, seed, 12, 40, width[s], seed % 2 == 0);
+                const int64_t n = p.M * p.N, n_x = p.M * p.K;
+                double *scaled = w_new(n_x), *behind = w_new(n);
+                for (int64_t i = 0; i < n_x; ++i) scaled[i] = (double)((float)p.x[i] * (float)m);
+                g_single = true;
+                for (int64_t i = 0; i < n; ++i) {
+                    const double sum = g_dot(LANES, p.K, p.x + i / p.N * p.K, p.w + i % p.N * p.K) * g_a(m);
+                    const double b = p.bt.data ? p.b[i % p.N] : 0;
+                    behind[i] = at_point(k, FH1_RP_LINEAR, seed % 3 ? g_a(g_a(sum) + b) : g_a(sum + b));
+                }
+                w_fine(w_f64->ops->linear(w_f64, p.M, scaled, &p.wt, &p.bt, p.y));
+                w_fine(ref_linear_scaled_gauge(g_contract(k), p.M, scaled, &p.wt, &p.bt, p.y, &p.g));
+                g_honest(k, "before", n, engine_product(k, &p, scaled, &p.wt, &p.bt), p.y, &p.g);
+                g_honest(k, "behind", n, behind, p.y, &p.g);
+                for (int64_t i = 0; i < n; ++i) behind[i] = at_point(k, FH1_RP_LINEAR, p.y[i] * (1 + 0x1p-7));
+                if (seed == 1) g_fault(k, "multiplier off by 2^-7", n, behind, p.y, &p.g);
+            }
+    g_summary("scaled input");
 }
 END_TEST
 
@@ -126,6 +159,13 @@ START_TEST(lm_head_multiplies_a_rounded_product)
         w_fine(e->ops->lm_head(e, M, w_to(e, h, M * D), &wt, m * 1.01, out));
         if (seed == 1 && r == NORMAL) g_fault(k, "multiplier x1.01", N, w_from(e, out, N), y, &g);
         e->free(e);
+        if (k != CUDA) continue; /* logits that nothing rounds */
+        double *cut = w_new(N);
+        g_single = true;
+        for (int64_t i = 0; i < N; ++i) cut[i] = g_a(g_tensor_dot(D, h + i / V * D, w + i % V * D) * g_a(m));
+        g_honest(k, "tensor cores", N, cut, y, &g);
+        for (int64_t i = 0; i < N; ++i) cut[i] = fh1_round_f64(FH1_ROUND_BF16, cut[i]);
+        if (seed == 1 && r == NORMAL) g_fault(k, "rounded logits", N, cut, y, &g);
     }
     g_summary("lm_head");
 }
@@ -264,8 +304,8 @@ START_TEST(swiglu_with_other_exponentials)
         g_single = true;
         for (int64_t i = 0; i < N; ++i) {
             const double z = at_point(k, FH1_RP_MLP, g_a(gate[i] * g_a(m)));
-            other[i] = at_point(k, FH1_RP_MLP, g_a(at_point(k, FH1_RP_MLP, g_silu(z)) * up[i]));
-            bad[i] = at_point(k, FH1_RP_MLP, gate[i] / (1 + exp(-gate[i])) * m * up[i]);
+            other[i] = at_point(k, FH1_RP_ACT, g_a(at_point(k, FH1_RP_MLP, g_silu(z)) * up[i]));
+            bad[i] = at_point(k, FH1_RP_ACT, gate[i] / (1 + exp(-gate[i])) * m * up[i]);
         }
         g_honest(k, "another exp", N, other, y, &g);
         if (seed == 1) g_fault(k, "multiplier after silu", N, bad, y, &g);
@@ -346,6 +386,7 @@ END_TEST
 int main(void)
 {
     const w_test tests[] = {linear_holds_every_order,
+                            linear_takes_its_multiplier_before_or_behind,
                             linear_faults,
                             lm_head_multiplies_a_rounded_product,
                             rmsnorm_holds_every_order,

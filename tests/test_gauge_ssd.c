@@ -1,124 +1,5 @@
 /* Gauges of ssd_scan, ssd_chunk and ssd_step over some hundred tokens. Longer: test_horizon.c. */
-#define REF_BITS 64 /* the arguments of the f64 forwards */
-#include "reference/ssd_gauge.h"
-#include "tests/gauge_bench.h"
-
-/* Kinds of data: heads from slow to fast; x that alternates under slow heads; A_log from -10 to 10 and huge steps;
- * steps that sit at a limit, all tokens alike; steps of few values. */
-typedef enum { TRAINED, ALTERNATING, EXTREME, STUCK, FEW_STEPS, N_KINDS } kind;
-static const char *const kind_name[] = {"trained-like", "alternating", "extreme", "stuck", "few steps"};
-
-typedef struct {
-    int64_t T, H, P, N, G;
-    double *x, *B, *C, *dt, *state, *A_log, *D, *y, *after; /* y, after: truth */
-    fh1_tensor At, Dt;
-    const int64_t *doc;
-    int64_t state_doc;
-    fh1_gauge g_state, g;
-} scan;
-
-static int64_t n_state(const scan *s)
-{
-    return s->H * s->P * s->N;
-}
-
-static scan new_scan(int k, kind c, uint64_t seed, int64_t T, int64_t N)
-{
-    scan s = {.T = T, .H = 8, .P = 3, .N = N, .G = 2};
-    s.x = g_data(k, NORMAL, "x", seed, T * s.H * s.P, 1, 1);
-    s.B = g_data(k, NORMAL, "B", seed, T * s.G * N, 0.5, 1);
-    s.C = g_data(k, NORMAL, "C", seed, T * s.G * N, 0.5, 1);
-    s.state = g_data(FP32, NORMAL, "state", seed, n_state(&s), 1, 1);
-    s.D = g_data(k, NORMAL, "D", seed, s.H, 1, 1);
-    s.A_log = w_new(s.H);
-    s.dt = w_new(T * s.H);
-    const fh1_stream jitter = fh1_stream_open(seed, "dt");
-    for (int64_t h = 0; h < s.H; ++h) {
-        const double f = (double)h / (double)(s.H - 1);
-        s.A_log[h] = c == EXTREME ? -10 + 20 * f : log(1 + 15 * f);
-        for (int64_t t = 0; t < T; ++t) {
-            const double n = fh1_random_normal(jitter, (uint64_t)(t * s.H + h));
-            double dt = 1e-3 * pow(100, f) * exp(0.3 * n);
-            if (c == EXTREME) dt = exp(3 * n);
-            if (c == STUCK) dt = 1e-3 * pow(100, f);
-            if (c == FEW_STEPS) dt = 1e-3 * pow(100, f) * exp(0.3 * rint(2 * n));
-            s.dt[t * s.H + h] = fh1_round_f64(g_storage(k), dt);
-        }
-    }
-    for (int64_t t = 1; t < T && (c == ALTERNATING || c == STUCK); ++t) {
-        for (int64_t i = 0; i < s.H * s.P; ++i)
-            s.x[t * s.H * s.P + i] = (c == ALTERNATING ? t % 2 ? -1 : 1 : 1) * s.x[i];
-        memcpy(s.B + t * s.G * N, s.B, (size_t)(s.G * N) * sizeof *s.B);
-        memcpy(s.C + t * s.G * N, s.B, (size_t)(s.G * N) * sizeof *s.C);
-    }
-    s.At = w_store(FH1_F32, s.A_log, s.H);
-    s.Dt = w_store(FH1_F32, s.D, s.H);
-    s.g = g_new(T * s.H * s.P), s.g_state = g_new(n_state(&s));
-    s.y = w_new(T * s.H * s.P);
-    return s;
-}
-
-/* Truth and gauge of tokens t0 … t1-1, s->after and s->g_state move on. columns 0: one-token steps. */
-static void true_scan(int k, scan *s, int64_t t0, int64_t t1, int64_t columns)
-{
-    const int64_t d = s->H * s->P, GN = s->G * s->N, width = d + 2 * GN;
-    double *xbc = w_new((t1 - t0) * width);
-    for (int64_t t = t0; t < t1; ++t) {
-        memcpy(xbc + (t - t0) * width, s->x + t * d, (size_t)d * sizeof *xbc);
-        memcpy(xbc + (t - t0) * width + d, s->B + t * GN, (size_t)GN * sizeof *xbc);
-        memcpy(xbc + (t - t0) * width + d + GN, s->C + t * GN, (size_t)GN * sizeof *xbc);
-    }
-    if (t0 == 0) {
-        s->after = w_copy(s->state, n_state(s));
-        for (int64_t i = 0; i < n_state(s); ++i) fh1_gauge_set(&s->g_state, i, (fh1_err){0});
-    }
-    const REF(ref_ssd_args) a = {.T = t1 - t0,
-                                 .H = s->H,
-                                 .P = s->P,
-                                 .N = s->N,
-                                 .G = s->G,
-                                 .ldx = width,
-                                 .xbc = xbc,
-                                 .dt = s->dt + t0 * s->H,
-                                 .A_log = &s->At,
-                                 .D = &s->Dt,
-                                 .doc = s->doc ? s->doc + t0 : NULL,
-                                 .state_doc = t0 > 0 && s->doc ? s->doc[t0 - 1] : s->state_doc,
-                                 .state = s->after,
-                                 .y = s->y + t0 * d};
-    const fh1_gauge g = {s->g.worst + t0 * d, s->g.variance + t0 * d, s->g.shared + t0 * d};
-    w_fine(columns ? ref_ssd_scan_gauge(g_contract(k), &a, columns, NULL, &s->g_state, &g)
-                   : ref_ssd_step_gauge(g_contract(k), &a, &s->g_state, &g));
-    ref_ssd_scan_fwd_f64(&a, fh1_profile_find("exact"));
-}
-
-typedef struct {
-    double *y, *state;
-} result;
-
-/* The reference's engines: Q 0 the scan, -1 one-token steps. */
-static result engine_scan(int k, const char *name, const scan *s, int64_t Q)
-{
-    fh1_engine *e = ref_engine_new(name, g_contract(k), 0);
-    const int64_t d = s->H * s->P, GN = s->G * s->N, n = Q < 0 ? 1 : s->T;
-    void *state = w_to(e, s->state, n_state(s));
-    result r = {.y = w_new(s->T * d)};
-    for (int64_t t = 0; t < s->T; t += n) {
-        void *x = w_to(e, s->x + t * d, n * d), *B = w_to(e, s->B + t * GN, n * GN);
-        void *C = w_to(e, s->C + t * GN, n * GN), *dt = w_to(e, s->dt + t * s->H, n * s->H), *y = w_out(e, n * d);
-        if (Q < 0) w_fine(e->ops->ssd_step(e, s->H, s->P, s->N, s->G, x, B, C, dt, &s->At, &s->Dt, state, y));
-        else if (Q == 0)
-            w_fine(e->ops->ssd_scan(e, n, s->H, s->P, s->N, s->G, x, B, C, dt, &s->At, &s->Dt, s->doc, s->state_doc,
-                                    state, y));
-        else
-            w_fine(e->ops->ssd_chunk(e, n, s->H, s->P, s->N, s->G, Q, x, B, C, dt, &s->At, &s->Dt, s->doc, s->state_doc,
-                                     state, y));
-        memcpy(r.y + t * d, w_from(e, y, n * d), (size_t)(n * d) * sizeof *r.y);
-    }
-    r.state = w_from(e, state, n_state(s));
-    e->free(e);
-    return r;
-}
+#include "tests/scan_bench.h"
 
 typedef enum {
     SEQUENTIAL_POOR_EXP,
@@ -147,16 +28,6 @@ static const char *const how_name[] = {"sequential, poor exp",
                                        "state in bf16",
                                        "D dropped in one head",
                                        "bf16 accumulator"};
-
-static float in_bf16(float v)
-{
-    return fh1_round_f32(FH1_ROUND_BF16, v);
-}
-
-static float poor_exp(float v)
-{
-    return (float)g_exp((double)v);
-}
 
 /* An f32 engine, token after token, some time wrong. */
 static result own_scan(const scan *s, how f)
@@ -194,60 +65,6 @@ static result own_scan(const scan *s, how f)
     return r;
 }
 
-/* As GPU kernels do: sums of l by a tree, exp of their differences, (C·B)·exp·dt before x. Chunks of 64. */
-static result tree_chunks(const scan *s)
-{
-    enum { Q = 64 };
-    const int64_t d = s->H * s->P;
-    result r = {w_new(s->T * d), w_copy(s->state, n_state(s))};
-    g_single = true;
-    for (int64_t h = 0; h < s->H; ++h) {
-        const float A = -poor_exp((float)s->A_log[h]);
-        const int64_t group = h / (s->H / s->G);
-        for (int64_t t0 = 0; t0 < s->T; t0 += Q) {
-            const int64_t L = t0 + Q < s->T ? Q : s->T - t0;
-            float sum[Q], next[Q], carried[Q];
-            for (int64_t i = 0; i < L; ++i) sum[i] = (float)s->dt[(t0 + i) * s->H + h] * A;
-            for (int64_t step = 1; step < L; step *= 2) {
-                for (int64_t i = 0; i < L; ++i) next[i] = i >= step ? sum[i] + sum[i - step] : sum[i];
-                memcpy(sum, next, sizeof sum);
-            }
-            for (int64_t p = 0; p < s->P; ++p) {
-                double *S = r.state + (h * s->P + p) * s->N;
-                for (int64_t i = 0; i < L; ++i) {
-                    const double *C = s->C + ((t0 + i) * s->G + group) * s->N;
-                    float y = (float)g_dot(LANES, s->N, C, S) * poor_exp(sum[i]);
-                    for (int64_t j = 0; j <= i; ++j) {
-                        const float cb = (float)g_dot(PAIRWISE, s->N, C, s->B + ((t0 + j) * s->G + group) * s->N);
-                        const float m = cb * poor_exp(fminf(sum[i] - sum[j], 0)) * (float)s->dt[(t0 + j) * s->H + h];
-                        y = fmaf(m, (float)s->x[(t0 + j) * d + h * s->P + p], y);
-                    }
-                    r.y[(t0 + i) * d + h * s->P + p] =
-                        (double)fmaf((float)s->D[h], (float)s->x[(t0 + i) * d + h * s->P + p], y);
-                }
-                for (int64_t i = 0; i < L; ++i)
-                    carried[i] = poor_exp(fminf(sum[L - 1] - sum[i], 0)) * (float)s->dt[(t0 + i) * s->H + h];
-                for (int64_t n = 0; n < s->N; ++n) {
-                    float lanes[4] = {0};
-                    for (int64_t i = 0; i < L; ++i) {
-                        const float B = (float)s->B[((t0 + i) * s->G + group) * s->N + n];
-                        lanes[i % 4] += carried[i] * B * (float)s->x[(t0 + i) * d + h * s->P + p];
-                    }
-                    S[n] =
-                        (double)(poor_exp(sum[L - 1]) * (float)S[n] + ((lanes[0] + lanes[1]) + (lanes[2] + lanes[3])));
-                }
-            }
-        }
-    }
-    return r;
-}
-
-static void honest(int k, const char *what, const scan *s, const result *r)
-{
-    g_honest(k, what, s->T * s->H * s->P, r->y, s->y, &s->g);
-    g_honest(k, what, n_state(s), r->state, s->after, &s->g_state);
-}
-
 START_TEST(sequential_engines_are_accepted)
 {
     for (int c = 0; c < N_KINDS; ++c) {
@@ -278,7 +95,7 @@ START_TEST(chunked_engines_are_accepted)
                 const result r = engine_scan(FP32, q % 2 ? "ref-f32" : "ref-bf16", &s, chunk[q]);
                 honest(FP32, "chunks", &s, &r);
             }
-            const result r = tree_chunks(&s);
+            const result r = tree_chunks(&s, (operands){0});
             honest(FP32, how_name[TREE_CHUNKS], &s, &r);
             scan b = new_scan(BF16, (kind)c, seed, 300, 32);
             true_scan(BF16, &b, 0, b.T, ref_ssd_columns(g_contract(BF16), b.T, 128));

@@ -1,4 +1,5 @@
-/* Engines that compute a function in another of its usual forms must be accepted under fp32, which names no pipeline:
+/* Engines that compute a function in another of its usual forms must be accepted under fp32, which names no pipeline,
+ * and under cuda-bf16, which names none between what it stores:
  * exp as a power of two, silu by tanh, softplus with its maximum taken out, a reciprocal root by Newton's steps, an
  * online softmax in either direction, in blocks and in parts, D·x first, the residual before the second branch, and
  * all of it with fused multiply-adds. The same forms with one corner cut must be rejected. */
@@ -43,6 +44,7 @@ static const engine_form forms[] = {
 enum { N_FORMS = sizeof forms / sizeof *forms };
 
 static engine_form form; /* of the running engine */
+static fh1_round store;  /* how it stores an output, and a weight that meets v */
 
 /* -- functions ------------------------------------------------------------------------------------ */
 
@@ -57,6 +59,11 @@ static float mad(float a, float b, float sum)
 }
 
 static const float log2_e = 1.44269504f;
+
+static float stored(float v)
+{
+    return fh1_round_f32(store, v);
+}
 
 static float power(float x)
 {
@@ -97,7 +104,7 @@ static fh1_status rmsnorm(fh1_engine *e, int64_t M, int64_t D, const void *x, co
         float sum = 0;
         for (int64_t i = 0; i < D; ++i) sum = mad(v[i], v[i], sum);
         const float root = reciprocal_root(mad(sum, 1 / (float)D, (float)eps));
-        for (int64_t i = 0; i < D; ++i) ((float *)y)[m * D + i] = v[i] * (root * (float)fh1_get(w, i));
+        for (int64_t i = 0; i < D; ++i) ((float *)y)[m * D + i] = stored(v[i] * (root * (float)fh1_get(w, i)));
     }
     return NULL;
 }
@@ -116,7 +123,7 @@ static fh1_status conv1d(fh1_engine *e, int64_t T, int64_t c, int64_t K, const v
                 const float v = s >= 0 ? in[s * c + i] : before[i * (K - 1) + K - 1 + s];
                 sum = mad((float)fh1_get(w, i * K + k), v, sum);
             }
-            ((float *)y)[t * c + i] = silu(sum);
+            ((float *)y)[t * c + i] = stored(silu(sum));
         }
     for (int64_t i = 0; i < c * (K - 1); ++i) { /* upwards: what stays comes from the right of where it goes */
         const int64_t s = T - (K - 1) + i % (K - 1);
@@ -152,7 +159,7 @@ static fh1_status ssd_scan(fh1_engine *e, int64_t T, int64_t H, int64_t P, int64
             S[n] = mad(decay, S[n], delta * v * b[n]);
             sum = mad(c[n], S[n], sum);
         }
-        ((float *)y)[i] = form.D_first ? sum : sum + skip;
+        ((float *)y)[i] = stored(form.D_first ? sum : sum + skip);
     }
     return NULL;
 }
@@ -172,6 +179,7 @@ static fh1_status gated_norm(fh1_engine *e, int64_t M, int64_t d, int64_t G, con
             o[i] *= root * (float)fh1_get(w, k % G * n + i);
             if (norm_before_gate) o[i] *= silu(gate[i]);
         }
+        for (int64_t i = 0; i < n; ++i) o[i] = stored(o[i]);
     }
     return NULL;
 }
@@ -203,7 +211,7 @@ static weighted attend(const float *score, const float *v, int64_t i0, int64_t i
             const int64_t of = back ? i0 + i1 - 1 - k : k;
             const float p = power(score[of] - part.max);
             part.weights += p;
-            for (int64_t i = 0; i < A; ++i) part.v[i] = mad(p, v[of * A + i], part.v[i]);
+            for (int64_t i = 0; i < A; ++i) part.v[i] = mad(stored(p), v[of * A + i], part.v[i]);
         }
         merge(&all, &part, A);
     }
@@ -233,7 +241,7 @@ static fh1_status attention(fh1_engine *e, int64_t T, int64_t S, int64_t Hq, int
             const weighted part = attend(score, (const float *)v + at * A, p * n / parts, (p + 1) * n / parts, step, A);
             merge(&all, &part, A);
         }
-        for (int64_t d = 0; d < A; ++d) ((float *)out)[i * A + d] = all.v[d] * (1 / all.weights);
+        for (int64_t d = 0; d < A; ++d) ((float *)out)[i * A + d] = stored(all.v[d] * (1 / all.weights));
     }
     free(score);
     return NULL;
@@ -244,7 +252,7 @@ static fh1_status swiglu(fh1_engine *e, int64_t M, int64_t F, const void *gate, 
 {
     (void)e;
     for (int64_t i = 0; i < M * F; ++i)
-        ((float *)act)[i] = silu(((const float *)gate)[i] * (float)m_gate) * ((const float *)up)[i];
+        ((float *)act)[i] = stored(silu(((const float *)gate)[i] * (float)m_gate) * ((const float *)up)[i]);
     return NULL;
 }
 
@@ -258,6 +266,7 @@ static fh1_status residual(fh1_engine *e, int64_t n, const void *a, double m_a, 
         else if (form.residual == A_FIRST) *to = mad(vb[i], mb, coarse(mad(va[i], ma, *to)));
         else if (form.residual == B_FIRST) *to = mad(va[i], ma, coarse(mad(vb[i], mb, *to)));
         else *to += coarse(mad(va[i], ma, vb[i] * mb));
+        *to = stored(*to);
     }
     return NULL;
 }
@@ -301,10 +310,13 @@ START_TEST(every_form)
     ops.gated_norm = gated_norm, ops.attention = attention, ops.swiglu = swiglu, ops.residual = residual;
     judged.ops = &ops;
     for (int f = 0; f < N_FORMS; ++f)
-        for (int cut = 0; cut < 2; ++cut) {
+        for (int way = 0; way < 3; ++way) { /* honest in f32, a corner cut, honest in bf16 */
+            const bool cut = way == 1;
             form = forms[f];
             form.coarse = cut;
-            printf("  %c %-24s", cut ? 'X' : '.', form.name);
+            store = way == 2 ? FH1_ROUND_BF16 : FH1_ROUND_NONE;
+            judged.profile = fh1_profile_find(way == 2 ? "cuda-bf16" : "fp32");
+            printf("  %c %-24s", ".Xb"[way], form.name);
             for (int o = 0; o < N_OPS; ++o) {
                 gld_op_result r;
                 const int n = rejected(truth, &judged, judged_ops[o], cut ? 6 : 60, &r);

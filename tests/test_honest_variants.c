@@ -1,6 +1,6 @@
 /* Engines that do the same sums in another order must be accepted, and engines that cut a corner must not be: matrix
- * products in four orders with and without fused multiply-add, scans in chunks of 16 to 256, under an f32 and a bf16
- * contract, judged by golden/op_case.h. Zero honest variants may be rejected. */
+ * products in four orders with and without fused multiply-add, scans in chunks of 16 to 256, under an f32 and two
+ * bf16 contracts, judged by golden/op_case.h. Zero honest variants may be rejected. */
 #include "golden/op_case.h"
 #include "reference/engine.h"
 
@@ -10,21 +10,23 @@
 #include <stdlib.h>
 #include <string.h>
 
-static fh1_engine *truth, *contract[2]; /* fp32, hf-eager-bf16: their rounding points, not their code */
+enum { N_CONTRACTS = 3 };
+static fh1_engine *truth,
+    *contract[N_CONTRACTS]; /* fp32, hf-eager-bf16, cuda-bf16: their rounding points, not their code */
 
 static void open_engines(void)
 {
     truth = ref_engine_new("ref-f64", NULL, 0);
     contract[0] = ref_engine_new("ref-f32", NULL, 0);
     contract[1] = ref_engine_new("ref-bf16", NULL, 0);
-    ck_assert(truth && contract[0] && contract[1]);
+    contract[2] = ref_engine_new("ref-bf16", fh1_profile_find("cuda-bf16"), 0);
+    ck_assert(truth && contract[0] && contract[1] && contract[2]);
 }
 
 static void close_engines(void)
 {
     truth->free(truth);
-    contract[0]->free(contract[0]);
-    contract[1]->free(contract[1]);
+    for (int i = 0; i < N_CONTRACTS; ++i) contract[i]->free(contract[i]);
 }
 
 /* -- matrix products ------------------------------------------------------------------------------ */
@@ -217,11 +219,11 @@ static const char *const scan_lines[N_LINES] = {
     "--op=ssd_chunk --regime=adversarial --weights=f32 --T=150 --H=8 --P=4 --N=16 --G=4 --Q=256",
     "--op=ssd_chunk --regime=fuzzed --weights=f32 --T=90 --H=4 --P=4 --N=16 --G=2 --seed=3 --Q=256"};
 
-/* The largest margin over the lines and both contracts; each must pass. */
+/* The largest margin over the lines and the contracts; each must pass. */
 static void accepts(const char *variant, const char *const *lines)
 {
-    double worst[2] = {0}, rms[2] = {0};
-    for (int i = 0; i < 2 * N_LINES; ++i) {
+    double worst[N_CONTRACTS] = {0}, rms[N_CONTRACTS] = {0};
+    for (int i = 0; i < N_CONTRACTS * N_LINES; ++i) {
         const int of = i / N_LINES;
         const gld_op_result r = judge(lines[i % N_LINES], of);
         ck_assert_msg(r.verdict == FH1_PASS,
@@ -231,17 +233,20 @@ static void accepts(const char *variant, const char *const *lines)
         worst[of] = fmax(worst[of], r.margin);
         rms[of] = fmax(rms[of], r.rms_ratio);
     }
-    printf("  . %-24s margin %.3f, %.3f bf16; RMS %.3f, %.3f bf16\n", variant, worst[0], worst[1], rms[0], rms[1]);
+    printf("  . %-24s margin %.3f, %.3f bf16, %.3f cuda; RMS %.3f, %.3f, %.3f\n", variant, worst[0], worst[1], worst[2],
+           rms[0], rms[1], rms[2]);
 }
 
 /* How many lines reject it, by contract; under fp32 one must, under bf16 where its inputs can show it. */
 static void rejects(const char *fault, const char *const *lines, bool shows_in_bf16)
 {
-    int n[2] = {0};
-    for (int i = 0; i < 2 * N_LINES; ++i) n[i / N_LINES] += judge(lines[i % N_LINES], i / N_LINES).verdict == FH1_FAIL;
-    printf("  X %-24s rejected by %d of %d lines, %d in bf16\n", fault, n[0], N_LINES, n[1]);
+    int n[N_CONTRACTS] = {0};
+    for (int i = 0; i < N_CONTRACTS * N_LINES; ++i)
+        n[i / N_LINES] += judge(lines[i % N_LINES], i / N_LINES).verdict == FH1_FAIL;
+    printf("  X %-24s rejected by %d of %d lines, %d in bf16, %d in cuda\n", fault, n[0], N_LINES, n[1], n[2]);
     ck_assert_msg(n[0] > 0, "%s is accepted under fp32", fault);
-    ck_assert_msg(n[1] > 0 || !shows_in_bf16, "%s is accepted under bf16", fault);
+    for (int k = 1; k < N_CONTRACTS; ++k)
+        ck_assert_msg(n[k] > 0 || !shows_in_bf16, "%s is accepted under %s", fault, contract[k]->profile->name);
 }
 
 START_TEST(every_order_of_a_product)

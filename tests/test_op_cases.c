@@ -165,16 +165,17 @@ static void all_standard(fh1_engine *judged, double *worst, double *rms, int *n)
 
 START_TEST(the_standard_cases_pass)
 {
-    double worst[2][GLD_OP_COUNT] = {{0}}, rms[2][GLD_OP_COUNT] = {{0}};
+    double worst[3][GLD_OP_COUNT] = {{0}}, rms[3][GLD_OP_COUNT] = {{0}};
     int n = 0;
     all_standard(f32, worst[0], rms[0], &n);
     ck_assert_int_ge(n, 100);
     all_standard(bf16, worst[1], rms[1], &n);
-    printf("  %d runs; largest error / allowed, and RMS / gauge\n  %-16s %7s %7s %7s %7s\n", n, "", "f32", "rms",
-           "bf16", "rms");
+    all_standard(fused, worst[2], rms[2], &n);
+    printf("  %d runs; largest error / allowed, and RMS / gauge\n  %-16s %7s %7s %7s %7s %7s %7s\n", n, "", "f32",
+           "rms", "bf16", "rms", "cuda", "rms");
     for (int i = 0; i < GLD_OP_COUNT; ++i)
-        printf("  %-16s %7.3f %7.3f %7.3f %7.3f\n", gld_op_name((gld_op)i), worst[0][i], rms[0][i], worst[1][i],
-               rms[1][i]);
+        printf("  %-16s %7.3f %7.3f %7.3f %7.3f %7.3f %7.3f\n", gld_op_name((gld_op)i), worst[0][i], rms[0][i],
+               worst[1][i], rms[1][i], worst[2][i], rms[2][i]);
 }
 END_TEST
 
@@ -185,9 +186,9 @@ enum { N_ATTENTION_SEEDS = sizeof attention_seeds / sizeof *attention_seeds, N_F
 START_TEST(fuzzed_cases_pass)
 {
     fh1_engine *f16 = ref_engine_new("ref-bf16", fh1_profile_find("hf-eager-fp16"), 0);
-    fh1_engine *const judged[] = {f32, bf16, f16};
+    fh1_engine *const judged[] = {f32, bf16, f16, fused};
     ck_assert_ptr_nonnull(f16);
-    for (int k = 0; k < 3; ++k) {
+    for (int k = 0; k < 4; ++k) {
         double most = 0;
         for (int i = 0; i < GLD_OP_COUNT * N_FUZZED + N_ATTENTION_SEEDS; ++i) {
             const bool late = i >= GLD_OP_COUNT * N_FUZZED;

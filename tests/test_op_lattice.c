@@ -30,13 +30,13 @@ static gld_op_case parse(const char *line)
 START_TEST(honest_engines_agree_to_the_bit)
 {
     int pass = 0, other = 0;
-    fh1_engine *const engines[] = {f32, bf16, truth};
-    for (int64_t i = 0; i < 3 * 20 * GLD_OP_COUNT; ++i) {
-        gld_op_case c = gld_op_case_fuzzed((gld_op)(i / 60), 300 + i % 20);
+    fh1_engine *const engines[] = {f32, bf16, fused, truth};
+    for (int64_t i = 0; i < 4 * 20 * GLD_OP_COUNT; ++i) {
+        gld_op_case c = gld_op_case_fuzzed((gld_op)(i / 80), 300 + i % 20);
         c.regime = GLD_REGIME_LATTICE;
-        const gld_op_result r = run(&c, engines[i % 60 / 20]);
+        const gld_op_result r = run(&c, engines[i % 80 / 20]);
         char line[GLD_OP_LINE];
-        ck_assert_msg(r.verdict != FH1_FAIL, "%s, %s: %s at %s: %.17g, truth %.17g", engines[i % 60 / 20]->name,
+        ck_assert_msg(r.verdict != FH1_FAIL, "%s, %s: %s at %s: %.17g, truth %.17g", engines[i % 80 / 20]->name,
                       gld_op_case_print(&c, line, sizeof line), r.reason, r.where, r.judged, r.truth);
         if (r.verdict == FH1_PASS) ++pass;
         else ++other;

@@ -54,8 +54,9 @@ static fh1_status count(void *user, const fh1_tap_event *e)
 /* loop: kind and model type */
 START_TEST(stored_values_have_their_type)
 {
-    const fh1_profile *p = fh1_profile_find(_i % 2 ? "hf-eager-fp16" : "hf-eager-bf16");
-    const fh1_config c = tiny_config(_i / 2);
+    static const char *const name_of[] = {"hf-eager-bf16", "hf-eager-fp16", "cuda-bf16"};
+    const fh1_profile *p = fh1_profile_find(name_of[_i % 3]);
+    const fh1_config c = tiny_config(_i / 3);
     fh1_model m;
     tiny_build(&m, &c, p->storage, 7);
     census half = {.profile = p, .config = &c}, full = half;
@@ -69,17 +70,20 @@ START_TEST(stored_values_have_their_type)
         ck_assert_msg(half.seen[id] == calls, "%s shown %d times", name, (int)half.seen[id]);
         ck_assert_msg(half.outside[id] == 0, "%s: %d values are not of the declared type", name, (int)half.outside[id]);
         /* without the roundings the same census finds them missing, except where a weight is only looked up */
-        const bool computed = id != FH1_TAP_EMBED && id != FH1_TAP_LOSS;
+        const bool f32 = fh1_profile_tap_dtype(p, (fh1_tap_id)id, true, &c) == FH1_F32;
+        const bool computed = id != FH1_TAP_EMBED && !f32;
         ck_assert_msg((full.outside[id] > 0) == computed, "%s under fp32", name);
     }
-    ck_assert(half.wider[FH1_TAP_SSD] > 0); /* the scan output of a prefill stays wide */
+    const bool fused = _i % 3 == 2; /* the scan output of a prefill stays wide; Δ and logits do */
+    ck_assert((half.wider[FH1_TAP_SSD] > 0) == !fused);
+    ck_assert((half.wider[FH1_TAP_DT] > 0) == fused && (half.wider[FH1_TAP_LOGITS] > 0) == fused);
     for (int64_t l = 0; l < c.n_layers; ++l)
         for (int part = 0; part < 4; ++part) {
             double *v;
             const int64_t n = tiny_part(&s, 0, l, (fh1_cache_part)part, 0, s.n[0], &v);
             const int64_t wide = unrounded(kind_of(p->storage), n, v);
-            ck_assert_msg((wide > 0) == (part == FH1_CACHE_SSM), "layer %d, cache part %d: %d", (int)l, part,
-                          (int)wide);
+            const bool f32 = part == FH1_CACHE_SSM || (fused && part == FH1_CACHE_CONV);
+            ck_assert_msg((wide > 0) == f32, "layer %d, cache part %d: %d", (int)l, part, (int)wide);
             free(v);
         }
     tiny_close(&s);
@@ -159,8 +163,10 @@ static const struct {
     {FH1_RP_KEY, FH1_TAP_K_ROPE, false},
     {FH1_RP_ROPE_TABLE, FH1_TAP_Q_ROPE, false},
     {FH1_RP_ROPE, FH1_TAP_Q_ROPE, false},
+    {FH1_RP_ROPE_SUM, FH1_TAP_Q_ROPE, false},
     {FH1_RP_SCORE, FH1_TAP_CONTEXT, false},
     {FH1_RP_PROB, FH1_TAP_CONTEXT, false},
+    {FH1_RP_PROB_TILE, FH1_TAP_CONTEXT, false},
     {FH1_RP_CONTEXT, FH1_TAP_CONTEXT, false},
     {FH1_RP_MUP_VECTOR, FH1_TAP_CONV_ACT, false},
     {FH1_RP_MUP, FH1_TAP_CONV_ACT, false},
@@ -169,11 +175,14 @@ static const struct {
     {FH1_RP_DT, FH1_TAP_DT, false},
     {FH1_RP_STEP, FH1_TAP_SSD, true},
     {FH1_RP_SSD, FH1_TAP_SSD, false},
+    {FH1_RP_SSD_TILE, FH1_TAP_SSD, false},
     {FH1_RP_GATE_SILU, FH1_TAP_GATED, false},
     {FH1_RP_GATED, FH1_TAP_GATED, false},
     {FH1_RP_BRANCH, FH1_TAP_MID, false},
     {FH1_RP_RESIDUAL, FH1_TAP_MID, false},
     {FH1_RP_MLP, FH1_TAP_ACT, false},
+    {FH1_RP_ACT, FH1_TAP_ACT, false},
+    {FH1_RP_HEAD, FH1_TAP_LOGITS, false},
     {FH1_RP_LOGITS, FH1_TAP_LOGITS, false},
 };
 
@@ -194,6 +203,7 @@ START_TEST(every_point_rounds_where_it_stands)
     const fh1_batch prefill = {.B = 1, .T = T, .ids = ids}, step = {.B = 1, .T = 1, .ids = ids + T};
     fh1_profile one = *fh1_profile_find("fp32");
     tiny_session plain = tiny_open(&m, "ref-f32", 0, 1);
+    plain.e->chunked = true;
     tiny_tape plain_prefill = tiny_taped_call(&plain, &prefill), plain_step = tiny_taped_call(&plain, &step);
     ck_assert_uint_eq(sizeof first_seen / sizeof *first_seen, FH1_RP_COUNT);
     for (size_t k = 0; k < FH1_RP_COUNT; ++k) {
@@ -201,6 +211,7 @@ START_TEST(every_point_rounds_where_it_stands)
         one.at[first_seen[k].point] = FH1_ROUND_BF16;
         tiny_session s = tiny_open(&m, "ref-f32", 0, 1);
         s.e->profile = &one;
+        s.e->chunked = true;
         tiny_tape a = tiny_taped_call(&s, &prefill), b = tiny_taped_call(&s, &step);
         int want = first_seen[k].tap;
         if (first_seen[k].point == FH1_RP_GATE_SILU && c.mamba_rms_norm) want = FH1_TAP_COUNT; /* fused there */
@@ -223,7 +234,7 @@ END_TEST
 int main(void)
 {
     TCase *tc = tcase_create("profiles");
-    tcase_add_loop_test(tc, stored_values_have_their_type, 0, 2 * TINY_KINDS);
+    tcase_add_loop_test(tc, stored_values_have_their_type, 0, 3 * TINY_KINDS);
     tcase_add_loop_test(tc, errors_have_the_size_of_their_type, 0, TINY_KINDS);
     tcase_add_loop_test(tc, without_roundings_bf16_is_f32, 0, TINY_KINDS);
     tcase_add_loop_test(tc, every_point_rounds_where_it_stands, 0, TINY_KINDS);

@@ -1,0 +1,118 @@
+#include "cli/limits.h"
+
+#include "oracle/clones.h"
+#include "oracle/thread.h"
+
+#include <cblas.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+extern void openblas_set_num_threads(int);
+
+/* -- the work -------------------------------------------------------------------------------------------------- */
+
+static double layer_parameters(const fh1_config *c)
+{
+    const double D = (double)c->D, conv = (double)fh1_conv_dim(c), attn = (double)(c->Hq * c->A);
+    const double mixer =
+        D * (double)fh1_in_proj_dim(c) + D * (double)c->d_ssm + (double)(c->K + 1) * conv + 3 * (double)c->H;
+    return mixer + D * (double)((c->Hq + 2 * c->Hkv) * c->A) + attn * D + 3 * D * (double)c->F + 2 * D;
+}
+
+cli_work cli_work_of(const fh1_config *c, int64_t B, int64_t T, int64_t past, int64_t bits)
+{
+    const double size = (double)bits / 8, L = (double)c->n_layers, rows = (double)B, n = (double)T, tokens = rows * n;
+    const double state = 4 * (double)(c->H * c->P * c->N + (c->K - 1) * fh1_conv_dim(c));
+    const double kv = 2 * size * (double)(c->Hkv * c->A), head = (double)c->V * (double)c->D;
+    const double keys = (double)past + (n + 1) / 2; /* that a new token sees, on average */
+    const double scan = (double)(c->H * c->P * c->N) * 4, attention = 4 * (double)(c->Hq * c->A) * keys;
+    return (cli_work){
+        .weights = size * (L * layer_parameters(c) + head + (double)c->D),
+        .rest = rows * (L * (2 * state + kv * ((double)past + n)) + 8 * (double)c->V),
+        .flops = tokens * L * (2 * layer_parameters(c) + scan + attention) + rows * 2 * head,
+    };
+}
+
+double cli_work_seconds(const cli_work *w, double bytes_per_s, double flops_per_s)
+{
+    const double read = w->weights / bytes_per_s, compute = w->flops / flops_per_s;
+    return (read > compute ? read : compute) + w->rest / bytes_per_s;
+}
+
+/* -- the processor ------------------------------------------------------------------------------------------------ */
+
+enum { ROUNDS = 4 };
+
+static double now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+typedef struct {
+    const uint64_t *p;
+    uint64_t sum[256];
+} read_job;
+
+FH1_CLONES static uint64_t sum_words(const uint64_t *p, int64_t n)
+{
+    uint64_t s[16] = {0};
+    int64_t i = 0;
+    for (; i + 16 <= n; i += 16)
+        for (int l = 0; l < 16; ++l) s[l] += p[i + l];
+    for (int l = 1; l < 16; ++l) s[0] += s[l];
+    return s[0];
+}
+
+static void read_piece(void *ctx, int64_t begin, int64_t end, int thread)
+{
+    read_job *j = ctx;
+    j->sum[thread % 256] += sum_words(j->p + begin, end - begin);
+}
+
+static fh1_status read_rate(double *out)
+{
+    const size_t bytes = (size_t)1 << 28;
+    void *p = malloc(bytes);
+    if (!p) return fh1_no_memory(bytes, "the memory limit");
+    memset(p, 1, bytes);
+    read_job j = {.p = p};
+    volatile uint64_t keep = 0;
+    for (int i = 0; i < ROUNDS; ++i) {
+        const double begin = now();
+        fh1_parallel_for((int64_t)(bytes / 8), 1 << 17, read_piece, &j);
+        const double rate = (double)bytes / (now() - begin);
+        keep += j.sum[0];
+        if (rate > *out) *out = rate;
+    }
+    (void)keep;
+    free(p);
+    return NULL;
+}
+
+static fh1_status product_rate(double *out)
+{
+    enum { M = 512, K = 1024, N = 2048 };
+    float *x = malloc(((size_t)M * K + (size_t)N * K + (size_t)M * N) * sizeof *x), *w = x + M * K, *y = w + N * K;
+    if (!x) return fh1_no_memory(((size_t)M * K + (size_t)N * K + (size_t)M * N) * sizeof *x, "the product limit");
+    for (int i = 0; i < M * K + N * K; ++i) x[i] = (float)(i % 7) - 3;
+    openblas_set_num_threads(fh1_threads());
+    for (int i = 0; i < ROUNDS; ++i) {
+        const double begin = now();
+        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, M, N, K, 1, x, K, w, K, 0, y, N);
+        const double rate = 2.0 * M * N * K / (now() - begin);
+        if (rate > *out) *out = rate;
+    }
+    openblas_set_num_threads(1);
+    free(x);
+    return NULL;
+}
+
+fh1_status cli_limits_cpu(double *bytes_per_s, double *flops_per_s)
+{
+    *bytes_per_s = *flops_per_s = 0;
+    FH1_TRY(read_rate(bytes_per_s));
+    return product_rate(flops_per_s);
+}
