@@ -119,6 +119,10 @@ static fh1_status read_sampling(run_options *o)
     if (asked && !cli_engine_is_cuda(o->engine))
         return fh1_hint(FH1_BAD("engine %s is greedy: it has no --temperature, --top-k, --top-p and --seed", o->engine),
                         "cuda and cuda-host have them");
+    if ((o->top_p || o->top_k || o->seed) && !(o->temperature_value > 0))
+        return fh1_hint(
+            FH1_BAD("--top-k, --top-p and --seed say how to draw, and without a temperature nothing is drawn"),
+            "add --temperature 1, or leave them out for greedy tokens");
     return NULL;
 }
 

@@ -48,7 +48,8 @@ static fh1_status properties(cu_device *d)
     snprintf(d->name, sizeof d->name, "%.100s", CU_HOST ? "the CPU, kernels thread by thread" : p.name);
     if (d->k.arch >= 80) return cu_status(cudaMemGetInfo(&d->free_now, &d->total), "reading the device's memory");
     const fh1_status s = FH1_BAD("engine cuda: the GPU is too old");
-    return fh1_found(fh1_expected(s, "compute capability 8.0 or newer"), "%d.%d (%s)", p.major, p.minor, d->name);
+    return fh1_found(fh1_expected(s, "compute capability 8.0 or newer"), "%d.%d (%s)", d->k.arch / 10, d->k.arch % 10,
+                     d->name);
 }
 
 fh1_status cu_device_open(cu_device *d)

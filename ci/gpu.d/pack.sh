@@ -26,7 +26,7 @@ pack_build() {
         -DCMAKE_CXX_FLAGS_RELEASE=-O2 -DCMAKE_CUDA_FLAGS_RELEASE=-O2 -DCMAKE_SKIP_RPATH=ON \
         -DFH1_CUDA=ON -DCMAKE_CUDA_ARCHITECTURES=90a-real -DFH1_CUBLAS_ROOT="$cublas" "${launcher[@]}" \
         -Dpkgcfg_lib_OPENBLAS_openblas="$(archive openblas)" -Dpkgcfg_lib_ZSTD_zstd="$(archive zstd)" \
-        -Dpkgcfg_lib_PCRE2_pcre2-8="$(archive pcre2-8)" \
+        -Dpkgcfg_lib_PCRE2_pcre2-8="$(archive pcre2-8)" -Dpkgcfg_lib_CHECK_subunit="$(archive subunit)" \
         -DCMAKE_EXE_LINKER_FLAGS="-static-libgcc -L$work/static -Wl,-rpath,'\$ORIGIN',--gc-sections"
     mapfile -t programs < <(ninja -C "$work" -t targets all | sed -n 's/^\(tests\/gpu\/test_cu_[a-z0-9_]*\): .*/\1/p')
     ninja -C "$work" -j "$jobs" fh1 "${programs[@]}"
