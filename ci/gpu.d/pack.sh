@@ -46,7 +46,7 @@ pack_all() {
         cp -L "$("${CC:-cc}" -print-file-name="$library")" "$work/programs/"
     done
     XZ_OPT=-6 tar -C "$work/programs" --owner=0 --group=0 --sort=name -cJf "$pack/programs.tar.xz" .
-    commit_of_tree > "$pack/commit"
+    { git -C "$root" rev-parse --short=12 HEAD 2> /dev/null || echo unknown; } > "$pack/commit"
     (cd "$root" && find build/gpu-pack golden/{models,traces,merges,configs,native,suite.json} -type f \
         ! -name files.sha256 -print0 | LC_ALL=C sort -z | xargs -0 sha256sum > "$pack/files.sha256")
     size=$(du -sm "$pack" | cut -f 1)

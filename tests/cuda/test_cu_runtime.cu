@@ -140,7 +140,7 @@ __global__ void big_shared(float *o, int n)
         p.b[i] = -i;
     }
     __syncthreads();
-    for (int i = threadIdx.x; i < n; i += blockDim.x) o[i] = p.a[n - 1 - i] + static_cast<float>(p.b[i]);
+    for (int i = threadIdx.x; !blockIdx.x && i < n; i += blockDim.x) o[i] = p.a[n - 1 - i] + static_cast<float>(p.b[i]);
 }
 
 } // namespace
