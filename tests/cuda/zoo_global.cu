@@ -44,7 +44,8 @@ __global__ void misaligned_vector(float *o, const float *x, int bug)
 }
 __global__ void index_overflow(float *o, const float *x, int bug)
 {
-    const int i = threadIdx.x, stride = bug ? 1 << 30 : 1 << 20, at = stride * 4;
+    volatile int row = 4; /* else the compiler multiplies, and nothing overflows */
+    const int i = threadIdx.x, stride = bug ? 1 << 30 : 1 << 20, at = stride * row;
     o[i] = x[i] + static_cast<float>(at == 77);
 }
 __global__ void local_overrun(float *o, const float *x, int bug)
