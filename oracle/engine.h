@@ -2,6 +2,7 @@
  * through this table. */
 #pragma once
 
+#include "oracle/backward.h"
 #include "oracle/batch.h"
 #include "oracle/cache.h"
 #include "oracle/contract.h"
@@ -130,12 +131,13 @@ extern const fh1_cache_ops fh1_cache_ops_true;
 
 struct fh1_engine {
     char name[32];              /* ref-f64, ref-f32, ref-bf16 … */
-    fh1_dtype dtype;            /* F32 or F64: arithmetic, cache, and type of taps handed to sinks */
+    fh1_dtype dtype;            /* F32, F64 or C128: arithmetic, cache, and type of taps handed to sinks */
     const fh1_profile *profile; /* its contract */
     unsigned variants;          /* fh1_variant bits */
     bool chunked;               /* prefill scans run in chunks of Q, as transformers computes them */
     const fh1_ops *ops;
     const fh1_gauge_ops *gauges; /* ref-f64 only, NULL elsewhere */
+    const fh1_bwd_ops *bwd_ops;  /* NULL where there is no backward, as `backward` */
     const fh1_cache_ops *cache_ops;
     fh1_fault fault; /* planted; FH1_FAULT_NONE in every engine that is not faulty on purpose */
     /* What this model needs before its first call: the engine loads it and settles `profile` where that depends on the
@@ -148,6 +150,8 @@ struct fh1_engine {
      * is unusable until reset. */
     fh1_status (*forward)(fh1_engine *e, const fh1_model *m, const fh1_batch *b, fh1_cache *cache, int64_t n_logits,
                           void *logits, const fh1_tap_sink *sink);
+    /* Loss and gradients of one batch (oracle/backward.h); NULL where there is none. */
+    fh1_backward_fn backward;
     void (*free)(fh1_engine *e);
     void *ctx;
 };

@@ -98,4 +98,6 @@ typedef struct fh1_tap_sink {
     /* Start at this layer: the ones before are not computed. The sink is shown the output of the layer before
      * (model.layers.i, or the input where it is 0) and puts in what the engine goes on from. 0: all. */
     int64_t first_layer;
+    /* Stop before this layer: neither it nor the final norm and the head are computed. 0: run to the end. */
+    int64_t end_layer;
 } fh1_tap_sink;

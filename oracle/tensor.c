@@ -34,6 +34,7 @@ static const struct {
     [FH1_F6_E2M3] = {"F6_E2M3", 6, 0, 0},
     [FH1_F6_E3M2] = {"F6_E3M2", 6, 0, 0},
     [FH1_F4] = {"F4", 4, 0, 0},
+    [FH1_C128] = {"C128", 128, 0, 0},
 };
 
 const char *fh1_dtype_name(fh1_dtype t)
@@ -44,7 +45,7 @@ const char *fh1_dtype_name(fh1_dtype t)
 bool fh1_dtype_parse(const char *name, fh1_dtype *out)
 {
     for (int t = 0; t < FH1_DTYPE_COUNT; t++) {
-        if (strcmp(name, types[t].name) == 0) {
+        if (t != FH1_C128 && strcmp(name, types[t].name) == 0) { /* no file has it */
             *out = (fh1_dtype)t;
             return true;
         }

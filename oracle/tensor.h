@@ -32,12 +32,13 @@ typedef enum {
     FH1_F6_E2M3,
     FH1_F6_E3M2,
     FH1_F4,
+    FH1_C128, /* two f64, real and imaginary: the numbers of the complex step (reference/complex.h); in memory only */
     FH1_DTYPE_COUNT
 } fh1_dtype;
 
 const char *fh1_dtype_name(fh1_dtype t);                /* safetensors spelling: "BF16" */
 bool fh1_dtype_parse(const char *name, fh1_dtype *out); /* false when unknown */
-int fh1_dtype_bits(fh1_dtype t);                        /* 4, 6, 8, 16, 32 or 64 */
+int fh1_dtype_bits(fh1_dtype t);                        /* 4, 6, 8, 16, 32, 64 or 128 */
 bool fh1_dtype_is_float(fh1_dtype t);                   /* F64, F32, BF16, F16 */
 double fh1_dtype_ulp(fh1_dtype t, double v);            /* spacing of t at |v|, floats only;
                                                            the smallest subnormal at 0 */

@@ -200,7 +200,9 @@ static fh1_status run(REF(ref_call) * k, const fh1_batch *b, int64_t n_logits, r
     FH1_TRY(embed(k));
     const int64_t first = k->sink ? k->sink->first_layer : 0;
     if (first > 0) FH1_TRY(REF(ref_tap)(k, FH1_TAP_LAYER, first - 1, k->x));
-    for (int64_t i = first; i < n_layers_run(k); ++i) FH1_TRY(layer_fwd(k, i));
+    const int64_t stop = k->sink ? k->sink->end_layer : 0;
+    for (int64_t i = first; i < (stop > 0 ? stop : n_layers_run(k)); ++i) FH1_TRY(layer_fwd(k, i));
+    if (stop > 0) return NULL; /* the cache is not committed: nobody goes on from half a call */
     FH1_TRY(REF(ref_rmsnorm_fwd)(k->t.M, k->c->D, k->x, &k->m->final_layernorm, k->c->eps, k->p, k->n));
     if (REF_FAULT(FINAL_NORM_SKIPPED)) memcpy(k->n, k->x, (size_t)(k->t.M * k->c->D) * sizeof *k->n);
     if (REF_FAULT(FINAL_NORM_TWICE))
