@@ -60,7 +60,7 @@ static fh1_status put(list *l, const char *module, const char *suffix, fh1_tenso
     fh1_param *p = &l->g->params[l->g->n++];
     *p = (fh1_param){.value = value, .layer = layer, .adapter = adapter};
     const int n = snprintf(p->name, sizeof p->name, "%s%s%s", adapter ? "base_model.model." : "", module, suffix);
-    if (n >= (int)sizeof p->name) return FH1_INTERNAL("a parameter's name of %d bytes", n);
+    if (n >= (int)sizeof p->name) return fh1_fail(FH1_E_INTERNAL, "a parameter's name of %d bytes", n);
     return NULL;
 }
 
