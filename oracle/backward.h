@@ -4,6 +4,7 @@
 
 #include "oracle/batch.h"
 #include "oracle/grads.h"
+#include "oracle/tap.h"
 #include "oracle/tensor.h"
 
 struct fh1_engine;
@@ -83,6 +84,12 @@ typedef struct fh1_backward {
     const void *dlogits;
     bool keep; /* the activations of all layers are kept; otherwise each layer's input is, and the layer is computed
                   again when its turn comes. The same bits either way. */
+    /* Both optional, for emulated pipelines: the taps of the forward pass, which may be overwritten, and the
+     * derivatives on their way back: d [M, …] by a tap, before the op in front of it sees it. A layer that is computed
+     * again shows its taps again: `sink` must do the same to them. */
+    const fh1_tap_sink *sink;
+    fh1_status (*flow)(void *user, fh1_tap_id id, int64_t layer, const fh1_tensor *d);
+    void *flow_user;
     /* Out: */
     double loss;      /* NaN when no label counts and the mean is asked for, or with dlogits */
     int64_t n_labels; /* that counted */

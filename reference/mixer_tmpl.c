@@ -8,6 +8,7 @@
 #include "reference/gated_norm.h"
 #include "reference/gauge_call.h"
 #include "reference/lora.h"
+#include "reference/mixer.h"
 #include "reference/ssd_chunk.h"
 #include "reference/ssd_step.h"
 
@@ -24,8 +25,8 @@ static real held(const REF(ref_call) * k, double m)
     return r_round(k->p->at[FH1_RP_MUP_VECTOR], (real)m);
 }
 
-/* u: m₀ on z, m₁ on x, m₂ on B, m₃ on C, m₄ on dt; transformers holds it in the model's type. */
-static void mup_vector(const REF(ref_call) * k, real u[5])
+/* transformers holds the vector in the model's type. */
+void REF(ref_mup_vector)(const REF(ref_call) * k, real u[5])
 {
     const bool rounded = k->e->variants & FH1_VAR_MUP_ROUNDED;
     for (int s = 0; s < 5; ++s) {
@@ -43,13 +44,13 @@ static void segments(const fh1_config *c, int64_t bound[6])
     for (int s = 0; s < 5; ++s) bound[s + 1] = bound[s] + width[s];
 }
 
-static void apply_mup(const REF(ref_call) * k, int64_t rows, real *proj)
+void REF(ref_mup_apply)(const REF(ref_call) * k, int64_t rows, real *proj)
 {
     const int64_t width = fh1_in_proj_dim(k->c);
     int64_t bound[6];
     real u[5];
     segments(k->c, bound);
-    mup_vector(k, u);
+    REF(ref_mup_vector)(k, u);
     for (int64_t m = 0; m < rows; ++m) {
         real *pm = proj + m * width;
         for (int s = 0; s < 5; ++s)
@@ -74,7 +75,7 @@ static fh1_status pad_column(const REF(ref_call) * k, const fh1_layer *l, real *
     fh1_status s = lora ? REF(ref_lora_add)(1, masked, lora, &l->in_b, k->p, col) : NULL;
     if (s) free(col);
     if (s) return s;
-    if (l->in_b.data || lora) apply_mup(k, 1, col);
+    if (l->in_b.data || lora) REF(ref_mup_apply)(k, 1, col);
     *out = col;
     return NULL;
 }
@@ -228,8 +229,8 @@ fh1_status REF(ref_mixer_fwd)(REF(ref_call) * k, int64_t layer)
     REF_SPOIL(FH1_TRY(REF(ref_spoil_input)(k, l)));
     FH1_TRY(REF(ref_linear_tap)(k, FH1_TAP_IN_PROJ, layer, M, NULL, k->scaled, &l->in_w, &l->in_b, 1, k->proj));
     REF_SPOIL(FH1_TRY(REF(ref_spoil_proj)(k)));
-    apply_mup(k, M, k->proj);
-    mup_vector(k, k->mup);
+    REF(ref_mup_apply)(k, M, k->proj);
+    REF(ref_mup_vector)(k, k->mup);
 
     FH1_TRY(conv_rows(k, l, layer));
     REF_SPOIL(REF(ref_spoil_conv_act)(k));
