@@ -4,7 +4,7 @@ include(GNUInstallDirs)
 include(CMakePackageConfigHelpers)
 
 add_library(fh1 STATIC)
-foreach(objects oracle convert reference_f32 reference_f64 reference_faulty_f32 reference_faulty_f64
+foreach(objects oracle convert reference_f32 reference_f64 reference_c128 reference_faulty_f32 reference_faulty_f64
         reference_plain golden cuda_names cuda_host cuda_spoiled cuda_spoilers cuda_runtime)
   target_sources(fh1 PRIVATE $<TARGET_OBJECTS:fh1_${objects}>)
 endforeach()

@@ -14,7 +14,7 @@ static const fh1_dtype file_order[] = {
     FH1_F16, FH1_U16, FH1_I16,     FH1_F8_E5M2FNUZ, FH1_F8_E4M3FNUZ, FH1_F8_E8M0, FH1_F8_E4M3, FH1_F8_E5M2,
     FH1_I8,  FH1_U8,  FH1_F6_E3M2, FH1_F6_E2M3,     FH1_F4,          FH1_BOOL,
 };
-_Static_assert(sizeof file_order / sizeof *file_order == FH1_DTYPE_COUNT, "every type has a place in the file");
+_Static_assert(sizeof file_order / sizeof *file_order == FH1_FILE_DTYPES, "every type of a file has a place");
 
 static fh1_status in_tensor(const char *name, fh1_status s)
 {
@@ -42,7 +42,7 @@ fh1_status cvt_st_size(fh1_dtype dtype, int rank, const int64_t *shape, int64_t 
     int64_t bits;
     *n_elems = 1;
     *n_bytes = 0;
-    if (rank < 0 || rank > FH1_MAX_RANK || (unsigned)dtype >= FH1_DTYPE_COUNT)
+    if (rank < 0 || rank > FH1_MAX_RANK || (unsigned)dtype >= FH1_FILE_DTYPES)
         return fh1_fail(FH1_E_INTERNAL, "a tensor of rank %d cannot be written", rank);
     for (int i = 0; i < rank; i++)
         if (shape[i] < 0 || !fh1_mul_i64(*n_elems, shape[i], n_elems))

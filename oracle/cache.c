@@ -17,12 +17,12 @@ static int64_t ssm_size(const fh1_config *c)
 
 static size_t elem_size(const fh1_cache *c)
 {
-    return c->dtype == FH1_F64 ? sizeof(double) : sizeof(float);
+    return (size_t)fh1_dtype_bits(c->dtype) / 8;
 }
 
 static void fill_nan(void *p, size_t n_bytes)
 {
-    memset(p, 0xff, n_bytes); /* all ones is a NaN in f32 and in f64 */
+    memset(p, 0xff, n_bytes); /* all ones is a NaN in f32, in f64 and in both parts of a complex number */
 }
 
 static void free_buffers(const fh1_cache *c, void **b)
@@ -183,8 +183,8 @@ fh1_status fh1_cache_new(const fh1_config *config, fh1_dtype dtype, int64_t B, f
 {
     *out = NULL;
     if (B < 1) return FH1_BAD("a cache needs one row or more, found %lld", (long long)B);
-    if (dtype != FH1_F32 && dtype != FH1_F64)
-        return fh1_found(fh1_expected(FH1_BAD("a cache cannot have this type"), "F32 or F64"), "%s",
+    if (dtype != FH1_F32 && dtype != FH1_F64 && dtype != FH1_C128)
+        return fh1_found(fh1_expected(FH1_BAD("a cache cannot have this type"), "F32, F64 or C128"), "%s",
                          fh1_dtype_name(dtype));
     fh1_cache *c = calloc(1, sizeof *c);
     if (!c) return fh1_no_memory(sizeof *c, "a cache");

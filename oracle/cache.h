@@ -16,7 +16,7 @@
 
 typedef enum { FH1_CACHE_KEY, FH1_CACHE_VALUE, FH1_CACHE_CONV, FH1_CACHE_SSM } fh1_cache_part;
 
-/* One row. Arrays per layer; elements are f32 or f64 as the cache says. */
+/* One row. Arrays per layer; elements are f32, f64 or complex f64 as the cache says. */
 typedef struct {
     int64_t n;           /* real tokens stored */
     int64_t cap;         /* allocated tokens */
@@ -50,7 +50,7 @@ typedef struct fh1_cache_store {
 
 typedef struct fh1_cache {
     const fh1_config *config; /* borrowed */
-    fh1_dtype dtype;          /* F32 or F64 */
+    fh1_dtype dtype;          /* F32, F64 or C128 */
     int64_t B;
     int64_t n_cols;       /* columns so far, padding included; the same for every row */
     int64_t rope_seq_len; /* dynamic rope: longest sequence seen, 0 = none */
@@ -93,7 +93,8 @@ fh1_status fh1_cache_truncate(fh1_cache *c, int64_t b, int64_t n);
 /* The shape of one part for the whole batch, in the layout above. */
 fh1_tensor fh1_cache_shape(const fh1_cache *c, fh1_cache_part part);
 /* Copy one part of one layer to / from a dense or strided view of that shape, any float type.
- * Import leaves tokens, columns and documents as they are and ignores slots of padding. */
+ * Import leaves tokens, columns and documents as they are and ignores slots of padding. FH1_E_INPUT: a cache of complex
+ * numbers, which only rows show. */
 fh1_status fh1_cache_export(const fh1_cache *c, int64_t layer, fh1_cache_part part, const fh1_tensor *out);
 fh1_status fh1_cache_import(fh1_cache *c, int64_t layer, fh1_cache_part part, const fh1_tensor *in);
 

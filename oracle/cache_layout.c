@@ -131,6 +131,9 @@ static fh1_status check_view(const fh1_cache *c, int64_t layer, fh1_cache_part p
     fh1_tensor want = fh1_cache_shape(c, part);
     if (layer < 0 || layer >= c->config->n_layers)
         return FH1_BAD("layer %lld is not in a cache of %lld layers", (long long)layer, (long long)c->config->n_layers);
+    if (c->dtype == FH1_C128)
+        return fh1_hint(FH1_BAD("a cache of complex numbers has no export and no import: its tensors are real"),
+                        "read its rows (fh1_cache_row_read)");
     if (!fh1_dtype_is_float(t->dtype)) {
         fh1_status s =
             fh1_where(FH1_BAD("a cache tensor is not of a float type"), "cache.%lld.%s", (long long)layer, names[part]);

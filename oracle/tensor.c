@@ -44,8 +44,8 @@ const char *fh1_dtype_name(fh1_dtype t)
 
 bool fh1_dtype_parse(const char *name, fh1_dtype *out)
 {
-    for (int t = 0; t < FH1_DTYPE_COUNT; t++) {
-        if (t != FH1_C128 && strcmp(name, types[t].name) == 0) { /* no file has it */
+    for (int t = 0; t < FH1_FILE_DTYPES; t++) {
+        if (strcmp(name, types[t].name) == 0) {
             *out = (fh1_dtype)t;
             return true;
         }

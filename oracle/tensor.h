@@ -32,7 +32,9 @@ typedef enum {
     FH1_F6_E2M3,
     FH1_F6_E3M2,
     FH1_F4,
-    FH1_C128, /* two f64, real and imaginary: the numbers of the complex step (reference/complex.h); in memory only */
+    FH1_FILE_DTYPES,            /* those before stand in files */
+    FH1_C128 = FH1_FILE_DTYPES, /* two f64, real and imaginary: the numbers of the complex step (reference/complex.h);
+                                   in memory only */
     FH1_DTYPE_COUNT
 } fh1_dtype;
 
@@ -65,7 +67,7 @@ bool fh1_same_shape(const fh1_tensor *a, const fh1_tensor *b);
 fh1_tensor fh1_permute(const fh1_tensor *t, const int *order); /* view with axes reordered */
 
 /* One element by its row-major ordinal, as f64 (exact for every type but I64/U64 above 2^53).
- * Data needs no alignment. C64 and the types below 16 bits that are no integers have no value here:
+ * Data needs no alignment. C64, C128 and the types below 16 bits that are no integers have no value:
  * asking for one is a mistake of the program. */
 double fh1_get(const fh1_tensor *t, int64_t ordinal);
 int64_t fh1_get_i64(const fh1_tensor *t, int64_t ordinal); /* integer types and BOOL; U64 wraps */

@@ -14,7 +14,7 @@ void REF(ref_attention_weigh)(int64_t n, real scale, const fh1_profile *p, real 
     for (int64_t i = 0; REF_FAULT(SCORES_HAVE_A_POSITION_TERM) && i < n; ++i) s[i] += (real)i / 64;
     real max = s[0], sum = 0;
     for (int64_t i = 1; i < n; ++i)
-        if (s[i] > max) max = s[i];
+        if (r_re(s[i]) > r_re(max)) max = s[i];
     if (REF_FAULT(SOFTMAX_WITHOUT_MAX)) max = 0;
     for (int64_t i = 0; i < n; ++i) sum += s[i] = r_exp(s[i] - max);
     if (REF_FAULT(SOFTMAX_COUNTS_AN_EMPTY_SLOT)) sum += r_exp(-max);

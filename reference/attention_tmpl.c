@@ -5,9 +5,9 @@
 #include "oracle/thread.h"
 #include "reference/attention_row.h"
 #include "reference/attention_step.h"
+#include "reference/gemm.h"
 #include "reference/linear.h"
 
-#include <cblas.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -21,12 +21,6 @@ typedef struct {
     int64_t tile;
     real *scores; /* [threads, tile, S] */
 } attention_job;
-
-#if REF_BITS == 64
-#define gemm cblas_dgemm
-#else
-#define gemm cblas_sgemm
-#endif
 
 /* Keys that query t sees, from its first to its own. */
 static int64_t keys_seen(const REF(ref_attention_args) * a, int64_t t)
@@ -51,9 +45,7 @@ static void tile(const attention_job *j, int64_t t0, int64_t t1, int64_t h, real
     real *out = a->out + (t0 * a->Hq + h) * A;
     int64_t shared = keys_seen(a, t0) - 1; /* keys before the tile */
     if (shared < MIN_GEMM || t1 - t0 < 2) shared = 0;
-    if (shared > 0)
-        gemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)(t1 - t0), (int)shared, (int)A, 1, q, (int)ld, k, (int)A, 0,
-             s, (int)a->S);
+    if (shared > 0) REF(ref_gemm)(CblasTrans, t1 - t0, shared, A, q, ld, k, A, s, a->S);
     for (int64_t t = t0; t < t1; ++t) {
         const int64_t n = keys_seen(a, t);
         real *st = s + (t - t0) * a->S;
@@ -61,9 +53,7 @@ static void tile(const attention_job *j, int64_t t0, int64_t t1, int64_t h, real
         REF(ref_attention_weigh)(n, scale, p, st);
         memset(out + (t - t0) * ld, 0, (size_t)A * sizeof *out);
     }
-    if (shared > 0)
-        gemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)(t1 - t0), (int)A, (int)shared, 1, s, (int)a->S, v, (int)A,
-             0, out, (int)ld);
+    if (shared > 0) REF(ref_gemm)(CblasNoTrans, t1 - t0, A, shared, s, a->S, v, A, out, ld);
     for (int64_t t = t0; t < t1; ++t) {
         const int64_t n = keys_seen(a, t);
         real *row = out + (t - t0) * ld;

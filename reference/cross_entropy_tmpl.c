@@ -1,6 +1,6 @@
 #include "reference/cross_entropy.h"
 
-double REF(ref_cross_entropy_fwd)(int64_t M, int64_t V, const real *logits, const int64_t *labels)
+ref_wide REF(ref_cross_entropy_fwd)(int64_t M, int64_t V, const real *logits, const int64_t *labels)
 {
     real total = 0;
     int64_t n = 0;
@@ -10,12 +10,12 @@ double REF(ref_cross_entropy_fwd)(int64_t M, int64_t V, const real *logits, cons
         const real *row = logits + m * V;
         real max = row[0], sum = 0;
         for (int64_t v = 1; v < V; ++v)
-            if (row[v] > max) max = row[v];
+            if (r_re(row[v]) > r_re(max)) max = row[v];
         if (REF_FAULT(LOSS_WITHOUT_MAX)) max = 0;
         for (int64_t v = 0; v < V; ++v) sum += r_exp(row[v] - max);
         total += r_log(sum) + max - row[labels[m]];
         ++n;
     }
     if (REF_FAULT(LOSS_SUMMED)) n = n > 0;
-    return n ? (double)(total / (real)n) : (double)NAN;
+    return n ? (ref_wide)(total / (real)n) : (ref_wide)NAN;
 }

@@ -13,6 +13,22 @@
  * (-Wpsabi, switched off for this folder) does not apply. */
 #define REF_INLINE static inline __attribute__((always_inline))
 
+#if REF_BITS == 128
+/* There are no vectors of complex numbers: a lane is one number, which is a vector of two. */
+#undef REF_VEC_LEN
+#define REF_VEC_LEN 1
+typedef real ref_vec, ref_vec_mem;
+
+REF_INLINE ref_vec ref_load(const real *p)
+{
+    return *p;
+}
+
+REF_INLINE real ref_sum(const ref_vec acc[REF_SUMS])
+{
+    return (acc[0] + acc[2]) + (acc[1] + acc[3]);
+}
+#else
 typedef real ref_vec __attribute__((vector_size(REF_VEC)));
 typedef real ref_vec_mem __attribute__((vector_size(REF_VEC), aligned(sizeof(real)), may_alias));
 typedef uint16_t ref_half8 __attribute__((vector_size(16), aligned(2), may_alias));
@@ -58,3 +74,4 @@ REF_INLINE real ref_sum(const ref_vec acc[REF_SUMS])
         for (int l = 0; l < step; ++l) v[l] += v[l + step];
     return v[0];
 }
+#endif

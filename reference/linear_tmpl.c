@@ -5,9 +5,9 @@
 
 #include "oracle/thread.h"
 #include "reference/faulty_linear.h"
+#include "reference/gemm.h"
 #include "reference/lanes.h"
 
-#include <cblas.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -34,7 +34,7 @@ typedef struct {
 
 FH1_CLONES real REF(ref_dot)(int64_t n, const real *a, const real *b)
 {
-    ref_vec acc[REF_SUMS] = {{0}};
+    ref_vec acc[REF_SUMS] = {0};
     int64_t i = 0;
     for (; i + REF_LANES <= n; i += REF_LANES)
         for (int l = 0; l < REF_SUMS; ++l)
@@ -44,6 +44,7 @@ FH1_CLONES real REF(ref_dot)(int64_t n, const real *a, const real *b)
     return ref_sum(acc) + tail;
 }
 
+#if REF_BITS != 128
 /* One row of bf16 weights against M rows of x: y[m*ldy] = w·x[m]. Two rows of x at a time share the widened
  * weights; M = 1 is the decode step, bound by memory. */
 FH1_CLONES static void dot_bf16(int64_t n, const uint16_t *w, int64_t M, const real *x, real *y, int64_t ldy)
@@ -51,7 +52,7 @@ FH1_CLONES static void dot_bf16(int64_t n, const uint16_t *w, int64_t M, const r
     int64_t m = 0;
     for (; m + 2 <= M; m += 2) {
         const real *x0 = x + m * n, *x1 = x0 + n;
-        ref_vec a0[REF_SUMS] = {{0}}, a1[REF_SUMS] = {{0}};
+        ref_vec a0[REF_SUMS] = {0}, a1[REF_SUMS] = {0};
         int64_t i = 0;
         for (; i + REF_LANES <= n; i += REF_LANES) {
             ref_vec v[REF_SUMS];
@@ -72,7 +73,7 @@ FH1_CLONES static void dot_bf16(int64_t n, const uint16_t *w, int64_t M, const r
     }
     for (; m < M; ++m) {
         const real *x0 = x + m * n;
-        ref_vec a0[REF_SUMS] = {{0}};
+        ref_vec a0[REF_SUMS] = {0};
         int64_t i = 0;
         for (; i + REF_LANES <= n; i += REF_LANES) {
             ref_vec v[REF_SUMS];
@@ -89,7 +90,7 @@ FH1_CLONES static void dot_bf16(int64_t n, const uint16_t *w, int64_t M, const r
 /* One row of f32 weights against one row of x. */
 FH1_CLONES static real dot_f32(int64_t n, const float *w, const real *x)
 {
-    ref_vec acc[REF_SUMS] = {{0}};
+    ref_vec acc[REF_SUMS] = {0};
     int64_t i = 0;
     for (; i + REF_LANES <= n; i += REF_LANES) {
         ref_vec v[REF_SUMS];
@@ -101,6 +102,30 @@ FH1_CLONES static real dot_f32(int64_t n, const float *w, const real *x)
     for (; i < n; ++i) tail += (real)w[i] * x[i];
     return ref_sum(acc) + tail;
 }
+
+/* Whether few rows read the weights as they are stored. */
+static bool reads_stored(const fh1_tensor *w)
+{
+    return w->dtype == FH1_BF16 || w->dtype == FH1_F32;
+}
+
+static void stored_row(const linear_job *j, const void *w, real *y)
+{
+    if (j->w->dtype == FH1_BF16) dot_bf16(j->K, w, j->M, j->x, y, j->N);
+    else
+        for (int64_t m = 0; m < j->M; ++m) y[m * j->N] = dot_f32(j->K, w, j->x + m * j->K);
+}
+#else
+static bool reads_stored(const fh1_tensor *w)
+{
+    return w->dtype == FH1_C128;
+}
+
+static void stored_row(const linear_job *j, const void *w, real *y)
+{
+    for (int64_t m = 0; m < j->M; ++m) y[m * j->N] = REF(ref_dot)(j->K, w, j->x + m * j->K);
+}
+#endif
 
 static void finish(const linear_job *j, int64_t n0, int64_t n1)
 {
@@ -120,22 +145,17 @@ static const void *weight_row(const fh1_tensor *w, int64_t n)
 static void few_rows(void *ctx, int64_t n0, int64_t n1, int thread)
 {
     const linear_job *j = ctx;
-    const bool direct = j->w->dtype == FH1_BF16 || j->w->dtype == FH1_F32;
+    const bool direct = reads_stored(j->w);
     real *row = direct ? NULL : j->scratch + thread * j->K;
     for (int64_t n = n0; n < n1; ++n) {
         const void *w = weight_row(j->w, n);
-        if (!direct) {
-            fh1_tensor t = fh1_view1((void *)(uintptr_t)w, j->w->dtype, j->K);
-            REF(ref_widen)(row, &t, j->K);
-        }
-        if (j->w->dtype == FH1_BF16) {
-            dot_bf16(j->K, w, j->M, j->x, j->y + n, j->N);
+        if (direct) {
+            stored_row(j, w, j->y + n);
             continue;
         }
-        for (int64_t m = 0; m < j->M; ++m) {
-            const real *x = j->x + m * j->K;
-            j->y[m * j->N + n] = direct ? dot_f32(j->K, w, x) : REF(ref_dot)(j->K, row, x);
-        }
+        fh1_tensor t = fh1_view1((void *)(uintptr_t)w, j->w->dtype, j->K);
+        REF(ref_widen)(row, &t, j->K);
+        for (int64_t m = 0; m < j->M; ++m) j->y[m * j->N + n] = REF(ref_dot)(j->K, row, j->x + m * j->K);
     }
     finish(j, n0, n1);
 }
@@ -152,13 +172,7 @@ static void many_rows(void *ctx, int64_t n0, int64_t n1, int thread)
             panel[i] = j->form == ABS ? r_fabs(panel[i]) : panel[i] * panel[i];
         w = panel;
     }
-#if REF_BITS == 64
-    cblas_dgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)j->M, (int)(n1 - n0), (int)j->K, 1.0, j->x, (int)j->K, w,
-                (int)j->K, 0.0, j->y + n0, (int)j->N);
-#else
-    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)j->M, (int)(n1 - n0), (int)j->K, 1.0f, j->x, (int)j->K, w,
-                (int)j->K, 0.0f, j->y + n0, (int)j->N);
-#endif
+    REF(ref_gemm)(CblasTrans, j->M, n1 - n0, j->K, j->x, j->K, w, j->K, j->y + n0, j->N);
     finish(j, n0, n1);
 }
 
@@ -190,8 +204,7 @@ static fh1_status run(linear_job *j)
     j->panel = few ? 1 : PANEL_BYTES / (int64_t)sizeof(real) / j->K / 16 * 16;
     if (j->panel < 16 && !few) j->panel = 16;
     if (j->panel > MAX_ROWS_PER_PIECE) j->panel = MAX_ROWS_PER_PIECE;
-    const bool direct =
-        few ? j->w->dtype == FH1_BF16 || j->w->dtype == FH1_F32 : j->w->dtype == REF_DTYPE && j->form == PLAIN;
+    const bool direct = few ? reads_stored(j->w) : j->w->dtype == REF_DTYPE && j->form == PLAIN;
     if (!direct) {
         size_t n = (size_t)fh1_threads() * (size_t)j->panel * (size_t)j->K * sizeof(real);
         if (!(j->scratch = malloc(n))) return fh1_no_memory(n, "a weight panel");
@@ -216,7 +229,7 @@ static fh1_status round_input(fh1_round r, int64_t M, int64_t K, const real *x, 
     for (int64_t i = 0; r != FH1_ROUND_Q8_0 && i < M * K; ++i) (*out)[i] = r_round(r, x[i]);
     for (int64_t i = 0; r == FH1_ROUND_Q8_0 && i < M * K; i += 32) {
         double block[32];
-        for (int l = 0; l < 32; ++l) block[l] = (double)x[i + l];
+        for (int l = 0; l < 32; ++l) block[l] = r_re(x[i + l]);
         fh1_round_q8_0(block);
         for (int l = 0; l < 32; ++l) (*out)[i + l] = (real)block[l];
     }

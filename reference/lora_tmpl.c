@@ -8,7 +8,7 @@
 /* The low-rank path is computed in the engine's arithmetic and nowhere rounded. */
 static const fh1_profile *unrounded(void)
 {
-    return fh1_profile_find(REF_BITS == 64 ? "exact" : "fp32");
+    return fh1_profile_find(REF_BITS == 32 ? "fp32" : "exact");
 }
 
 static fh1_status room(int64_t n, real **out)
@@ -41,7 +41,7 @@ static void add(int64_t M, const fh1_lora *lora, const fh1_tensor *bias, fh1_rou
     const real scale = (real)lora->scale;
     for (int64_t i = 0; !lora->f && i < M * N; ++i) y[i] += u[i] * scale;
     for (int64_t n = 0; lora->f && n < N; ++n) {
-        const real f = (real)lora->f[n], b = bias && bias->data ? (real)fh1_get(bias, n) : 0;
+        const real f = (real)lora->f[n], b = bias && bias->data ? REF(ref_get)(bias, n) : 0;
         for (int64_t i = n; i < M * N; i += N) y[i] += (f - 1) * r_round(r, y[i] - b) + f * u[i] * scale;
     }
 }
@@ -68,7 +68,7 @@ static void columns(int64_t M, const int64_t *ids, const fh1_tensor *A, real *t)
 {
     const int64_t r = A->shape[0], V = A->shape[1];
     for (int64_t m = 0; m < M; ++m)
-        for (int64_t k = 0; k < r; ++k) t[m * r + k] = (real)fh1_get(A, k * V + ids[m]);
+        for (int64_t k = 0; k < r; ++k) t[m * r + k] = REF(ref_get)(A, k * V + ids[m]);
 }
 
 fh1_status REF(ref_lora_embed)(int64_t M, const int64_t *ids, const fh1_lora *lora, const fh1_profile *p, real *y)

@@ -220,18 +220,21 @@ static fh1_status op_lm_head(fh1_engine *e, int64_t M, const void *h, const fh1_
     return REF(ref_lm_head_fwd)(M, h, w, m_lm, e->profile, logits);
 }
 
+#if REF_BITS != 128 /* argmax has no derivative */
 static fh1_status op_sample(fh1_engine *e, int64_t M, int64_t V, const void *logits, int64_t *token)
 {
     REF_ENTER(e);
     REF(ref_sample_greedy)(M, V, logits, token);
     return NULL;
 }
+#endif
 
 static fh1_status op_cross_entropy(fh1_engine *e, int64_t M, int64_t V, const void *logits, const int64_t *labels,
                                    double *loss)
 {
     REF_ENTER(e);
-    *loss = REF(ref_cross_entropy_fwd)(M, V, logits, labels);
+    const ref_wide value = REF(ref_cross_entropy_fwd)(M, V, logits, labels);
+    memcpy(loss, &value, sizeof value);
     return NULL;
 }
 
@@ -253,5 +256,7 @@ const fh1_ops REF(ref_ops) = {
     .residual = op_residual,
     .lm_head = op_lm_head,
     .cross_entropy = op_cross_entropy,
+#if REF_BITS != 128
     .sample = op_sample,
+#endif
 };

@@ -31,18 +31,18 @@ void REF(ref_rope_table)(const fh1_config *c, int64_t M, const int64_t *position
         return;
     }
 #endif
-    real freq[MAX_HALF];
+    ref_part freq[MAX_HALF];
     double scale;
-#if REF_BITS == 64
+#if REF_BITS != 32
     fh1_rope_frequencies(c, seq_len, freq, &scale);
 #else
     fh1_rope_frequencies_f32(c, seq_len, freq, &scale);
 #endif
     for (int64_t m = 0; m < M; ++m)
         for (int64_t i = 0; i < half; ++i) {
-            real angle = (real)position[m] * freq[i];
-            if (REF_FAULT(ROPE_ANGLES_IN_BF16)) angle = r_round(FH1_ROUND_BF16, angle);
-#if REF_BITS == 64
+            ref_part angle = (ref_part)position[m] * freq[i];
+            if (REF_FAULT(ROPE_ANGLES_IN_BF16)) angle = r_re(r_round(FH1_ROUND_BF16, angle));
+#if REF_BITS != 32
             cosines[m * half + i] = cos(angle) * scale;
             sines[m * half + i] = sin(angle) * scale;
 #else

@@ -17,7 +17,7 @@ typedef struct {
 static inline real in_two(fh1_round r, real v)
 {
     const real high = r_round(r, v);
-    return isfinite(high) ? high + r_round(r, v - high) : high;
+    return isfinite(r_re(high)) ? high + r_round(r, v - high) : high;
 }
 
 /* The tokens of the chunk seen from each other. */
@@ -67,7 +67,7 @@ static void across(const REF(ref_ssd_args) * a, fh1_round tile, int64_t t0, int6
 static void chunk(const chunk_job *j, int64_t t0, int64_t n, int64_t h, real *sum)
 {
     const REF(ref_ssd_args) *a = j->a;
-    const real A = REF(ref_ssd_rate)(a, h), D = (real)fh1_get(a->D, h);
+    const real A = REF(ref_ssd_rate)(a, h), D = REF(ref_get)(a->D, h);
     const fh1_round tile = j->p->at[FH1_RP_SSD_TILE];
     real total = 0;
     for (int64_t l = 0; l < n; ++l) sum[l] = total += a->dt[(t0 + l) * a->H + h] * A;

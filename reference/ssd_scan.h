@@ -24,7 +24,7 @@ typedef struct {
 /* A of head h, and its group. */
 static inline real REF(ref_ssd_rate)(const REF(ref_ssd_args) * a, int64_t h)
 {
-    const real A_log = (real)fh1_get(a->A_log, h);
+    const real A_log = REF(ref_get)(a->A_log, h);
     if (REF_FAULT(A_NOT_NEGATED)) return r_exp(A_log);
     if (REF_FAULT(A_LOG_NOT_EXPONENTIATED)) return -A_log;
     if (REF_FAULT(A_IN_BF16_IN_PREFILL) && a->T > 1) return -r_round(FH1_ROUND_BF16, r_exp(A_log));

@@ -13,7 +13,7 @@ typedef struct {
 /* One row of the state: S = decay·S + xb·B, returns S·C. REF_LANES partial sums, as in ref_dot. */
 FH1_CLONES static real advance_row(int64_t N, real decay, real xb, const real *B, const real *C, real *S)
 {
-    ref_vec acc[REF_SUMS] = {{0}};
+    ref_vec acc[REF_SUMS] = {0};
     int64_t n = 0;
     for (; n + REF_LANES <= N; n += REF_LANES)
         for (int l = 0; l < REF_SUMS; ++l) {
@@ -90,7 +90,7 @@ static real spoiled_decay(const REF(ref_ssd_args) * a, int64_t t, int64_t h, rea
 static void scan_head(const REF(ref_ssd_args) * a, const fh1_profile *p, int64_t h)
 {
     const int64_t P = a->P, N = a->N, d = a->H * P;
-    const real A = REF(ref_ssd_rate)(a, h), D = (real)fh1_get(a->D, h);
+    const real A = REF(ref_ssd_rate)(a, h), D = REF(ref_get)(a->D, h);
     real (*const advance)(int64_t, real, real, const real *, const real *, real *) =
         row_is_spoiled() ? advance_spoiled_row : advance_row;
     real *S = a->state + h * P * N;
@@ -130,7 +130,7 @@ void REF(ref_ssd_decay)(int64_t H, int64_t P, int64_t N, const real *dt, const f
                         real *state)
 {
     for (int64_t h = 0; h < H; ++h) {
-        const real decay = r_exp(-dt[h] * r_exp((real)fh1_get(A_log, h)));
+        const real decay = r_exp(-dt[h] * r_exp(REF(ref_get)(A_log, h)));
         for (int64_t k = 0; k < n; ++k)
             for (int64_t i = 0; i < P * N; ++i) state[h * P * N + i] *= decay;
     }

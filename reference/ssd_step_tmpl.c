@@ -15,7 +15,7 @@ void REF(ref_ssd_step_fwd)(const REF(ref_ssd_args) * a, const fh1_profile *p)
     if (REF(ref_ssd_cut)(a, 0, a->state_doc)) memset(a->state, 0, (size_t)(d * N) * sizeof *a->state);
     for (int64_t h = 0; h < a->H; ++h) {
         const real *x = REF(ref_ssd_x)(a, 0, h), *B = REF(ref_ssd_b)(a, 0, h), *C = REF(ref_ssd_c)(a, 0, h);
-        const real A = REF(ref_ssd_rate)(a, h), D = (real)fh1_get(a->D, h);
+        const real A = REF(ref_ssd_rate)(a, h), D = REF(ref_get)(a->D, h);
         const real dt = a->dt[h], decay = r_exp(dt * A);
         for (int64_t i = 0; i < P; ++i) {
             real *S = a->state + (h * P + i) * N;

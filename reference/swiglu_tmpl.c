@@ -11,7 +11,7 @@ typedef struct {
 
 static inline real activate(real g)
 {
-    if (REF_FAULT(MLP_GELU)) return g / 2 * (1 + (real)erf((double)g / sqrt(2.0)));
+    if (REF_FAULT(MLP_GELU)) return g / 2 * (1 + (real)erf((double)r_re(g) / sqrt(2.0)));
     if (REF_FAULT(MLP_SIGMOID)) return 1 / (1 + r_exp(-g));
     return REF(ref_silu)(g);
 }

@@ -21,7 +21,7 @@ static cvt_ckpt *large_checkpoint(void)
     add_side_file(c, "caf\xe9", "a name that is not UTF-8", 24);
     free(blob);
     const int64_t file = add_weight_file(c, "model.safetensors"), more = add_weight_file(c, "b/more.safetensors");
-    for (int t = 0; t < FH1_DTYPE_COUNT; t++)
+    for (int t = 0; t < FH1_FILE_DTYPES; t++)
         add_weights(c, more, fh1_dtype_name((fh1_dtype)t), (fh1_dtype)t, 2, (const int64_t[]){3, 40});
     for (size_t i = 0; i < sizeof lengths / sizeof *lengths; i++) {
         snprintf(name, sizeof name, "bf16.%zu", i);

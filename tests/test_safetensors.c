@@ -230,7 +230,7 @@ START_TEST(sound_files_are_accepted)
         ck_assert_msg(cvt_st_parse(file, n - 2, "file", &f) != NULL, "%s: accepted without its last byte", h);
         free(file);
     }
-    for (int t = 0; t < FH1_DTYPE_COUNT; t++) { /* every type, 8 elements */
+    for (int t = 0; t < FH1_FILE_DTYPES; t++) { /* every type, 8 elements */
         char h[120];
         fh1_dtype got = FH1_DTYPE_COUNT;
         int n = fh1_dtype_bits((fh1_dtype)t);

@@ -10,8 +10,8 @@
 /* Declares one small tensor of each type, in an order that is not the file's. */
 static void declare_all(cvt_st_writer *w, bool backwards)
 {
-    for (int i = 0; i < FH1_DTYPE_COUNT; i++) {
-        fh1_dtype t = (fh1_dtype)(backwards ? FH1_DTYPE_COUNT - 1 - i : i);
+    for (int i = 0; i < FH1_FILE_DTYPES; i++) {
+        fh1_dtype t = (fh1_dtype)(backwards ? FH1_FILE_DTYPES - 1 - i : i);
         expect_ok(cvt_st_writer_declare(w, fh1_dtype_name(t), t, 1, (const int64_t[]){8}), fh1_dtype_name(t));
     }
 }
@@ -59,14 +59,14 @@ START_TEST(the_header_is_the_reference_writers)
         cvt_st *f;
         expect_ok(cvt_st_writer_new(path, true, &w), path);
         declare_all(w, backwards);
-        for (int t = 0; t < FH1_DTYPE_COUNT; t++)
+        for (int t = 0; t < FH1_FILE_DTYPES; t++)
             expect_ok(cvt_st_writer_put(w, fh1_dtype_name((fh1_dtype)t), 0, data, 8), path);
         expect_ok(cvt_st_writer_commit(w), path);
         cvt_st_writer_free(w);
         expect_ok(cvt_st_open(path, &f), path);
-        ck_assert_int_eq(cvt_st_count(f), FH1_DTYPE_COUNT);
+        ck_assert_int_eq(cvt_st_count(f), FH1_FILE_DTYPES);
         ck_assert_ptr_null(cvt_st_metadata(f, "format"));
-        for (int i = 1; i < FH1_DTYPE_COUNT; i++)
+        for (int i = 1; i < FH1_FILE_DTYPES; i++)
             ck_assert_uint_eq(cvt_st_find(f, order[i])->begin, cvt_st_find(f, order[i - 1])->end);
         ck_assert_uint_eq(cvt_st_find(f, "U64")->begin % 8, 0);
         cvt_st_close(f);
