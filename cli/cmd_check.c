@@ -7,6 +7,8 @@
 #include "reference/engine.h"
 #include "reference/faulty.h"
 
+#include <inttypes.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -67,6 +69,29 @@ static fh1_status tell_repro(const check_options *o, const check_subject *s, fh1
     return status;
 }
 
+/* Gradients of a trace are judged elsewhere: said in a row of the report, and refused where nothing else is there. */
+static fh1_status pass_over_gradients(const check_subject *s, fh1_report *report)
+{
+    const int64_t n = gld_trace_n_grads(s->trace);
+    if (s->engine || n == 0) return NULL;
+    if (gld_trace_n_taps(s->trace) == 0)
+        return fh1_hint(FH1_BAD("this trace has gradients only"), "fh1 gradcheck MODEL --trace FILE judges them");
+    fh1_tap_result r = {.subject = s->label,
+                        .tap = "grad.*",
+                        .order = INT64_MAX,
+                        .verdict = FH1_SKIP,
+                        .margin = (double)NAN,
+                        .rms_ratio = (double)NAN,
+                        .max_err = (double)NAN,
+                        .allowed = (double)NAN,
+                        .rel_rms = (double)NAN,
+                        .free_rms = (double)NAN,
+                        .id = FH1_TAP_COUNT,
+                        .layer = -1};
+    snprintf(r.reason, sizeof r.reason, "%" PRId64 " gradients: fh1 gradcheck MODEL --trace FILE judges them", n);
+    return fh1_report_add(report, &r);
+}
+
 static fh1_status judge(const check_options *o, const check_subject *s, fh1_report *report)
 {
     gld_trace recorded = {0};
@@ -78,6 +103,7 @@ static fh1_status judge(const check_options *o, const check_subject *s, fh1_repo
                             .make_engine = ref_engine_new,
                             .make_faulty = ref_faulty_engine_new};
     fh1_status status = s->engine ? run_engine(s, &jo.profile, &recorded) : NULL;
+    if (!status) status = pass_over_gradients(s, report);
     if (!status) status = gld_judge(s->engine ? &recorded : s->trace, &jo, report);
     if (s->engine) gld_trace_free(&recorded);
     if (!status) status = tell_repro(o, s, report);
@@ -110,7 +136,7 @@ static fh1_status judge_all(const check_options *o, const check_plan *p, report_
     return cli_report_close(&out, s);
 }
 
-/* The CUDA engine has its own two contracts, no variants, and runs merged models only. */
+/* The CUDA engine has its own two contracts and no variants; adapters it applies under one of them, when asked for. */
 static bool cuda_host_fits(const check_options *o)
 {
     const fh1_profile *p = o->contract ? fh1_profile_find(o->contract) : NULL;

@@ -54,10 +54,11 @@ static void print_long(fh1_fault f)
 {
     const fh1_fault_info *info = fh1_fault_get(f);
     char caught[256], tap[FH1_TAP_NAME_SIZE];
-    printf("%s\n  what    %s\n  op      %s\n  shows   first at %s of the first layer that it touches\n  source  %s\n"
-           "  caught  %s\n",
-           info->name, info->what, info->op, fh1_tap_name(info->tap, 0, tap), info->source,
-           fault_caught_by(f, info, caught, sizeof caught));
+    printf("%s\n  what    %s\n  op      %s\n  shows   first at ", info->name, info->what, info->op);
+    if (fh1_fault_is_gradient(f))
+        printf("the gradients that the op of %s sends back, in the last layer", fh1_tap_name(info->tap, 0, tap));
+    else printf("%s of the first layer that it touches", fh1_tap_name(info->tap, 0, tap));
+    printf("\n  source  %s\n  caught  %s\n", info->source, fault_caught_by(f, info, caught, sizeof caught));
 }
 
 static void print_json(fh1_fault f)
@@ -121,6 +122,7 @@ static void print_row(const fault_row *row)
     for (int r = 0; r < FAULT_RULES; ++r) print_cell(row, r);
     if (*row->error) printf("  %s", row->error);
     if (*row->rejected) printf("  REJECTED by %s", row->rejected);
+    if (!row->judged && row->job > 0 && *row->found) printf("  %s", row->found);
     if (row->judged) {
         printf("  %s", *row->found ? row->found : "not found");
         if (row->rank) printf(", %d.", row->rank);
@@ -226,6 +228,13 @@ static void print_summary(const tally *t)
 
 /* ---- the command ---- */
 
+/* Gradients of cuda-host are judged by fh1 gradcheck; in bf16 only fh1 check looks. */
+static bool concerns(const fault_options *o, fh1_fault f)
+{
+    if (o->run && o->bf16 && fh1_fault_is_gradient(f)) return false;
+    return !is_cuda(o) || fault_cuda_has(f);
+}
+
 /* Those named, else all; with --run the honest engines too. */
 static fh1_status choose(const fault_options *o, int *jobs, int *n)
 {
@@ -247,7 +256,7 @@ static fh1_status choose(const fault_options *o, int *jobs, int *n)
     for (int i = 0; o->run && fault_honest_name(i); ++i)
         if (fault_honest_is_cuda(i) == is_cuda(o)) jobs[(*n)++] = -1 - i;
     for (int f = 1; f < FH1_FAULT_COUNT; ++f)
-        if (!is_cuda(o) || fault_cuda_has((fh1_fault)f)) jobs[(*n)++] = f;
+        if (concerns(o, (fh1_fault)f)) jobs[(*n)++] = f;
     return NULL;
 }
 

@@ -1,16 +1,19 @@
 /* fh1 taps: the names that a trace of this model may use, their shapes, and what they mean. */
 #include "cli/commands.h"
 #include "cli/options.h"
-#include "convert/model_open.h"
+#include "oracle/grads.h"
 
 #include <inttypes.h>
 #include <string.h>
 
 static const char help[] =
-    "usage: fh1 taps MODEL [--json]\n\n"
+    "usage: fh1 taps MODEL [--adapter DIR…] [--json]\n\n"
     "Lists every tap that a trace of MODEL may hold: its name, its shape and its definition. Record any\n"
     "subset of them in your engine, write them as stepJ/NAME into one .safetensors file (docs/traces.md)\n"
     "and judge the file with `fh1 check MODEL --trace FILE`.\n\n"
+    "Gradients of parameters, stepJ/grad.NAME beside stepJ/labels, are judged with `fh1 gradcheck MODEL --trace "
+    "FILE`.\n\n"
+    "  --adapter DIR…   gradients of the tensors of these PEFT adapters too\n"
     "  --json   one JSON line per tap and layer: {\"tap\",\"layer\",\"shape\",\"letters\",\"definition\"}\n\n"
     "B rows, T tokens of this call, T' columns of logits, S columns of the cache after the call.\n\n"
     "example: fh1 taps golden/models/mini-0.5b\n";
@@ -94,6 +97,42 @@ static void print_json(const fh1_config *c, fh1_tap_id id, int64_t layer)
     fputs("}\n", stdout);
 }
 
+/* ---- gradients ---- */
+
+static bool none(void *user, const fh1_param *p)
+{
+    (void)user, (void)p;
+    return false;
+}
+
+/* Adapters may be attached in ways that have no gradients: then there are none to list. */
+static fh1_status print_grads(fh1_model *m, bool json)
+{
+    fh1_grads *g;
+    fh1_status s = fh1_grads_new(m, FH1_F64, none, NULL, &g);
+    if (s) return s->code == FH1_E_INPUT ? NULL : s;
+    if (!json) printf("\nGradients, in the order of a backward pass; i = layer:\n");
+    for (int64_t k = 0; k < g->n; k++) {
+        const fh1_param *p = &g->params[k];
+        char shape[160], name[FH1_PARAM_NAME];
+        fh1_shape_text(p->value, shape, sizeof shape);
+        snprintf(name, sizeof name, "%s", p->name);
+        if (json) {
+            printf("{\"tap\":\"grad.%s\",\"layer\":", p->name);
+            if (p->layer < 0) fputs("null", stdout);
+            else printf("%" PRId64, p->layer);
+            printf(",\"shape\":%s,\"letters\":\"as the parameter\",\"definition\":\"d loss\"}\n", shape);
+            continue;
+        }
+        if (p->layer > 0) continue;
+        char *zero = p->layer == 0 ? strstr(name, "layers.0.") : NULL;
+        if (zero) zero[7] = 'i';
+        printf("grad.%-56s %s\n", name, shape);
+    }
+    fh1_grads_free(g);
+    return NULL;
+}
+
 /* Taps in the order of first divergence: model, layers, end of the model, caches, loss. */
 static void print_all_json(const fh1_config *c)
 {
@@ -136,21 +175,23 @@ static void print_table(const fh1_config *c)
 fh1_status cmd_taps(int argc, char **argv, int *code)
 {
     bool json = false, done;
-    const cli_option options[] = {{"json", 0, CLI_FLAG, &json, 0, 0}};
-    const cli_syntax syntax = {"taps", help, options, 1, 1, 1, "MODEL"};
-    cli_list words = {0};
+    cli_list words = {0}, adapters = {0};
+    const cli_option options[] = {{"json", 0, CLI_FLAG, &json, 0, 0}, {"adapter", 0, CLI_LIST, &adapters, 0, 0}};
+    const cli_syntax syntax = {"taps", help, options, 2, 1, 1, "MODEL"};
     fh1_model model = {0};
 
     fh1_status s = cli_parse(&syntax, argc, argv, &words, &done);
     if (!s && !done) {
-        s = cvt_model_open(words.items[0], &model);
+        s = cli_model_open(words.items[0], &adapters, &model);
         if (!s) {
             if (json) print_all_json(&model.config);
             else print_table(&model.config);
+            s = print_grads(&model, json);
             fh1_model_free(&model);
         }
     }
     cli_list_free(&words);
+    cli_list_free(&adapters);
     *code = 0;
     return s;
 }

@@ -12,6 +12,7 @@ fh1_status cmd_taps(int argc, char **argv, int *code);
 fh1_status cmd_trace(int argc, char **argv, int *code);
 fh1_status cmd_run(int argc, char **argv, int *code);
 fh1_status cmd_check(int argc, char **argv, int *code);
+fh1_status cmd_gradcheck(int argc, char **argv, int *code);
 fh1_status cmd_repro(int argc, char **argv, int *code);
 fh1_status cmd_laws(int argc, char **argv, int *code);
 fh1_status cmd_faults(int argc, char **argv, int *code);

@@ -41,6 +41,7 @@ void fault_bench_free(fault_bench *b)
     for (int i = 0; i < b->n_models; ++i) fh1_model_free(&b->models[i].m);
     for (int i = 0; i < FAULT_LAW_MODELS; ++i)
         if (b->has_law_model[i]) fh1_model_free(&b->law_model[i]);
+    fault_gradients_free(b->gradients);
     b->truth->free(b->truth);
     free(b);
 }

@@ -25,6 +25,7 @@ struct fault_bench {
     fh1_model law_model[FAULT_LAW_MODELS];
     bool has_law_model[FAULT_LAW_MODELS];
     fh1_engine *truth;
+    struct fault_gradients *gradients; /* cli/fault_gradient.c */
 };
 
 /* Freed by its free(). */
@@ -54,3 +55,11 @@ fh1_status fault_regimes_run(fault_bench *b, const char *op, bool all, fh1_engin
                              size_t size);
 /* The scan over 50 100 tokens. */
 fh1_status fault_horizon_run(fault_bench *b, fh1_engine *e, fh1_verdict *v);
+
+/* ---- gradients ---- */
+
+/* The judge of gradients on models and batches, in a fixed order, until one is red; then the backward ops alone. */
+fh1_status fault_gradient_run(fault_bench *b, fh1_fault f, const fh1_fault_info *info, fault_row *row);
+/* An engine on all of them, and on all backward ops; `first` receives what rejects it. */
+fh1_status fault_gradient_honest(fault_bench *b, fh1_engine *e, fault_row *row, char *first, size_t size);
+void fault_gradients_free(struct fault_gradients *g);

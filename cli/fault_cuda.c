@@ -36,7 +36,7 @@ bool fault_cuda_has(fh1_fault f)
     static const char *const other[] = {"cache", "schedule", "config"};
     for (size_t i = 0; i < sizeof other / sizeof *other; ++i)
         if (strcmp(fh1_fault_get(f)->op, other[i]) == 0) return false;
-    return !fault_cuda_lacks(f);
+    return !fault_cuda_lacks(f) && !fh1_fault_is_gradient(f);
 }
 
 /* ---- edits of model and inputs ---- */

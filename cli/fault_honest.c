@@ -12,7 +12,7 @@
 #include <string.h>
 #include <time.h>
 
-enum { CASES = 1, LAWS = 2, OPS = 4, LONG = 8, ALL = 15 };
+enum { CASES = 1, LAWS = 2, OPS = 4, LONG = 8, GRADS = 16, ALL = 31 };
 
 static const struct {
     const char *name, *engine, *profile; /* profile NULL: the engine's own */
@@ -111,7 +111,7 @@ static fh1_status run_cases(fault_bench *b, fh1_engine *e, int64_t Q, fault_row 
     for (int f = 1; f < FH1_FAULT_COUNT; ++f) {
         const fault_setting *s;
         bool known = false;
-        if (b->cuda && !fault_cuda_has((fh1_fault)f)) continue;
+        if (fh1_fault_is_gradient((fh1_fault)f) || (b->cuda && !fault_cuda_has((fh1_fault)f))) continue;
         FH1_TRY(fault_setting_of(b, (fh1_fault)f, &s));
         for (int i = 0; i < n && !known; ++i) known = seen[i] == s;
         if (known) continue;
@@ -156,12 +156,13 @@ static fh1_status run(fault_bench *b, fh1_engine *e, int rules, int64_t Q, fault
     if (rules & CASES) FH1_TRY(run_cases(b, e, Q, row));
     if (rules & LAWS) FH1_TRY(run_laws(b, e, row));
     if (rules & OPS) FH1_TRY(fault_regimes_run(b, NULL, true, e, row, row->rejected, sizeof row->rejected));
-    if (!(rules & LONG)) return NULL;
-    fh1_verdict v;
-    FH1_TRY(fault_horizon_run(b, e, &v));
-    row->runs[FAULT_RULE_HORIZON] = 1;
-    if (v != FH1_PASS) reject(row, FAULT_RULE_HORIZON, "50 100 tokens in one scan");
-    return NULL;
+    if (rules & LONG) {
+        fh1_verdict v;
+        FH1_TRY(fault_horizon_run(b, e, &v));
+        row->runs[FAULT_RULE_HORIZON] = 1;
+        if (v != FH1_PASS) reject(row, FAULT_RULE_HORIZON, "50 100 tokens in one scan");
+    }
+    return rules & GRADS ? fault_gradient_honest(b, e, row, row->rejected, sizeof row->rejected) : NULL;
 }
 
 fh1_status fault_engine_run(fault_bench *b, fh1_engine *e, fault_row *row)

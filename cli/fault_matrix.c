@@ -8,8 +8,8 @@
 #include <string.h>
 #include <time.h>
 
-static const char *const rule_names[FAULT_RULES] = {"check",       "law",      "lattice", "trained",
-                                                    "adversarial", "recorded", "fuzzed",  "horizon"};
+static const char *const rule_names[FAULT_RULES] = {"check",    "law",    "lattice", "trained", "adversarial",
+                                                    "recorded", "fuzzed", "horizon", "gradient"};
 
 const char *fault_rule_name(int rule)
 {
@@ -184,6 +184,12 @@ static fh1_status run_engine_rules(fault_bench *b, fh1_fault f, const fh1_fault_
 static fh1_status run_rules(fault_bench *b, fh1_fault f, const fh1_fault_info *info, fault_row *row)
 {
     row->right_tap = row->right_step = true;
+    if (fh1_fault_is_gradient(f)) {
+        FH1_TRY(fault_gradient_run(b, f, info, row));
+        row->owes[FAULT_RULE_GRADIENT] = row->red[FAULT_RULE_GRADIENT] == 0;
+        row->killed = !row->owes[FAULT_RULE_GRADIENT];
+        return NULL;
+    }
     if (names_rule(info, "check")) FH1_TRY(run_check(b, f, info, row));
     if (!b->bf16) FH1_TRY(run_engine_rules(b, f, info, row));
     row->killed = true;

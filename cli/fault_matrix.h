@@ -15,7 +15,8 @@ typedef enum {
     FAULT_RULE_ADVERSARIAL,
     FAULT_RULE_RECORDED,
     FAULT_RULE_FUZZED,
-    FAULT_RULE_HORIZON, /* a scan beyond token 50 000 */
+    FAULT_RULE_HORIZON,  /* a scan beyond token 50 000 */
+    FAULT_RULE_GRADIENT, /* the judge of gradients, and of the backward ops alone */
     FAULT_RULES
 } fault_rule;
 

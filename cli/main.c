@@ -16,6 +16,7 @@ typedef struct {
 
 static const command commands[] = {
     {"check", "judge traces and engines against the truth, tap by tap", cmd_check},
+    {"gradcheck", "judge gradients of engines and traces", cmd_gradcheck},
     {"repro", "run a failure again from one line, or make the line small", cmd_repro},
     {"laws", "what must hold between two runs of one engine", cmd_laws},
     {"faults", "the planted bugs, and the proof that every one is caught", cmd_faults},
@@ -37,7 +38,7 @@ static void print_help(FILE *out)
     fputs("fh1: is this Falcon-H1 implementation right, and if not, where does it go wrong first?\n\n"
           "usage: fh1 COMMAND …        fh1 COMMAND --help        fh1 --version\n\n",
           out);
-    for (int i = 0; i < N_COMMANDS; i++) fprintf(out, "  %-7s %s\n", commands[i].name, commands[i].summary);
+    for (int i = 0; i < N_COMMANDS; i++) fprintf(out, "  %-9s %s\n", commands[i].name, commands[i].summary);
     fputs("\nexample: fh1 check golden/models/mini-0.5b --trace golden/traces/mini-0.5b/t37.safetensors\n\n"
           "exit codes: 0 good, 1 the thing judged is wrong, 2 bad usage or bad input, 3 internal error\n",
           out);

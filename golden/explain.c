@@ -162,7 +162,7 @@ static fh1_status try_faults(const gld_residual *r, gld_slot *s, fh1_suspect *li
     for (int here = 1; here >= 0 && !st; --here) {
         if (!here && *n > 0 && list[0].score >= fh1_rule.explained) break;
         for (int f = FH1_FAULT_NONE + 1; f < FH1_FAULT_COUNT && !st; ++f) {
-            if ((fh1_fault_get((fh1_fault)f)->tap == r->id) != here) continue;
+            if (fh1_fault_is_gradient((fh1_fault)f) || (fh1_fault_get((fh1_fault)f)->tap == r->id) != here) continue;
             if ((left -= gld_replay_work(r->j, s)) < 0) break;
             st = try_fault(r, s, (fh1_fault)f, values, list, n);
         }

@@ -44,6 +44,11 @@ bool gld_map_ours(const char *ours, int64_t n_layers, gld_name *out)
         out->input = (gld_input)i;
         return true;
     }
+    if (strncmp(ours, "grad.", 5) == 0 && ours[5] && strlen(ours + 5) < sizeof out->grad) {
+        out->kind = GLD_NAME_GRAD;
+        strcpy(out->grad, ours + 5);
+        return true;
+    }
     if (!fh1_tap_parse(ours, n_layers, &out->id, &out->layer)) return false;
     out->kind = GLD_NAME_TAP;
     return true;

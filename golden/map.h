@@ -1,7 +1,7 @@
 /* What the tensor names of a trace file stand for, and map files, which say it for names of others.
  *
- * Native names are `stepJ/<tap>` and `stepJ/<input>`, inputs being input_ids, attention_mask,
- * position_ids, seq_idx and labels. A map file has one rule per line:
+ * Native names are `stepJ/<tap>`, `stepJ/grad.<parameter>` and `stepJ/<input>`, inputs being input_ids,
+ * attention_mask, position_ids, seq_idx and labels. A map file has one rule per line:
  *
  *   # comment                        from a '#' at the start of a line or after a blank
  *   foreign -> ours [operation ...]  a tensor called `foreign` is our tap or input `ours`
@@ -33,16 +33,17 @@ typedef enum {
 
 const char *gld_input_name(gld_input i);
 
-typedef enum { GLD_NAME_UNKNOWN, GLD_NAME_TAP, GLD_NAME_INPUT, GLD_NAME_IGNORED } gld_name_kind;
+typedef enum { GLD_NAME_UNKNOWN, GLD_NAME_TAP, GLD_NAME_INPUT, GLD_NAME_GRAD, GLD_NAME_IGNORED } gld_name_kind;
 
 typedef struct {
     gld_name_kind kind;
     int64_t step;  /* also set for an unknown name that begins with stepJ/; -1 without one */
     fh1_tap_id id; /* a tap */
     int64_t layer;
-    gld_input input; /* an input */
-    int rule;        /* of the map, -1 for a native name; an unknown name with a rule: the rule leads
-                        to a layer or tap that the model has not */
+    gld_input input;              /* an input */
+    char grad[FH1_TAP_NAME_SIZE]; /* the gradient of a parameter of this name, which is not checked here */
+    int rule;                     /* of the map, -1 for a native name; an unknown name with a rule: the rule leads
+                                     to a layer or tap that the model has not */
 } gld_name;
 
 typedef struct gld_map gld_map;

@@ -5,8 +5,7 @@
 /* Longer names are no slips of the pen; it also bounds the work. */
 #define MAX_LENGTH 128
 
-/* Levenshtein distance of a and b, or anything above `limit` once it is sure to exceed it. */
-static int distance(const char *a, int n_a, const char *b, int limit)
+int gld_map_distance(const char *a, int n_a, const char *b, int limit)
 {
     int row[FH1_TAP_NAME_SIZE + 1];
     int n_b = (int)strlen(b);
@@ -38,7 +37,7 @@ bool gld_nearest_name(const char *name, int64_t n_layers, char buf[FH1_TAP_NAME_
     int n = (int)length, best = n / 3 + 1; /* beyond a third, another name is meant */
     bool found = false;
     for (int i = 0; i < GLD_INPUT_COUNT; i++) {
-        int d = distance(name, n, gld_input_name((gld_input)i), best);
+        int d = gld_map_distance(name, n, gld_input_name((gld_input)i), best);
         if (d >= best) continue;
         best = d;
         found = true;
@@ -48,7 +47,7 @@ bool gld_nearest_name(const char *name, int64_t n_layers, char buf[FH1_TAP_NAME_
         int64_t layers = fh1_tap_is_per_layer((fh1_tap_id)id) ? n_layers : 1;
         for (int64_t layer = 0; layer < layers; layer++) {
             char tap[FH1_TAP_NAME_SIZE];
-            int d = distance(name, n, fh1_tap_name((fh1_tap_id)id, layer, tap), best);
+            int d = gld_map_distance(name, n, fh1_tap_name((fh1_tap_id)id, layer, tap), best);
             if (d >= best) continue;
             best = d;
             found = true;

@@ -28,6 +28,11 @@ fh1_status gld_record_like(fh1_engine *e, const fh1_model *m, const gld_trace *l
 fh1_status gld_record_greedy(fh1_engine *e, const fh1_model *m, const fh1_batch *prompt, int64_t n,
                              const gld_record_options *opt, int64_t *tokens, gld_trace *out);
 
+/* Loss and gradients of one batch with labels on an empty cache, in the engine's own type or opt->store. FH1_E_INPUT:
+ * an engine without a backward pass, and what gld_grad_check_labels and fh1_engine.backward refuse. */
+fh1_status gld_record_backward(fh1_engine *e, const fh1_model *m, const fh1_batch *b, const gld_record_options *opt,
+                               gld_trace *out);
+
 /* The seeded schedule of `fh1 check` without a trace: ragged left-padded prefill, decode, continuation on
  * one cache, and (a second trace) one packed batch. `which` is 0 or 1. Inputs only. */
 fh1_status gld_schedule_seeded(const fh1_config *c, uint64_t seed, int which, gld_trace *out);

@@ -5,6 +5,7 @@
 
 #include <assert.h>
 #include <fnmatch.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -44,7 +45,10 @@ fh1_status gld_trace_new(gld_trace *out)
 void gld_trace_free(gld_trace *t)
 {
     owner *o = t->owner;
-    for (int64_t j = 0; j < t->n_steps; j++) free(t->steps[j].taps);
+    for (int64_t j = 0; j < t->n_steps; j++) {
+        free(t->steps[j].taps);
+        free(t->steps[j].grads);
+    }
     free(t->steps);
     if (o) {
         for (int64_t i = 0; i < o->n; i++) free(o->blocks[i]);
@@ -192,6 +196,22 @@ fh1_status gld_step_insert(gld_step *s, fh1_tap_id id, int64_t layer, gld_tap **
     return NULL;
 }
 
+fh1_status gld_step_put_grad(gld_step *s, const char *name, int64_t param, const fh1_tensor *t)
+{
+    void *grads = s->grads;
+    FH1_TRY(grow(&grads, s->n_grads, sizeof *s->grads, "the gradients of a step"));
+    s->grads = grads;
+    int64_t at = s->n_grads;
+    while (at > 0 && s->grads[at - 1].param > param) at--;
+    if (at > 0 && s->grads[at - 1].param == param)
+        return fh1_fail(FH1_E_INTERNAL, "the gradient of %s came twice in one step", name);
+    memmove(s->grads + at + 1, s->grads + at, (size_t)(s->n_grads - at) * sizeof *s->grads);
+    s->grads[at] = (gld_grad){.param = param, .t = *t};
+    snprintf(s->grads[at].name, sizeof s->grads[at].name, "%s", name);
+    s->n_grads++;
+    return NULL;
+}
+
 /* 16-bit types decide over F32, and F32 over F64: a bf16 pipeline keeps some of its taps wider. */
 void gld_trace_note_dtype(gld_trace *t, fh1_dtype dtype)
 {
@@ -213,6 +233,32 @@ fh1_status gld_trace_add_tap(gld_trace *t, fh1_tap_id id, int64_t layer, fh1_dty
     gld_trace_note_dtype(t, dtype);
     *view = owned;
     return NULL;
+}
+
+fh1_status gld_trace_add_grad(gld_trace *t, const char *name, int64_t param, fh1_dtype dtype, const fh1_tensor *shape,
+                              fh1_tensor *view)
+{
+    assert(t->n_steps > 0 && fh1_dtype_is_float(dtype));
+    fh1_tensor owned = fh1_view(NULL, dtype, shape->rank, shape->shape);
+    FH1_TRY(gld_trace_alloc(t, fh1_n_bytes(&owned), name, &owned.data));
+    FH1_TRY(gld_step_put_grad(&t->steps[t->n_steps - 1], name, param, &owned));
+    gld_trace_note_dtype(t, dtype);
+    *view = owned;
+    return NULL;
+}
+
+int64_t gld_trace_n_grads(const gld_trace *t)
+{
+    int64_t n = 0;
+    for (int64_t j = 0; j < t->n_steps; j++) n += t->steps[j].n_grads;
+    return n;
+}
+
+int64_t gld_trace_n_taps(const gld_trace *t)
+{
+    int64_t n = 0;
+    for (int64_t j = 0; j < t->n_steps; j++) n += t->steps[j].n_taps;
+    return n;
 }
 
 /* -- choosing taps ------------------------------------------------------------------------------ */

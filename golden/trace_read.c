@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define TABLE "the table of taps"
 #define HOW "golden/hf/write_trace.py and docs/traces.md show how to write one"
 
 /* One tensor of the file and what it stands for. */
@@ -15,7 +16,9 @@ typedef struct {
 
 typedef struct {
     gld_trace *t;
+    const fh1_model *m;
     const fh1_config *c;
+    fh1_grads *params; /* NULL before the first gradient */
     const gld_map *map;
     const cvt_st *file;
     item *items; /* in the order of the file's names */
@@ -103,15 +106,11 @@ static fh1_status find_steps(reader *r)
 
 static fh1_status unknown_name(const reader *r, const item *it)
 {
-    const char *name = it->entry->name, *slash = strchr(name, '/');
+    const char *name = it->entry->name;
     if (it->name.rule >= 0) {
         fh1_status s = FH1_BAD("'%.200s' becomes a tap that this model has not", name);
         s = fh1_where(s, "%s, line %d", gld_map_path(r->map), gld_map_line(r->map, it->name.rule));
         return fh1_hint(s, "the model has %lld layers; fh1 taps MODEL lists the taps", (long long)r->c->n_layers);
-    }
-    if (it->name.step >= 0 && slash && strncmp(slash + 1, "grad.", 5) == 0) {
-        fh1_status s = FH1_BAD("'%.200s' is a gradient, and this trace is read for its forward taps", name);
-        return fh1_hint(s, "leave grad.* out of the file");
     }
     fh1_status s = FH1_BAD("'%.200s' is neither an input nor a tap of this model", name);
     char near[FH1_TAP_NAME_SIZE];
@@ -152,10 +151,11 @@ static bool transpose_text(const fh1_tensor *found, const fh1_tensor *expected, 
     return true;
 }
 
-static fh1_status wrong_shape(const char *name, const fh1_tensor *found, const fh1_tensor *expected)
+fh1_status gld_trace_wrong_shape(const char *name, const char *than, const fh1_tensor *found,
+                                 const fh1_tensor *expected)
 {
     char text[160], order[3 * FH1_MAX_RANK];
-    fh1_status s = FH1_BAD("'%.200s' has another shape than the table of taps", name);
+    fh1_status s = FH1_BAD("'%.200s' has another shape than %s", name, than);
     s = fh1_expected(s, "%s", fh1_shape_text(expected, text, sizeof text));
     s = fh1_found(s, "%s", fh1_shape_text(found, text, sizeof text));
     if (transpose_text(found, expected, order, sizeof order))
@@ -250,7 +250,8 @@ static fh1_status read_inputs(const reader *r, int64_t j, int64_t *values[GLD_IN
         fh1_tensor expected = fh1_view2(NULL, FH1_I64, b->B, which == GLD_INPUT_MASK ? b->mask_len : b->T);
         if (!inputs[which]) continue;
         FH1_TRY(input_view(r, inputs[which], b->B, b->T, b->mask_len, &t));
-        if (!fh1_same_shape(&t, &expected)) return wrong_shape(inputs[which]->entry->name, &t, &expected);
+        if (!fh1_same_shape(&t, &expected))
+            return gld_trace_wrong_shape(inputs[which]->entry->name, TABLE, &t, &expected);
         FH1_TRY(read_values(&t, &values[which]));
     }
     return NULL;
@@ -280,7 +281,7 @@ static fh1_status wrong_tap_shape(const reader *r, const item *it, const fh1_ten
 {
     const gld_name *n = &it->name;
     int64_t T = r->t->steps[n->step].batch.T, S = r->past[n->step] + T;
-    fh1_status s = wrong_shape(it->entry->name, t, expected);
+    fh1_status s = gld_trace_wrong_shape(it->entry->name, TABLE, t, expected);
     bool one_axis = t->rank == expected->rank && t->rank > 2; /* the rest is right: hints below */
     for (int k = 0; one_axis && k < t->rank; k++) one_axis = k == 2 || t->shape[k] == expected->shape[k];
     if (n->id == FH1_TAP_LOGITS)
@@ -316,6 +317,18 @@ static fh1_status read_tap(reader *r, const item *it)
     return NULL;
 }
 
+static fh1_status read_grad(reader *r, const item *it)
+{
+    gld_step *step = &r->t->steps[it->name.step];
+    fh1_tensor t;
+    if (!fh1_dtype_is_float(it->entry->t.dtype))
+        return wrong_type(it->entry->name, it->entry->t.dtype, "F64, F32, BF16 or F16");
+    FH1_TRY(view_of(r, it, step->batch.B, step->batch.T, r->past[it->name.step] + step->batch.T, &t));
+    FH1_TRY(gld_trace_read_grad(step, r->m, &r->params, it->entry->name, it->name.grad, &t));
+    gld_trace_note_dtype(r->t, t.dtype);
+    return NULL;
+}
+
 static fh1_status read_all(reader *r)
 {
     FH1_TRY(read_metadata(r));
@@ -326,6 +339,8 @@ static fh1_status read_all(reader *r)
     for (int64_t j = 0; j < r->n_steps; j++) FH1_TRY(read_step(r, j));
     for (int64_t k = 0; k < r->n_items; k++)
         if (r->items[k].name.kind == GLD_NAME_TAP) FH1_TRY(read_tap(r, &r->items[k]));
+    for (int64_t k = 0; k < r->n_items; k++)
+        if (r->items[k].name.kind == GLD_NAME_GRAD) FH1_TRY(read_grad(r, &r->items[k]));
     return gld_trace_check_inputs(r->t, r->c);
 }
 
@@ -341,8 +356,9 @@ fh1_status gld_trace_open(const char *path, const fh1_model *m, const gld_map *m
     }
     gld_trace_adopt_file(out, file);
     snprintf(out->path, sizeof out->path, "%s", path);
-    reader r = {.t = out, .c = &m->config, .map = map, .file = file};
+    reader r = {.t = out, .m = m, .c = &m->config, .map = map, .file = file};
     s = read_all(&r);
+    fh1_grads_free(r.params);
     free(r.items);
     free(r.inputs);
     free(r.past);

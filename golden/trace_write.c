@@ -3,7 +3,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#define NAME_SIZE (FH1_TAP_NAME_SIZE + 32) /* "step", a number, "/" and the tap */
+#define NAME_SIZE (FH1_TAP_NAME_SIZE + 40) /* "step", a number, "/", "grad." and the tap */
 
 typedef struct {
     gld_input input;
@@ -32,6 +32,12 @@ static const char *name_of(char buf[NAME_SIZE], int64_t step, const char *rest)
     return buf;
 }
 
+static const char *grad_name(char buf[NAME_SIZE], int64_t step, const gld_grad *g)
+{
+    snprintf(buf, NAME_SIZE, "step%lld/grad.%s", (long long)step, g->name);
+    return buf;
+}
+
 static fh1_status metadata(cvt_st_writer *w, const gld_trace *t, const char *const *pairs)
 {
     FH1_TRY(cvt_st_writer_meta(w, "fh1.trace", "1"));
@@ -55,6 +61,10 @@ static fh1_status declare_step(cvt_st_writer *w, const gld_step *s, int64_t step
         const gld_tap *p = &s->taps[k];
         name_of(name, step, fh1_tap_name(p->id, p->layer, tap));
         FH1_TRY(cvt_st_writer_declare(w, name, p->t.dtype, p->t.rank, p->t.shape));
+    }
+    for (int64_t k = 0; k < s->n_grads; k++) {
+        const gld_grad *g = &s->grads[k];
+        FH1_TRY(cvt_st_writer_declare(w, grad_name(name, step, g), g->t.dtype, g->t.rank, g->t.shape));
     }
     return NULL;
 }
@@ -85,6 +95,7 @@ static fh1_status put_step(cvt_st_writer *w, const gld_step *s, int64_t step)
         const gld_tap *p = &s->taps[k];
         FH1_TRY(put_tap(w, name_of(name, step, fh1_tap_name(p->id, p->layer, tap)), &p->t));
     }
+    for (int64_t k = 0; k < s->n_grads; k++) FH1_TRY(put_tap(w, grad_name(name, step, &s->grads[k]), &s->grads[k].t));
     return NULL;
 }
 

@@ -80,6 +80,10 @@ typedef struct {
     double noise_share;   /* of the squared residual, honest rounding is taken to be at most this */
     double suspect_work;  /* multiply-adds that the search for causes may cost, about */
     double vacuous;       /* MISTRUSTED where what is allowed reaches this share of the truth's RMS */
+    int grad_runs;        /* runs of the honest pipeline whose spread says what a gradient may be off by */
+    double grad_factor;   /* a constant factor between gradients is named where it is this near a known number */
+    double grad_step;     /* complex step against an exact backward pass: over the tensor's largest gradient, */
+    double grad_along;    /* and along a direction, over Σ|terms| */
     double trend_rise;    /* a note where a margin exceeds its median of earlier runs by this factor, */
     double trend_least;   /* is at least this, */
     int64_t trend_runs;   /* and had at least this many earlier runs */

@@ -16,6 +16,11 @@ const fh1_fault_info *fh1_fault_get(fh1_fault f)
     return &table[f];
 }
 
+bool fh1_fault_is_gradient(fh1_fault f)
+{
+    return strcmp(fh1_fault_get(f)->caught_by, "gradient") == 0;
+}
+
 fh1_fault fh1_fault_find(const char *name)
 {
     for (int f = FH1_FAULT_NONE + 1; f < FH1_FAULT_COUNT; ++f)

@@ -15,15 +15,18 @@ typedef enum {
 } fh1_fault;
 
 typedef struct {
-    const char *name;      /* snake_case: what is wrong, as key_multiplier_dropped */
-    const char *op;        /* of DESIGN's list, or cache, config, schedule */
-    fh1_tap_id tap;        /* where it must show first in a trace with all taps */
-    const char *source;    /* "MU2 ml-explore/mlx-lm#1622" */
-    const char *caught_by; /* rules of ci/faults that must be red, separated by blanks: check, law.NAME, lattice … */
-    const char *what;      /* one sentence: what the faulty engine does */
+    const char *name;   /* snake_case: what is wrong, as key_multiplier_dropped */
+    const char *op;     /* of DESIGN's list, or cache, config, schedule */
+    fh1_tap_id tap;     /* where it must show first in a trace with all taps */
+    const char *source; /* "MU2 ml-explore/mlx-lm#1622" */
+    const char
+        *caught_by; /* rules of ci/faults that must be red, separated by blanks: check, law.NAME, lattice …, gradient */
+    const char *what; /* one sentence: what the faulty engine does */
 } fh1_fault_info;
 
 /* 1 <= f < FH1_FAULT_COUNT. */
 const fh1_fault_info *fh1_fault_get(fh1_fault f);
+/* A fault of backward passes: no forward pass shows it. */
+bool fh1_fault_is_gradient(fh1_fault f);
 /* FH1_FAULT_NONE for an unknown name. */
 fh1_fault fh1_fault_find(const char *name);

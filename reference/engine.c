@@ -12,7 +12,10 @@ fh1_status ref_forward_f32(fh1_engine *, const fh1_model *, const fh1_batch *, f
                            const fh1_tap_sink *);
 fh1_status ref_forward_f64(fh1_engine *, const fh1_model *, const fh1_batch *, fh1_cache *, int64_t, void *,
                            const fh1_tap_sink *);
+fh1_status ref_backward_f32(fh1_engine *, const fh1_model *, const fh1_batch *, fh1_backward *);
+fh1_status ref_backward_f64(fh1_engine *, const fh1_model *, const fh1_batch *, fh1_backward *);
 extern const fh1_ops ref_ops_f32, ref_ops_f64;
+extern const fh1_bwd_ops ref_bwd_ops_f32, ref_bwd_ops_f64;
 
 static const struct {
     const char *name, *profile;
@@ -56,9 +59,11 @@ fh1_engine *ref_engine_new(const char *name, const fh1_profile *profile, unsigne
         e->variants = variants;
         e->chunked = kind[i].chunked;
         e->ops = f64 ? &ref_ops_f64 : &ref_ops_f32;
+        e->bwd_ops = f64 ? &ref_bwd_ops_f64 : &ref_bwd_ops_f32;
         e->gauges = f64 ? &ref_gauge_ops : NULL;
         e->cache_ops = &fh1_cache_ops_true;
         e->forward = f64 ? ref_forward_f64 : ref_forward_f32;
+        e->backward = f64 ? ref_backward_f64 : ref_backward_f32;
         e->free = engine_free;
         return e;
     }

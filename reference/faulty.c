@@ -14,7 +14,10 @@ fh1_status ref_forward_f32_faulty(fh1_engine *, const fh1_model *, const fh1_bat
                                   const fh1_tap_sink *);
 fh1_status ref_forward_f64_faulty(fh1_engine *, const fh1_model *, const fh1_batch *, fh1_cache *, int64_t, void *,
                                   const fh1_tap_sink *);
+fh1_status ref_backward_f32_faulty(fh1_engine *, const fh1_model *, const fh1_batch *, fh1_backward *);
+fh1_status ref_backward_f64_faulty(fh1_engine *, const fh1_model *, const fh1_batch *, fh1_backward *);
 extern const fh1_ops ref_ops_f32_faulty, ref_ops_f64_faulty;
+extern const fh1_bwd_ops ref_bwd_ops_f32_faulty, ref_bwd_ops_f64_faulty;
 
 /* The call on the edited model and inputs; faults that are no edit leave both as they are. */
 static fh1_status run(fh1_engine *e, const fh1_model *m, const fh1_batch *b, fh1_cache *cache, int64_t n_logits,
@@ -53,8 +56,10 @@ fh1_engine *ref_faulty_engine_new(const char *name, const fh1_profile *profile, 
     if (!e) return NULL;
     const bool f64 = e->dtype == FH1_F64;
     e->ops = f64 ? &ref_ops_f64_faulty : &ref_ops_f32_faulty;
+    e->bwd_ops = f64 ? &ref_bwd_ops_f64_faulty : &ref_bwd_ops_f32_faulty;
     e->cache_ops = &ref_cache_ops_faulty;
     e->forward = forward;
+    e->backward = f64 ? ref_backward_f64_faulty : ref_backward_f32_faulty;
     e->fault = f;
     ref_fault_now = f; /* for cache operations before its first call */
     return e;

@@ -1,5 +1,6 @@
 /* The matrix of faults and rules must be able to fail itself: an entry of the registry that points to a wrong tap or
  * names a rule that does not see the fault, and an honest engine that is none. */
+#include "cli/fault_bench.h"
 #include "cli/fault_matrix.h"
 #include "reference/faulty.h"
 #include "tests/trace_fixture.h"
@@ -80,9 +81,31 @@ START_TEST(a_dishonest_engine_is_rejected_by_every_rule)
     fault_row row;
     OK(fault_engine_run(bench, e, &row));
     e->free(e);
-    for (int r = 0; r < FAULT_RULES; r++)
+    for (int r = 0; r < FAULT_RULE_GRADIENT; r++)
         ck_assert_msg(row.red[r] > 0 && row.red[r] <= row.runs[r], "%s accepts it", fault_rule_name(r));
     ck_assert(*row.rejected);
+}
+END_TEST
+
+START_TEST(gradients_have_a_rule_of_their_own)
+{
+    const fault_row model = row_of("grad_key_multiplier_dropped", FH1_TAP_COUNT, "gradient");
+    ck_assert(model.killed && model.right_tap && model.right_step && model.rank == 1);
+    ck_assert_str_eq(model.found, "layers.2.self_attn.k_proj.weight");
+    for (int r = 0; r < FAULT_RULE_GRADIENT; r++) ck_assert_int_eq(model.runs[r], 0);
+    /* the op alone sees what no pass of a whole model reaches */
+    const fault_row op = row_of("grad_past_keys_dropped", FH1_TAP_COUNT, "gradient");
+    ck_assert(op.killed && !op.judged);
+    ck_assert_str_eq(op.found, "backward.attention");
+    /* an entry that points behind where it shows first */
+    const fault_row wrong = row_of("grad_key_multiplier_dropped", FH1_TAP_EMBED, "gradient");
+    ck_assert(wrong.killed && !wrong.right_tap);
+    /* a dishonest engine is rejected */
+    fh1_engine *e = ref_faulty_engine_new("ref-f32", NULL, 0, fh1_fault_find("grad_norm_constant"));
+    fault_row row = {0};
+    OK(fault_gradient_honest(bench, e, &row, row.rejected, sizeof row.rejected));
+    e->free(e);
+    ck_assert(row.red[FAULT_RULE_GRADIENT] > 1 && strstr(row.rejected, "grad.model.layers.2"));
 }
 END_TEST
 
@@ -132,9 +155,13 @@ END_TEST
 
 int main(void)
 {
-    const TTest *const tests[] = {a_true_entry_is_proven,          a_wrong_tap_is_red,
-                                  a_rule_that_sees_nothing_is_red, a_dishonest_engine_is_rejected_by_every_rule,
-                                  what_catches_a_fault_is_told,    rows_come_in_order};
+    const TTest *const tests[] = {a_true_entry_is_proven,
+                                  a_wrong_tap_is_red,
+                                  a_rule_that_sees_nothing_is_red,
+                                  a_dishonest_engine_is_rejected_by_every_rule,
+                                  gradients_have_a_rule_of_their_own,
+                                  what_catches_a_fault_is_told,
+                                  rows_come_in_order};
     Suite *suite = suite_create("fault_matrix");
     TCase *tc = tcase_create("fault_matrix");
     tcase_add_checked_fixture(tc, open_bench, close_bench);

@@ -3,6 +3,7 @@
 import argparse
 import fnmatch
 import json
+import re
 import sys
 import warnings
 from pathlib import Path
@@ -13,6 +14,9 @@ import transformers
 from torch.overrides import TorchFunctionMode
 from transformers.models.falcon_h1 import modeling_falcon_h1 as modeling
 
+import gradients
+from lifted import widen
+from packing import IGNORED, labels_for, pack, read_documents
 from write_trace import write_trace
 
 EXAMPLE = """
@@ -20,6 +24,8 @@ example:
   printf '5 17 23 42 8 31\\n5 9 60\\n' > ids.txt
   python golden/hf/capture.py Falcon-H1-0.5B-Instruct --ids ids.txt --decode 4 -o trace.safetensors
   fh1 check Falcon-H1-0.5B-Instruct --trace trace.safetensors
+  python golden/hf/capture.py Falcon-H1-0.5B-Instruct --ids ids.txt --backward --f64 -o trace.safetensors
+  fh1 gradcheck Falcon-H1-0.5B-Instruct --trace trace.safetensors
 
 a schedule is a JSON list of successive calls on one cache; mask and position_ids cover past + new
 and new tokens, and may be left out:
@@ -357,31 +363,22 @@ def run(model, recorder, calls):
                 logits = one(ids, mask, positions, tensor(call.get("seq_idx")), tensor(call.get("labels")))
 
 
-def padded(rows, side="left", pad_id=0, width=0):
-    """One call from rows of ids. Rows of different length are padded, with the mask and positions of generate()."""
+def padded(rows, side="left", pad_id=0, width=0, labels=None):
+    """One call from rows of ids. Rows of different length are padded, with the mask and positions of generate().
+    With labels, a list per row: the call has them too, ignored at padding and at a row's first token, which nothing
+    precedes; the library would predict it from the last row of the padding."""
     width = max(width, *(len(r) for r in rows)) if len(rows) > 1 else max(width, len(rows[0]))
-    if all(len(r) == width for r in rows):
-        return {"ids": rows}
 
     def fill(row, pad):
-        return [pad] * (width - len(row)) + row if side == "left" else row + [pad] * (width - len(row))
+        return [pad] * (width - len(row)) + list(row) if side == "left" else list(row) + [pad] * (width - len(row))
 
-    mask = torch.tensor([fill([1] * len(r), 0) for r in rows])
-    return {"ids": [fill(list(r), pad_id) for r in rows], "mask": mask, "position_ids": positions_of(mask, width)}
-
-
-def read_ids(path):
-    rows = []
-    for number, line in enumerate(Path(path).read_text().splitlines(), 1):
-        try:
-            row = [int(word) for word in line.split()]
-        except ValueError as e:
-            raise SystemExit(f"capture.py: {path}:{number}: {e}; expected token ids separated by blanks")
-        if row:
-            rows.append(row)
-    if not rows:
-        raise SystemExit(f"capture.py: {path}: no ids")
-    return rows
+    call = {"ids": [fill(r, pad_id) for r in rows]}
+    if any(len(r) < width for r in rows):
+        mask = torch.tensor([fill([1] * len(r), 0) for r in rows])
+        call |= {"mask": mask, "position_ids": positions_of(mask, width)}
+    if labels is not None:
+        call["labels"] = [fill([IGNORED, *r[1:]], IGNORED) for r in labels]
+    return call
 
 
 def layer_filter(spec, n_layers):
@@ -399,9 +396,8 @@ def glob_filter(globs, layers=None):
     globs = (globs or "*").split(",")
 
     def keep(step, tap):
-        part = tap.split(".")
-        number = part[2] if tap.startswith("model.layers.") else part[1] if tap.startswith("cache.") else None
-        if layers is not None and number is not None and int(number) not in layers:
+        number = re.search(r"(?:^cache|\blayers)\.(\d+)", tap)
+        if layers is not None and number and int(number[1]) not in layers:
             return False
         return any(fnmatch.fnmatchcase(tap, g) for g in globs)
 
@@ -421,7 +417,15 @@ def main():
                         help="side on which shorter rows are padded (default left)")
     parser.add_argument("--pad-id", type=int, metavar="ID", help="default: pad_token_id of the config")
     parser.add_argument("--pad-to", type=int, default=0, metavar="T", help="pad every row to T at least")
-    parser.add_argument("--loss", action="store_true", help="pass the ids as labels too and store the loss")
+    parser.add_argument("--loss", action="store_true", help="pass labels too and store the loss")
+    parser.add_argument("--labels", metavar="FILE", help="labels in the lines of --ids, -100 where none counts (default: the "
+                        "ids; a row's first one never counts: nothing precedes it)")
+    parser.add_argument("--backward", action="store_true", help="store the loss and its gradients too (grad.*); of a model "
+                        "with an adapter those of the adapter")
+    parser.add_argument("--full", action="store_true", help="gradients of the weights below an adapter as well")
+    parser.add_argument("--f64", action="store_true", help="compute in f64 throughout, the library's casts to f32 lifted")
+    parser.add_argument("--pack", type=int, metavar="T", help="with --backward: each line is a document; they are packed into "
+                        "rows of T columns as fh1 train packs them")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="default: as the config says")
     parser.add_argument("--adapter", action="append", metavar="DIR", help="attach a PEFT adapter; may be repeated")
     parser.add_argument("--layers", metavar="LIST", help="keep only these layers, as 0,3,10-12")
@@ -429,6 +433,8 @@ def main():
     parser.add_argument("--variant", help="named deviations that this library has on this input (fh1.variant)")
     parser.add_argument("--contract", help="rounding profile (fh1.contract; default by dtype)")
     args = parser.parse_args()
+    if args.f64 and args.dtype or args.pack is not None and (not args.backward or not args.ids or args.pack < 1):
+        parser.error("--f64 and --dtype exclude each other; --pack T goes with --backward and --ids")
 
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
@@ -438,18 +444,15 @@ def main():
     model = load(args.model, args.dtype and getattr(torch, args.dtype))
     if args.adapter:
         model = attach(model, args.adapter)
+    if args.f64:
+        widen(model)
+    pad_id = args.pad_id if args.pad_id is not None else model.config.pad_token_id or 0
     if args.schedule:
         calls = json.loads(Path(args.schedule).read_text())
     else:
-        pad_id = args.pad_id if args.pad_id is not None else model.config.pad_token_id or 0
-        calls = [padded(read_ids(args.ids), args.pad, pad_id, args.pad_to)]
-        if args.loss:
-            ids = torch.as_tensor(calls[0]["ids"])
-            mask = torch.as_tensor(calls[0].get("mask", torch.ones_like(ids)))
-            # A label counts where both it and the token that predicts it are real: what stands at padding predicts nothing.
-            predicted = mask.clone()
-            predicted[:, 1:] *= mask[:, :-1]
-            calls[0]["labels"] = ids.masked_fill(predicted == 0, -100)
+        rows = read_documents(args.ids, model.config.vocab_size)
+        labels = labels_for(rows, args.labels) if args.loss or args.labels or args.backward else None
+        calls = [padded(rows, args.pad, pad_id, args.pad_to, labels)]
     if args.decode:
         calls.append({"decode": args.decode})
     if not calls or "ids" not in calls[0]:
@@ -460,7 +463,13 @@ def main():
             raise SystemExit(f"capture.py: an id lies outside 0..{vocab - 1}")
 
     recorder = Recorder(model, glob_filter(args.taps, layer_filter(args.layers, model.config.num_hidden_layers)))
-    run(model, recorder, calls)
+    if args.backward and args.pack:
+        gradients.of_rows(model, recorder, pack(rows, args.pack), pack(labels, args.pack), args.full, pad_id)
+    elif args.backward:
+        gradients.of_call(model, recorder, calls, args.full)
+    else:
+        with gradients.precision(model):
+            run(model, recorder, calls)
     if recorder.missing():
         print("capture.py: not reached in this version:", ", ".join(recorder.missing()), file=sys.stderr)
     metadata = {"command": " ".join(["capture.py", *sys.argv[1:]]), "variant": args.variant}

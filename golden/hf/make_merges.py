@@ -30,6 +30,7 @@ from safetensors.torch import load_file, save_file
 from transformers import BitsAndBytesConfig, FalconH1Config, FalconH1ForCausalLM
 
 import merge_exact
+from adapter_files import clean, edit_config
 from make_models import draw, normal
 from merge_cases import ADAPTERS, BASES, CASES, COMMON
 
@@ -117,12 +118,6 @@ def rewrite(folder, change):
     save_file(change(tensors), file, metadata={"format": "pt"})
 
 
-def edit_config(folder, change):
-    file = folder / "adapter_config.json"
-    config = json.loads(file.read_text())
-    file.write_text(json.dumps(change(config), indent=2) + "\n")  # PEFT has sorted the keys
-
-
 def drop_base_layer(folder):
     rewrite(folder, lambda t: {k: v for k, v in t.items() if ".base_layer." not in k})
 
@@ -154,18 +149,6 @@ def fan_in_fan_out(folder):
 
 
 EDITS = {f.__name__: f for f in (drop_base_layer, move_base_layer, old_keys, few_fields, fan_in_fan_out)}
-
-
-def clean(folder, base):
-    """Leave out what differs from run to run and machine to machine: paths, and the order of a Python set."""
-    def change(config):
-        config["base_model_name_or_path"] = base
-        for key in ("target_modules", "exclude_modules", "modules_to_save"):
-            if isinstance(config.get(key), list):
-                config[key].sort()
-        return config
-    (folder / "README.md").unlink(missing_ok=True)
-    edit_config(folder, change)
 
 
 def make_adapter(name, bases, out, scratch):

@@ -6,13 +6,13 @@ GOLDEN = Path(__file__).resolve().parent.parent
 SUITE = GOLDEN / "suite.json"
 
 
-def read():
-    return json.loads(SUITE.read_text())["cases"] if SUITE.exists() else []
+def read(path=SUITE):
+    return json.loads(path.read_text())["cases"] if path.exists() else []
 
 
-def update(cases, replaces):
+def update(cases, replaces, path=SUITE):
     """Replace every case for which replaces(name) holds by `cases`, keep the others, and sort by name."""
-    kept = [c for c in read() if not replaces(c["name"])]
+    kept = [c for c in read(path) if not replaces(c["name"])]
     cases = sorted(kept + cases, key=lambda c: c["name"])
     lines = ",\n".join("  " + json.dumps(c, ensure_ascii=False) for c in cases)
-    SUITE.write_text('{"suite": 1, "cases": [\n' + lines + "\n]}\n")
+    path.write_text('{"suite": 1, "cases": [\n' + lines + "\n]}\n")
