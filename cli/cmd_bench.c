@@ -1,4 +1,5 @@
 /* fh1 bench: how fast an engine runs a model, beside what the machine could do at most. */
+#include "cli/bench_train.h"
 #include "cli/commands.h"
 #include "cli/ids.h"
 #include "cli/limits.h"
@@ -28,6 +29,7 @@ static const char help[] =
     "  --steps K     default 32; 0: the prompt only\n"
     "  --rounds R    cuda: medians of R rounds, each the prompt (K = 0), or K more steps; default 1\n"
     "  --paced       cuda: each round waits for a line on standard input, so that a peer can be measured in between\n"
+    "  --train       cuda: K full training steps over B rows of N tokens instead, on the device, contract fp32\n"
     "  --seed S      of a config.json's weights, default 1\n"
     "  --json        one JSON line per figure: "
     "{\"bench\",\"value\",\"unit\",\"limit\",\"share\",\"peer\",\"ratio\"}\n\n"
@@ -36,7 +38,7 @@ static const char help[] =
 typedef struct {
     const char *model, *engine;
     int64_t prefill, batch, context, steps, rounds, seed;
-    bool json, paced;
+    bool json, paced, train;
 } bench_options;
 
 typedef struct {
@@ -284,8 +286,21 @@ static fh1_status check_options(bench_options *o)
     if (cli_synthetic_named(o->model))
         return fh1_hint(FH1_BAD("engine %s needs weights, not only a config", o->engine),
                         "make them: fh1 init --config %s -o DIR --seed %" PRId64, o->model, o->seed);
-    if (o->rounds > 1 || o->paced) return FH1_BAD("--rounds and --paced are for cuda and cuda-host");
+    if (o->rounds > 1 || o->paced || o->train)
+        return FH1_BAD("--rounds, --paced and --train are for cuda and cuda-host");
     return NULL;
+}
+
+static fh1_status by_trainer(const bench_options *o, fh1_model *m)
+{
+    const cli_bench_train_options t = {.engine = o->engine,
+                                       .B = o->batch,
+                                       .T = o->prefill,
+                                       .steps = o->steps ? o->steps : 1,
+                                       .seed = o->seed,
+                                       .synthetic = cli_synthetic_named(o->model),
+                                       .json = o->json};
+    return cli_bench_train(&t, m);
 }
 
 static fh1_status run(bench_options *o)
@@ -295,6 +310,11 @@ static fh1_status run(bench_options *o)
     FH1_TRY(check_options(o));
     FH1_TRY(cli_synthetic_named(o->model) ? cli_synthetic_open(o->model, (uint64_t)o->seed, &m)
                                           : cli_model_open(o->model, &(cli_list){0}, &m));
+    if (o->train) {
+        const fh1_status trained = by_trainer(o, &m);
+        fh1_model_free(&m);
+        return trained;
+    }
     fh1_status s = cli_engine_is_cuda(o->engine) ? by_session(o, &m, &r) : by_engine(o, &m, &r);
     if (!s && r.copy == 0) s = cli_limits_cpu(&r.copy, &r.product);
     if (!s) report(o, &m, &r);
@@ -307,15 +327,11 @@ fh1_status cmd_bench(int argc, char **argv, int *code)
     bench_options o = {.prefill = 512, .batch = 1, .steps = 32, .rounds = 1, .seed = 1};
     bool done;
     const cli_option options[] = {
-        {"rounds", 0, CLI_INT, &o.rounds, 1, 1000},
-        {"seed", 0, CLI_INT, &o.seed, 0, INT64_MAX},
-        {"paced", 0, CLI_FLAG, &o.paced, 0, 0},
-        {"engine", 0, CLI_TEXT, &o.engine, 0, 0},
-        {"prefill", 0, CLI_INT, &o.prefill, 1, 1 << 22},
-        {"batch", 0, CLI_INT, &o.batch, 1, 1 << 16},
-        {"context", 0, CLI_INT, &o.context, 1, 1 << 24},
-        {"steps", 0, CLI_INT, &o.steps, 0, 1 << 20},
-        {"json", 0, CLI_FLAG, &o.json, 0, 0},
+        {"rounds", 0, CLI_INT, &o.rounds, 1, 1000},  {"seed", 0, CLI_INT, &o.seed, 0, INT64_MAX},
+        {"paced", 0, CLI_FLAG, &o.paced, 0, 0},      {"train", 0, CLI_FLAG, &o.train, 0, 0},
+        {"engine", 0, CLI_TEXT, &o.engine, 0, 0},    {"prefill", 0, CLI_INT, &o.prefill, 1, 1 << 22},
+        {"batch", 0, CLI_INT, &o.batch, 1, 1 << 16}, {"context", 0, CLI_INT, &o.context, 1, 1 << 24},
+        {"steps", 0, CLI_INT, &o.steps, 0, 1 << 20}, {"json", 0, CLI_FLAG, &o.json, 0, 0},
     };
     const cli_syntax syntax = {"bench", help, options, sizeof options / sizeof *options, 1, 1, "MODEL"};
     cli_list words = {0};

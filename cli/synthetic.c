@@ -150,3 +150,9 @@ fh1_status cli_synthetic_fill(cu_session *s, const fh1_model *m, uint64_t seed)
     drawing d = {&m->config, seed};
     return cu_session_synthesize(s, recipe_of, &d);
 }
+
+fh1_status cli_synthetic_matrices(cu_trainer *t, const fh1_model *m, uint64_t seed)
+{
+    drawing d = {&m->config, seed};
+    return cu_trainer_synthesize(t, recipe_of, &d);
+}

@@ -118,7 +118,8 @@ fh1_status cu_call_open(cu_call *call)
 {
     const fh1_config *c = call->c;
     const cu_type type = call->w->type;
-    call->fused = call->one_token && call->t.M <= CU_DECODE_ROWS && call->k->path != CU_GENERAL;
+    const bool adapted = call->adapters || call->embed_adapter || call->head_adapter;
+    call->fused = call->one_token && call->t.M <= CU_DECODE_ROWS && call->k->path != CU_GENERAL && !adapted;
     const bool fused = call->fused;
     call->ld_proj = fused ? fh1_in_proj_dim(c) + qkv_width(c) : part_width(c, CU_PROJ);
     call->ld_qkv = fused ? call->ld_proj : part_width(c, CU_QKV);
@@ -192,7 +193,8 @@ fh1_status embed(cu_call *call)
     a.y = call->sink ? y.p : NULL;
     a.x = x.p;
     FH1_TRY(cu_embed_fwd(call->k, &a));
-    if (!call->sink) return NULL;
+    if (!call->sink) return cu_call_adapt_embed(call, call->c->m_emb, x.p);
+    FH1_TRY(cu_call_adapt_embed(call, 1, y.p));
     FH1_TRY(cu_call_tap(call, FH1_TAP_EMBED, 0, &y));
     FH1_TRY(a.type == CU_F32 ? scale_as<float>(call, y.p, x.p) : scale_as<bf16>(call, y.p, x.p));
     return cu_call_tap(call, FH1_TAP_INPUT, 0, &x);
@@ -263,7 +265,9 @@ fh1_status cu_call_gate_up(cu_call *call, int64_t layer)
     const bool one = call->ld_up == c->F;
     FH1_TRY(cu_call_linear(call, M, n, c->D, l->gate_up, l->gate_up_b, 0, one ? 2 * c->F : c->F, 1, gate,
                            call->ld_gate_up));
-    return one ? NULL : cu_call_linear(call, M, n, c->D, l->gate_up, l->gate_up_b, c->F, c->F, 1, up, call->ld_gate_up);
+    if (!one) FH1_TRY(cu_call_linear(call, M, n, c->D, l->gate_up, l->gate_up_b, c->F, c->F, 1, up, call->ld_gate_up));
+    FH1_TRY(cu_call_adapt(call, layer, FH1_TAP_GATE_PROJ, n, c->D, 1, gate, call->ld_gate_up));
+    return cu_call_adapt(call, layer, FH1_TAP_UP_PROJ, n, c->D, 1, up, call->ld_gate_up);
 }
 
 fh1_status cu_call_act(cu_call *call)
@@ -282,10 +286,7 @@ fh1_status cu_call_act(cu_call *call)
     return cu_swiglu_fwd(call->k, &a);
 }
 
-namespace
-{
-
-fh1_status mlp(cu_call *call, int64_t layer)
+fh1_status cu_call_mlp(cu_call *call, int64_t layer)
 {
     const fh1_config *c = call->c;
     const cu_layer *l = &call->w->layers[layer];
@@ -303,10 +304,9 @@ fh1_status mlp(cu_call *call, int64_t layer)
     FH1_TRY(cu_call_act(call));
     FH1_TRY(cu_call_tap(call, FH1_TAP_ACT, layer, &act));
     FH1_TRY(cu_call_linear(call, call->t.M, act.p, c->F, l->down, l->down_b, 0, c->D, 1, down.p, c->D));
+    FH1_TRY(cu_call_adapt(call, layer, FH1_TAP_DOWN_PROJ, act.p, c->F, 1, down.p, c->D));
     return cu_call_tap(call, FH1_TAP_DOWN_PROJ, layer, &down);
 }
-
-} // namespace
 
 fh1_status cu_call_layers(cu_call *call)
 {
@@ -325,7 +325,7 @@ fh1_status cu_call_layers(cu_call *call)
         const sum_of mixers = {
             cu_part_of(call, CU_MIXER), cu_part_of(call, CU_ATTN), c->m_ssm_out, c->m_attn_out, FH1_TAP_MID, i};
         FH1_TRY(sum_and_norm(call, &mixers, l->pre_ff_layernorm, FH1_TAP_PRE_FF_LAYERNORM, i));
-        FH1_TRY(mlp(call, i));
+        FH1_TRY(cu_call_mlp(call, i));
         before = {cu_part_of(call, CU_DOWN), NULL, c->m_down, 0, FH1_TAP_LAYER, i};
     }
     if (call->head_norms) return NULL;
@@ -357,7 +357,8 @@ fh1_status cu_call_logits(cu_call *call, int n, const int *kept)
     a.y = logits->p;
     a.ldy = c->V;
     a.y_type = CU_F32;
-    return cu_linear_fwd(call->k, &a);
+    FH1_TRY(cu_linear_fwd(call->k, &a));
+    return cu_call_adapt_head(call, n, x, logits->p);
 }
 
 } // namespace CU_NS

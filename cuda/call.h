@@ -11,31 +11,34 @@ namespace CU_NS
 {
 
 enum cu_part {
-    CU_X,       /* residual stream [M, D] */
-    CU_N,       /* normalised [M, D] */
-    CU_ASIDE,   /* where taps are shown: the lookup, or the stream before a fused sum [M, D] */
-    CU_PROJ,    /* in_proj [M, ld_proj]; where decode products are fused q | k | v of a row follow it */
-    CU_QKV,     /* else q | k | v [M, ld_qkv] */
-    CU_CONV,    /* [M, c] */
-    CU_DT,      /* f32 [M, H] */
-    CU_SSD,     /* [M, d_ssm] */
-    CU_GATED,   /* [M, d_ssm] */
-    CU_MIXER,   /* out_proj [M, D] */
-    CU_CONTEXT, /* [M, Hq·A] */
-    CU_ATTN,    /* o_proj [M, D] */
-    CU_GATE_UP, /* [M, ld_gate_up] */
-    CU_ACT,     /* [M, F] */
-    CU_DOWN,    /* [M, D] */
-    CU_KEPT,    /* normalised rows that get logits [n, D] */
-    CU_LOGITS,  /* f32 [n, V] */
-    CU_SCAN,    /* scratch of the scan */
-    CU_STEP,    /* scratch of decode attention: zeros before the first use, its counters put themselves back */
+    CU_X,        /* residual stream [M, D] */
+    CU_N,        /* normalised [M, D] */
+    CU_ASIDE,    /* where taps are shown: the lookup, or the stream before a fused sum [M, D] */
+    CU_PROJ,     /* in_proj [M, ld_proj]; where decode products are fused q | k | v of a row follow it */
+    CU_QKV,      /* else q | k | v [M, ld_qkv] */
+    CU_CONV,     /* [M, c] */
+    CU_DT,       /* f32 [M, H] */
+    CU_SSD,      /* [M, d_ssm] */
+    CU_GATED,    /* [M, d_ssm] */
+    CU_MIXER,    /* out_proj [M, D] */
+    CU_CONTEXT,  /* [M, Hq·A] */
+    CU_ATTN,     /* o_proj [M, D] */
+    CU_GATE_UP,  /* [M, ld_gate_up] */
+    CU_ACT,      /* [M, F] */
+    CU_DOWN,     /* [M, D] */
+    CU_KEPT,     /* normalised rows that get logits [n, D] */
+    CU_LOGITS,   /* f32 [n, V] */
+    CU_SCAN,     /* scratch of the scan */
+    CU_STEP,     /* scratch of decode attention: zeros before the first use, its counters put themselves back */
+    CU_LOW_RANK, /* f32 [M, r], between the two products of an adapter */
     CU_PARTS
 };
 
 struct cu_work {
     cu_buffer part[CU_PARTS];
 };
+
+struct cu_adapter; /* cuda/lora.cuh */
 
 struct cu_call {
     cu_ctx *k;
@@ -49,9 +52,12 @@ struct cu_call {
     float rope_scale;
     const fh1_tokens *tokens; /* of the host; where taps are shown */
     const fh1_tap_sink *sink; /* NULL: no taps */
-    bool fused;               /* one_token and few rows: cuda/decode_linear.cuh */
-    bool head_norms;          /* the head does the final norm itself: CU_X is the end of a fused step */
-    void *proj, *qkv;         /* in_proj's output, and q | k | v behind one another */
+    /* Under contract fp32. Of layer l and product id: adapters[l · FH1_TAP_LAYER + id], r = 0 where there is none;
+     * NULL: none at all. Those of the two ends: NULL or r = 0. */
+    const cu_adapter *adapters, *embed_adapter, *head_adapter;
+    bool fused;       /* one_token and few rows: cuda/decode_linear.cuh */
+    bool head_norms;  /* the head does the final norm itself: CU_X is the end of a fused step */
+    void *proj, *qkv; /* in_proj's output, and q | k | v behind one another */
     int64_t ld_proj, ld_qkv, ld_up, ld_gate_up;
 };
 
@@ -81,10 +87,23 @@ fh1_status cu_call_in_proj(cu_call *call, int64_t layer);
 fh1_status cu_call_qkv(cu_call *call, int64_t layer);
 fh1_status cu_call_gate_up(cu_call *call, int64_t layer);
 fh1_status cu_call_act(cu_call *call);
+/* CU_N to CU_DOWN. */
+fh1_status cu_call_mlp(cu_call *call, int64_t layer);
 
 /* y = R(alpha·(x·W[first .. first+n]ᵀ) + b) over rows of a concatenated weight [ , K]. */
 fh1_status cu_call_linear(cu_call *call, int M, const void *x, int64_t K, const void *w, const float *b, int64_t first,
                           int64_t n, double alpha, void *y, int64_t ldy);
+
+/* What the adapter of a product adds to its output y, if there is one: x [M, K] times alpha is its input. */
+fh1_status cu_call_adapt(cu_call *call, int64_t layer, fh1_tap_id id, const void *x, int64_t K, double alpha, void *y,
+                         int64_t ldy);
+/* The same for the lookup: x += m·scale·B·A[:, id]; and for `n` rows h of the head. */
+fh1_status cu_call_adapt_embed(cu_call *call, double m, void *x);
+fh1_status cu_call_adapt_head(cu_call *call, int n, const void *h, void *logits);
+
+/* inv_freq and rope_scale of a call: the model's, or, where they depend on how long the sequence is, those of this
+ * call, which go to `own`. */
+fh1_status cu_call_set_rope(cu_call *call, const fh1_cache *cache, cu_buffer *own);
 
 /* What is shown of a stored array: columns `at` .. at+width of its rows. */
 struct cu_shown {

@@ -4,6 +4,8 @@
 #include "cuda/rope.cuh"
 #include "cuda/warp_ops.h"
 
+#include <vector>
+
 namespace CU_NS
 {
 namespace
@@ -90,12 +92,35 @@ fh1_status attend(cu_call *call, int64_t layer)
 
 } // namespace
 
+fh1_status cu_call_set_rope(cu_call *call, const fh1_cache *cache, cu_buffer *own)
+{
+    call->inv_freq = call->w->inv_freq;
+    call->rope_scale = static_cast<float>(call->w->rope_scale);
+    if (call->inv_freq) return NULL;
+    const int64_t longest = call->tokens->max_position + 1, seen = cache->rope_seq_len;
+    std::vector<double> f(static_cast<size_t>(call->c->A / 2));
+    double scale;
+    fh1_rope_frequencies(call->c, longest > seen ? longest : seen, f.data(), &scale);
+    FH1_TRY(cu_buffer_need(own, f.size() * sizeof(double)));
+    call->inv_freq = static_cast<const double *>(own->p);
+    call->rope_scale = static_cast<float>(scale);
+    return cu_send(own->p, f.data(), f.size() * sizeof(double), call->k->stream, "sending rotary frequencies");
+}
+
 fh1_status cu_call_qkv(cu_call *call, int64_t layer)
 {
     const fh1_config *c = call->c;
     const cu_layer *l = &call->w->layers[layer];
-    return cu_call_linear(call, call->t.M, cu_part_of(call, CU_N), c->D, l->in_qkv, l->in_qkv_b, fh1_in_proj_dim(c),
-                          (c->Hq + 2 * c->Hkv) * c->A, c->m_attn_in, call->qkv, call->ld_qkv);
+    const void *n = cu_part_of(call, CU_N);
+    const int64_t ld = call->ld_qkv, q = c->Hq * c->A, kv = c->Hkv * c->A;
+    const double m = c->m_attn_in;
+    FH1_TRY(cu_call_linear(call, call->t.M, n, c->D, l->in_qkv, l->in_qkv_b, fh1_in_proj_dim(c), q + 2 * kv, m,
+                           call->qkv, ld));
+    if (!call->adapters) return NULL;
+    const cu_type type = call->w->type;
+    FH1_TRY(cu_call_adapt(call, layer, FH1_TAP_Q_PROJ, n, c->D, m, call->qkv, ld));
+    FH1_TRY(cu_call_adapt(call, layer, FH1_TAP_K_PROJ, n, c->D, m, cu_at(type, call->qkv, q), ld));
+    return cu_call_adapt(call, layer, FH1_TAP_V_PROJ, n, c->D, m, cu_at(type, call->qkv, q + kv), ld);
 }
 
 fh1_status cu_call_attention_inner(cu_call *call, int64_t layer)
@@ -122,8 +147,9 @@ fh1_status cu_call_attention(cu_call *call, int64_t layer)
     const cu_shown out = {call->w->type, cu_part_of(call, CU_ATTN), call->t.M, c->D, 0, c->D, NULL};
     FH1_TRY(cu_call_qkv(call, layer));
     FH1_TRY(cu_call_attention_inner(call, layer));
-    FH1_TRY(cu_call_linear(call, call->t.M, cu_part_of(call, CU_CONTEXT), c->Hq * c->A, l->o, l->o_b, 0, c->D, 1, out.p,
-                           c->D));
+    const void *context = cu_part_of(call, CU_CONTEXT);
+    FH1_TRY(cu_call_linear(call, call->t.M, context, c->Hq * c->A, l->o, l->o_b, 0, c->D, 1, out.p, c->D));
+    FH1_TRY(cu_call_adapt(call, layer, FH1_TAP_O_PROJ, context, c->Hq * c->A, 1, out.p, c->D));
     return cu_call_tap(call, FH1_TAP_O_PROJ, layer, &out);
 }
 

@@ -121,8 +121,10 @@ fh1_status cu_call_in_proj(cu_call *call, int64_t layer)
 {
     const fh1_config *c = call->c;
     const cu_layer *l = &call->w->layers[layer];
-    return cu_call_linear(call, call->t.M, cu_part_of(call, CU_N), c->D, l->in_qkv, l->in_qkv_b, 0, fh1_in_proj_dim(c),
-                          c->m_ssm_in, call->proj, call->ld_proj);
+    const void *n = cu_part_of(call, CU_N);
+    FH1_TRY(cu_call_linear(call, call->t.M, n, c->D, l->in_qkv, l->in_qkv_b, 0, fh1_in_proj_dim(c), c->m_ssm_in,
+                           call->proj, call->ld_proj));
+    return cu_call_adapt(call, layer, FH1_TAP_IN_PROJ, n, c->D, c->m_ssm_in, call->proj, call->ld_proj);
 }
 
 fh1_status cu_call_mixer_inner(cu_call *call, int64_t layer)
@@ -154,8 +156,9 @@ fh1_status cu_call_mixer(cu_call *call, int64_t layer)
     const cu_shown out = {call->w->type, cu_part_of(call, CU_MIXER), call->t.M, c->D, 0, c->D, NULL};
     FH1_TRY(cu_call_in_proj(call, layer));
     FH1_TRY(cu_call_mixer_inner(call, layer));
-    FH1_TRY(cu_call_linear(call, call->t.M, cu_part_of(call, CU_GATED), c->d_ssm, l->out, l->out_b, 0, c->D, 1, out.p,
-                           c->D));
+    const void *gated = cu_part_of(call, CU_GATED);
+    FH1_TRY(cu_call_linear(call, call->t.M, gated, c->d_ssm, l->out, l->out_b, 0, c->D, 1, out.p, c->D));
+    FH1_TRY(cu_call_adapt(call, layer, FH1_TAP_OUT_PROJ, gated, c->d_ssm, 1, out.p, c->D));
     return cu_call_tap(call, FH1_TAP_OUT_PROJ, layer, &out);
 }
 

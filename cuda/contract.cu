@@ -1,4 +1,5 @@
 /* Which of its two contracts the engine takes for a model. */
+#include "cuda/adapters.h"
 #include "cuda/weights.h"
 
 namespace CU_NS
@@ -28,13 +29,25 @@ const fh1_tensor *first_not_bf16(const fh1_model *m, char name[FH1_TAP_NAME_SIZE
     return NULL;
 }
 
-fh1_status adapter_refused(const char *where)
+bool has_adapters(const fh1_model *m)
 {
-    const fh1_status s = fh1_where(FH1_BAD("this engine runs merged models only, an adapter is attached"), "%s", where);
-    return fh1_hint(s, "`fh1 merge BASE ADAPTER -o OUT` makes one model of the two");
+    bool any = m->embed_lora || m->head_lora;
+    for (int64_t i = 0; i < m->config.n_layers; ++i)
+        for (const fh1_lora *l : m->layers[i].lora) any = any || l;
+    return any;
 }
 
-fh1_status check_adapters(const fh1_model *m)
+fh1_status adapter_refused(const char *where)
+{
+    const fh1_status s = fh1_where(FH1_BAD("here merged models run only, and an adapter is attached"), "%s", where);
+    return fh1_hint(
+        s,
+        "`fh1 merge BASE ADAPTER -o OUT` makes one model of the two; an engine with --contract fp32 applies adapters");
+}
+
+} // namespace
+
+fh1_status cu_adapters_none(const fh1_model *m)
 {
     char name[FH1_TAP_NAME_SIZE];
     if (m->embed_lora) return adapter_refused("model.embed_tokens");
@@ -45,20 +58,19 @@ fh1_status check_adapters(const fh1_model *m)
     return NULL;
 }
 
-} // namespace
-
 fh1_status cu_contract(const fh1_model *m, const fh1_profile *profile, const fh1_profile **out, cu_type *type)
 {
     char name[FH1_TAP_NAME_SIZE];
-    FH1_TRY(check_adapters(m));
     const fh1_tensor *other = first_not_bf16(m, name);
-    if (!profile) profile = fh1_profile_find(other ? "fp32" : "cuda-bf16");
+    const bool adapted = has_adapters(m);
+    if (!profile) profile = fh1_profile_find(other || adapted ? "fp32" : "cuda-bf16");
     if (!profile) return fh1_fail(FH1_E_INTERNAL, "the contract cuda-bf16 is not in the list of profiles");
     const bool narrow = strcmp(profile->name, "cuda-bf16") == 0;
     if (!narrow && strcmp(profile->name, "fp32") != 0) {
         const fh1_status s = FH1_BAD("the CUDA engine does not have this contract");
         return fh1_found(fh1_expected(s, "cuda-bf16 or fp32"), "%s", profile->name);
     }
+    if (narrow && adapted) return cu_adapters_none(m);
     if (narrow && other) {
         fh1_status s = fh1_where(FH1_BAD("the contract cuda-bf16 needs bf16 matrices"), "%s.weight", name);
         s = fh1_found(fh1_expected(s, "BF16"), "%s", fh1_dtype_name(other->dtype));

@@ -1,7 +1,7 @@
 /* The loss: a block per row, then one block that adds the rows up in a fixed order. All of it in f64; the exponentials
  * too, since log(1 + small) of a confident row is all that its loss is. */
 #include "cuda/cross_entropy.cuh"
-#include "cuda/warp_ops.h"
+#include "cuda/sum_f64.cuh"
 
 namespace CU_NS
 {
@@ -9,34 +9,6 @@ namespace
 {
 
 enum { THREADS = 256, IGNORED = -100 };
-
-/* Every thread gets the sum; `red`: one number per warp. */
-CU_FN double block_sum_f64(double v, double *red)
-{
-    const int lane = static_cast<int>(threadIdx.x) & 31, warp = static_cast<int>(threadIdx.x) >> 5;
-#pragma unroll
-    for (int o = 16; o; o >>= 1) v += __shfl_xor_sync(0xffffffffu, v, o);
-    if (lane == 0) red[warp] = v;
-    __syncthreads();
-    v = 0;
-#pragma unroll
-    for (int i = 0; i < THREADS / 32; ++i) v += red[i];
-    __syncthreads();
-    return v;
-}
-
-/* The largest; NaN may be dropped, the sum of the exponentials finds it again. */
-CU_FN float block_max(float v, float *red)
-{
-    v = warp_max(v);
-    if ((threadIdx.x & 31) == 0) red[threadIdx.x >> 5] = v;
-    __syncthreads();
-    v = red[0];
-#pragma unroll
-    for (int i = 1; i < THREADS / 32; ++i) v = fmaxf(v, red[i]);
-    __syncthreads();
-    return v;
-}
 
 /* row[m] = logsumexp - logit of the label; 0 where the label does not count, NaN where it is no token */
 __global__ void cross_entropy_row_k(int V, const float *logits, const int *label, double *row)
@@ -52,11 +24,11 @@ __global__ void cross_entropy_row_k(int V, const float *logits, const int *label
     }
     float most = -INFINITY;
     for (int i = static_cast<int>(threadIdx.x); i < V; i += THREADS) most = fmaxf(most, l[i]);
-    most = block_max(most, red_max);
+    most = block_max<THREADS>(most, red_max);
     double sum = 0;
     for (int i = static_cast<int>(threadIdx.x); i < V; i += THREADS)
         sum += exp(static_cast<double>(l[i]) - static_cast<double>(most));
-    sum = block_sum_f64(sum, red);
+    sum = block_sum_f64<THREADS>(sum, red);
     if (threadIdx.x == 0) row[m] = log(sum) + (static_cast<double>(most) - static_cast<double>(l[want]));
 }
 
@@ -68,8 +40,8 @@ __global__ void cross_entropy_mean_k(int M, const int *label, const double *row,
         sum += row[m];
         n += label[m] == IGNORED ? 0.0 : 1.0;
     }
-    sum = block_sum_f64(sum, red);
-    n = block_sum_f64(n, red);
+    sum = block_sum_f64<THREADS>(sum, red);
+    n = block_sum_f64<THREADS>(n, red);
     if (threadIdx.x == 0) *loss = n > 0 ? sum / n : nan("");
 }
 

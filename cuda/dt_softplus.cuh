@@ -18,6 +18,12 @@ struct cu_dt_softplus {
     float *dt;         /* [M, H] */
 };
 
+/* log(1 + e^v). Above 20 the difference to v is below half an ulp of v; far below zero log1p keeps e^v itself. */
+CU_FN float softplus(float v)
+{
+    return v > 20.f ? v : log1pf(expf(v));
+}
+
 fh1_status cu_dt_softplus_fwd(cu_ctx *k, const cu_dt_softplus *a);
 
 } // namespace CU_NS

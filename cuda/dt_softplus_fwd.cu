@@ -10,12 +10,6 @@ namespace
 
 constexpr int THREADS = 128;
 
-/* log(1 + e^v). Above 20 the difference to v is below half an ulp of v; far below zero log1p keeps e^v itself. */
-CU_FN float softplus(float v)
-{
-    return v > 20.f ? v : log1pf(expf(v));
-}
-
 template <typename T> __global__ void __launch_bounds__(THREADS) dt_softplus(cu_dt_softplus a)
 {
     const int64_t i = static_cast<int64_t>(blockIdx.x) * THREADS + threadIdx.x;

@@ -1,10 +1,13 @@
 /* The engine behind fh1_engine: a model on the device, and calls that go there and come back. */
+#include "cuda/bwd_ops.h"
 #include "cuda/call.h"
 #include "cuda/cross_entropy.cuh"
 #include "cuda/fingerprint.h"
 #include "cuda/ops.h"
 #include "cuda/session_impl.h"
 #include "cuda/tokens_upload.h"
+#include "cuda/train.h"
+#include "cuda/trainer_impl.h"
 #include "cuda/world.h"
 
 #include <vector>
@@ -21,9 +24,11 @@ struct engine {
     bool loaded;
     cu_fingerprint model; /* that is loaded */
     cu_weights weights;
+    cu_adapters *adapters;
     cu_work work;
     cu_token_buffers tokens;
     cu_buffer inv_freq, kept, label, row_loss, loss;
+    cu_train train;
 };
 
 engine *of(fh1_engine *e)
@@ -34,6 +39,7 @@ engine *of(fh1_engine *e)
 void unload(engine *e)
 {
     if (e->loaded) cu_weights_free(&e->weights);
+    cu_adapters_free(e->adapters);
     e->loaded = false;
 }
 
@@ -48,6 +54,11 @@ fh1_status engine_open(fh1_engine *base, const fh1_model *m)
     FH1_TRY(cu_contract(m, e->wanted, &profile, &type));
     FH1_TRY(cu_weights_load(m, type, e->device.k.stream, &e->weights));
     e->loaded = true;
+    const fh1_status s = cu_adapters_load(m, e->device.k.stream, e->adapters);
+    if (s) {
+        unload(e);
+        return s;
+    }
     e->model = found;
     base->profile = profile;
     return NULL;
@@ -57,30 +68,16 @@ void engine_free(fh1_engine *base)
 {
     engine *e = of(base);
     unload(e);
+    delete e->adapters;
     cu_work_free(&e->work);
     cu_token_buffers_free(&e->tokens);
     for (cu_buffer *b : {&e->inv_freq, &e->kept, &e->label, &e->row_loss, &e->loss}) cu_buffer_free(b);
+    cu_train_free(&e->train);
     cu_device_close(&e->device);
     free(e);
 }
 
 /* -- one call --------------------------------------------------------------------------------------------- */
-
-/* Angles: the model's, or those of this call where they depend on how long the sequence is. */
-fh1_status set_rope(engine *e, const fh1_cache *cache, cu_call *call)
-{
-    call->inv_freq = e->weights.inv_freq;
-    call->rope_scale = static_cast<float>(e->weights.rope_scale);
-    if (call->inv_freq) return NULL;
-    const int64_t longest = call->tokens->max_position + 1, seen = cache->rope_seq_len;
-    std::vector<double> f(static_cast<size_t>(call->c->A / 2));
-    double scale;
-    fh1_rope_frequencies(call->c, longest > seen ? longest : seen, f.data(), &scale);
-    FH1_TRY(cu_buffer_need(&e->inv_freq, f.size() * sizeof(double)));
-    call->inv_freq = static_cast<const double *>(e->inv_freq.p);
-    call->rope_scale = static_cast<float>(scale);
-    return cu_send(e->inv_freq.p, f.data(), f.size() * sizeof(double), call->k->stream, "sending rotary frequencies");
-}
 
 /* The mean over the labels of the next columns of each row, shown as the tap `loss`. */
 fh1_status show_loss(engine *e, const fh1_batch *b, cu_call *call)
@@ -164,9 +161,10 @@ fh1_status run(engine *e, const fh1_batch *b, fh1_cache *cache, int64_t n_logits
     call.work = &e->work;
     call.tokens = t;
     call.sink = sink;
+    cu_adapters_attach(e->adapters, &call);
     FH1_TRY(cu_tokens_upload(t, cache, call.k->stream, &e->tokens, &call.t));
     FH1_TRY(cu_cache_prepare(cache, e->weights.type, t, call.k->stream, &call.cache));
-    FH1_TRY(set_rope(e, cache, &call));
+    FH1_TRY(cu_call_set_rope(&call, cache, &e->inv_freq));
     call.one_token = call.t.longest == 1 && call.t.M == call.t.B;
     FH1_TRY(cu_call_open(&call));
     FH1_TRY(cu_call_layers(&call));
@@ -190,18 +188,37 @@ fh1_status engine_forward(fh1_engine *base, const fh1_model *m, const fh1_batch 
     return s;
 }
 
+/* Weights move between steps, so that each call loads them; those of the forward pass, in the contract's type, give up
+ * their place and are loaded again when they are next asked for. */
+fh1_status engine_backward(fh1_engine *base, const fh1_model *m, const fh1_batch *b, fh1_backward *o)
+{
+    engine *e = of(base);
+    cu_weights w;
+    cu_adapters adapters = {};
+    unload(e);
+    FH1_TRY(cu_weights_load(m, CU_F32, e->device.k.stream, &w));
+    fh1_status s = cu_adapters_load(m, e->device.k.stream, &adapters);
+    if (!s) s = cu_train_backward(&e->train, &e->device.k, &w, &adapters, m, b, o, true);
+    cu_adapters_free(&adapters);
+    cu_weights_free(&w);
+    return s;
+}
+
 fh1_status engine_new(const fh1_profile *profile, fh1_engine **out)
 {
     engine *e = static_cast<engine *>(calloc(1, sizeof *e));
     if (!e) return fh1_no_memory(sizeof *e, "an engine");
     e->wanted = profile;
+    e->adapters = new cu_adapters{};
     e->base.ctx = e;
     e->base.dtype = FH1_F32;
     e->base.profile = profile ? profile : fh1_profile_find("fp32");
     e->base.ops = &cu_ops;
+    e->base.bwd_ops = &cu_bwd_ops;
     e->base.cache_ops = &fh1_cache_ops_true;
     e->base.open = engine_open;
     e->base.forward = engine_forward;
+    e->base.backward = engine_backward;
     e->base.free = engine_free;
     snprintf(e->base.name, sizeof e->base.name, "%s", CU_HOST ? "cuda-host" : "cuda");
     const fh1_status s = cu_device_open(&e->device);
@@ -235,6 +252,6 @@ const cu_world cu_world_host
 #else
 const cu_world cu_world_gpu
 #endif
-    = {CU_HOST ? "cuda-host" : "cuda", CU_NS::cu_device_usable, CU_NS::describe, CU_NS::engine_new,
-       CU_NS::cu_live_session_new};
+    = {CU_HOST ? "cuda-host" : "cuda", CU_NS::cu_device_usable,   CU_NS::describe, CU_NS::engine_new,
+       CU_NS::cu_live_session_new,     CU_NS::cu_live_trainer_new};
 }

@@ -27,6 +27,13 @@ uint64_t mix_tensor(uint64_t h, const fh1_tensor *t)
     return h;
 }
 
+uint64_t mix_adapter(uint64_t h, const fh1_lora *l)
+{
+    if (!l) return mix(h, "", 1);
+    for (const fh1_tensor *t : {&l->A, &l->B, &l->bias}) h = mix_tensor(h, t);
+    return mix(h, &l->scale, sizeof l->scale);
+}
+
 uint64_t mix_config(uint64_t h, const fh1_config *c)
 {
     const double numbers[] = {c->eps,      c->dt_lo,     c->dt_hi,    c->rope.theta, c->rope.factor,
@@ -66,6 +73,7 @@ uint64_t mix_layer(uint64_t h, const fh1_layer *l)
                                      &l->down_w,
                                      &l->down_b};
     for (const fh1_tensor *t : all) h = mix_tensor(h, t);
+    for (const fh1_lora *a : l->lora) h = mix_adapter(h, a);
     return h;
 }
 
@@ -75,6 +83,7 @@ cu_fingerprint cu_fingerprint_of(const fh1_model *m)
 {
     uint64_t h = mix_config(UINT64_C(0xcbf29ce484222325), &m->config);
     for (const fh1_tensor *t : {&m->embed, &m->final_layernorm, &m->lm_head}) h = mix_tensor(h, t);
+    h = mix_adapter(mix_adapter(h, m->embed_lora), m->head_lora);
     for (int64_t i = 0; i < m->config.n_layers; ++i) h = mix_layer(h, &m->layers[i]);
     return {m, h};
 }

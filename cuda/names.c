@@ -122,3 +122,38 @@ fh1_status cu_session_limits(cu_session *s, int64_t n, double *copy, double *pro
 {
     return s->limits(s, n, copy, product);
 }
+
+/* ---- trainers ---- */
+
+fh1_status cu_trainer_new(fh1_model *m, const cu_trainer_options *o, cu_trainer **out)
+{
+    const cu_world *w;
+    *out = NULL;
+    FH1_TRY(open_world(o->engine, &w));
+    return w->trainer_new(m, o, out);
+}
+
+void cu_trainer_free(cu_trainer *t)
+{
+    if (t) t->free(t);
+}
+
+fh1_status cu_trainer_synthesize(cu_trainer *t, cu_recipe_of recipe, void *user)
+{
+    return t->synthesize(t, recipe, user);
+}
+
+fh1_status cu_trainer_step(cu_trainer *t, const fh1_batch *b, const fh1_adamw *o, double max_norm, cu_trainer_result *r)
+{
+    return t->step(t, b, o, max_norm, r);
+}
+
+const fh1_grads *cu_trainer_parameters(const cu_trainer *t)
+{
+    return t->parameters(t);
+}
+
+fh1_status cu_trainer_read(cu_trainer *t, int64_t i, float *out)
+{
+    return t->read(t, i, out);
+}

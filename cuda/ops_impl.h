@@ -38,6 +38,11 @@ float *cu_bench_small(cu_bench *b, const fh1_tensor *t);                   /* a 
 void *cu_bench_matrix(cu_bench *b, const fh1_tensor *t, const char *name); /* a weight matrix, stored */
 void cu_bench_take(cu_bench *b, cu_type t, const void *device, void *host, int64_t n); /* -> f32 */
 
+/* x [T,d], B and C [T,GN] of the host side by side, as the conv writes them, stored. */
+void *cu_bench_joined(cu_bench *b, int64_t T, int64_t d, int64_t GN, const void *x, const void *B, const void *C);
+/* A = -exp(A_log), in f64, as the model's loader makes it. */
+float *cu_bench_decay_rates(cu_bench *b, const fh1_tensor *A_log, int64_t H);
+
 /* The tokens of one row: T new ones behind `past`. doc NULL: they go on with the row's document; else document `before`
  * is what the row's window and state hold. */
 cu_tokens cu_bench_tokens(cu_bench *b, int64_t T, int64_t past, const int64_t *doc, int64_t before);

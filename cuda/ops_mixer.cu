@@ -73,28 +73,26 @@ struct scan {
     int64_t state_doc;
 };
 
-/* x, B and C side by side, as the conv writes them. */
-static void *joined(cu_bench *b, const scan *s)
+void *cu_bench_joined(cu_bench *b, int64_t T, int64_t d, int64_t GN, const void *x, const void *B, const void *C)
 {
-    const int64_t d = s->H * s->P, GN = s->G * s->N, ld = d + 2 * GN;
-    float *xbc = static_cast<float *>(malloc(static_cast<size_t>(s->T * ld + 1) * sizeof(float)));
+    const int64_t ld = d + 2 * GN;
+    float *xbc = static_cast<float *>(malloc(static_cast<size_t>(T * ld + 1) * sizeof(float)));
     if (!xbc) {
-        CU_BENCH_NOTE(b, fh1_no_memory(static_cast<size_t>(s->T * ld) * sizeof(float), "inputs of a scan"));
+        CU_BENCH_NOTE(b, fh1_no_memory(static_cast<size_t>(T * ld) * sizeof(float), "inputs of a scan"));
         return NULL;
     }
-    for (int64_t t = 0; t < s->T; ++t) {
+    for (int64_t t = 0; t < T; ++t) {
         float *row = xbc + t * ld;
-        memcpy(row, static_cast<const float *>(s->x) + t * d, static_cast<size_t>(d) * sizeof *row);
-        memcpy(row + d, static_cast<const float *>(s->B) + t * GN, static_cast<size_t>(GN) * sizeof *row);
-        memcpy(row + d + GN, static_cast<const float *>(s->C) + t * GN, static_cast<size_t>(GN) * sizeof *row);
+        memcpy(row, static_cast<const float *>(x) + t * d, static_cast<size_t>(d) * sizeof *row);
+        memcpy(row + d, static_cast<const float *>(B) + t * GN, static_cast<size_t>(GN) * sizeof *row);
+        memcpy(row + d + GN, static_cast<const float *>(C) + t * GN, static_cast<size_t>(GN) * sizeof *row);
     }
-    void *p = cu_bench_stored(b, xbc, s->T * ld);
+    void *p = cu_bench_stored(b, xbc, T * ld);
     free(xbc);
     return p;
 }
 
-/* A = -exp(A_log), in f64, as the model's loader makes it. */
-static float *decay_rates(cu_bench *b, const fh1_tensor *A_log, int64_t H)
+float *cu_bench_decay_rates(cu_bench *b, const fh1_tensor *A_log, int64_t H)
 {
     float *A = static_cast<float *>(malloc(static_cast<size_t>(H) * sizeof(float)));
     if (!A) {
@@ -116,10 +114,10 @@ static cu_ssd laid_out(cu_bench *b, const scan *s, void *state)
     a.P = cu_bench_int(b, s->P);
     a.N = cu_bench_int(b, s->N);
     a.G = cu_bench_int(b, s->G);
-    a.xbc = joined(b, s);
+    a.xbc = cu_bench_joined(b, s->T, s->H * s->P, s->G * s->N, s->x, s->B, s->C);
     a.ldx = s->H * s->P + 2 * s->G * s->N;
     a.dt = cu_bench_f32(b, s->dt, s->T * s->H);
-    a.A = decay_rates(b, s->A_log, s->H);
+    a.A = cu_bench_decay_rates(b, s->A_log, s->H);
     a.D = cu_bench_small(b, s->D);
     a.state = cu_bench_f32(b, state, s->H * s->P * s->N);
     a.slot = first_slot(b);

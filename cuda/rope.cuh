@@ -17,8 +17,9 @@ struct cu_rope {
     const double *inv_freq; /* [A/2] on the device, f64 */
     float scale;
     float m_key;
-    void *q, *k;   /* [M, ldq], [M, ldk]: heads one after another */
-    const void *v; /* [M, ldv] */
+    bool transposed; /* by -angle: the gradient of a rotation */
+    void *q, *k;     /* [M, ldq], [M, ldk]: heads one after another */
+    const void *v;   /* [M, ldv] */
     int64_t ldq, ldk, ldv;
     cu_kv kv;
 };

@@ -112,7 +112,7 @@ template <typename T, int VEC> __global__ void __launch_bounds__(THREADS) rope_k
     cu_carve carve(raw);
     const int half = a.A / 2, m = static_cast<int>(blockIdx.x), tid = static_cast<int>(threadIdx.x);
     float *cosine = carve.take<float>(static_cast<size_t>(half)), *sine = carve.take<float>(static_cast<size_t>(half));
-    const double position = static_cast<double>(a.t.position[m]);
+    const double place = static_cast<double>(a.t.position[m]), position = a.transposed ? -place : place;
     for (int i = tid; i < half; i += THREADS) {
         double c, s;
         cos_sin(position, a.inv_freq[i], &c, &s);

@@ -1,4 +1,5 @@
 /* A session: prompts, and steps through a graph. */
+#include "cuda/adapters.h"
 #include "cuda/session_impl.h"
 
 #include "cuda/plan.h"
@@ -320,6 +321,7 @@ fh1_status load(cu_live_session *s, const fh1_model *m)
     const fh1_profile *profile;
     cu_type type;
     FH1_TRY(cu_device_open(&s->device));
+    FH1_TRY(cu_adapters_none(m)); /* its decode steps know none */
     FH1_TRY(cu_contract(m, s->o.profile, &profile, &type));
     const cu_plan plan = cu_plan_make(&m->config, type, s->o.B, s->o.prompt, s->o.context, 1);
     if (s->o.plan) cu_plan_print(&plan, s->o.plan);

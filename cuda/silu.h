@@ -14,4 +14,13 @@ CU_FN float silu(float v)
     return v < 0.f ? v * e / (1.f + e) : v / (1.f + e);
 }
 
+/* silu(v), and its derivative σ(v)·(1 + v·(1 - σ(v))), from one exponential. */
+CU_FN float silu_both(float v, float *slope)
+{
+    const float e = expf(-fabsf(v)), part = 1.f / (1.f + e), rest = e * part; /* σ(|v|) and 1 - σ(|v|) */
+    const float sigma = v < 0.f ? rest : part, other = v < 0.f ? part : rest;
+    *slope = sigma * fmaf(v, other, 1.f);
+    return v < 0.f ? v * e / (1.f + e) : v / (1.f + e);
+}
+
 } // namespace CU_NS

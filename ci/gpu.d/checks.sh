@@ -148,3 +148,40 @@ stage_test() {
         check "laws ${model##*/}" 120 "$fh1" laws "$model" --engine cuda
     done
 }
+
+# steps SIZE ROWS TOKENS: full training steps, the figures into the JSON; a size that does not fit is a figure without a value.
+steps() {
+    local name="train $1 B=$2 tokens $3" code=0
+    if ((deadline - SECONDS < 30)); then
+        printf '{"bench":%s,"value":null,"unit":"tokens/s","note":"not measured: no time left in this stage"}\n' \
+            "$(quoted "$name")" >> "$FH1_GPU_JSON"
+        return
+    fi
+    echo "== $name" >> "$FH1_GPU_LOG"
+    timeout -k 5 $((deadline - SECONDS)) "$fh1" bench "$root/golden/configs/Falcon-H1-$1.json" --engine "$engine" --train \
+        --batch "$2" --prefill "$3" --steps 5 --json > "$out/.figures" 2> "$out/.said" || code=$?
+    tail -c 4000 "$out/.said" >> "$FH1_GPU_LOG"
+    if ((code == 0)); then
+        sed "s/\"bench\":\"$engine train /\"bench\":\"$name: /" "$out/.figures" | tee -a "$FH1_GPU_LOG" >> "$FH1_GPU_JSON"
+    elif grep -q -i memory "$out/.said"; then
+        printf '{"bench":%s,"value":null,"unit":"tokens/s","note":%s}\n' "$(quoted "$name")" \
+            "$(quoted "not measured: $(head -n 1 "$out/.said")")" >> "$FH1_GPU_JSON"
+    else
+        record "$name" FAIL 0 "$(head -n 1 "$out/.said")"
+    fi
+    rm -f "$out/.figures" "$out/.said"
+}
+
+stage_train() {
+    local model engine=cuda
+    for model in mini-0.5b mini-34b odd mini-0.5b-bf16; do
+        check "gradcheck $model" 90 "$fh1" gradcheck "$root/golden/models/$model" --engine "$engine"
+    done
+    check 'gradcheck adapter' 90 "$fh1" gradcheck "$root/golden/models/mini-34b" --adapter \
+        "$root/golden/gradients/adapters/linear" --engine "$engine"
+    steps 0.5B 1 2048
+    steps 0.5B 8 2048
+    steps 0.5B 1 16384
+    steps 1.5B-Deep 1 2048
+    steps 1.5B-Deep 4 2048
+}

@@ -47,7 +47,7 @@ pack_all() {
     done
     XZ_OPT=-6 tar -C "$work/programs" --owner=0 --group=0 --sort=name -cJf "$pack/programs.tar.xz" .
     { git -C "$root" rev-parse --short=12 HEAD 2> /dev/null || echo unknown; } > "$pack/commit"
-    (cd "$root" && find build/gpu-pack golden/{models,traces,merges,configs,native,suite.json} -type f \
+    (cd "$root" && find build/gpu-pack golden/{models,gradients,traces,merges,configs,native,suite.json} -type f \
         ! -name files.sha256 -print0 | LC_ALL=C sort -z | xargs -0 sha256sum > "$pack/files.sha256")
     size=$(du -sm "$pack" | cut -f 1)
     echo "ci/gpu: $pack: $size MiB ($(du -sm "$work/programs" | cut -f 1) unpacked), fh1 and ${#programs[@]} tests"

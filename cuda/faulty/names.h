@@ -41,6 +41,8 @@
 #define cu_call_act cu_faulty_call_act
 #define cu_call_linear cu_faulty_call_linear
 #define cu_call_tap cu_faulty_call_tap
+#define cu_call_mlp cu_faulty_call_mlp
+#define cu_call_set_rope cu_faulty_call_set_rope
 #define cu_ops cu_faulty_ops
 #define cu_ops_context cu_faulty_ops_context
 #define cu_bench_open cu_faulty_bench_open
@@ -55,6 +57,8 @@
 #define cu_bench_matrix cu_faulty_bench_matrix
 #define cu_bench_take cu_faulty_bench_take
 #define cu_bench_tokens cu_faulty_bench_tokens
+#define cu_bench_joined cu_faulty_bench_joined
+#define cu_bench_decay_rates cu_faulty_bench_decay_rates
 #define cu_op_conv1d cu_faulty_op_conv1d
 #define cu_op_conv1d_step cu_faulty_op_conv1d_step
 #define cu_op_dt_softplus cu_faulty_op_dt_softplus

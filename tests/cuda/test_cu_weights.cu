@@ -289,11 +289,13 @@ START_TEST(contracts)
 
     fh1_lora lora = {};
     k.m.layers[0].lora[FH1_TAP_K_PROJ] = &lora;
-    ck_assert(says(cu_contract(&k.m, NULL, &p, &type), "fh1 merge"));
-    ck_assert(says(cu_contract(&k.m, NULL, &p, &type), "model.layers.0.self_attn.k_proj"));
+    good(cu_contract(&k.m, NULL, &p, &type)); /* adapters are applied in f32 */
+    ck_assert(p == fp32 && type == CU_F32);
+    ck_assert(says(cu_contract(&k.m, narrow, &p, &type), "fh1 merge"));
+    ck_assert(says(cu_contract(&k.m, narrow, &p, &type), "model.layers.0.self_attn.k_proj"));
     k.m.layers[0].lora[FH1_TAP_K_PROJ] = NULL;
     k.m.head_lora = &lora;
-    ck_assert(says(cu_contract(&k.m, NULL, &p, &type), "lm_head"));
+    ck_assert(says(cu_contract(&k.m, narrow, &p, &type), "lm_head"));
     k.m.head_lora = NULL;
     fh1_model_free(&k.m);
 }
