@@ -19,6 +19,7 @@ fh1_status cmd_faults(int argc, char **argv, int *code);
 fh1_status cmd_diff(int argc, char **argv, int *code);
 fh1_status cmd_convert(int argc, char **argv, int *code);
 fh1_status cmd_merge(int argc, char **argv, int *code);
+fh1_status cmd_train(int argc, char **argv, int *code);
 fh1_status cmd_verify(int argc, char **argv, int *code);
 fh1_status cmd_init(int argc, char **argv, int *code);
 fh1_status cmd_bench(int argc, char **argv, int *code);

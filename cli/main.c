@@ -27,6 +27,7 @@ static const command commands[] = {
     {"info", "a model's geometry and memory; this machine's BLAS", cmd_info},
     {"convert", "a model from one format into another: folder, .fh1, GGUF", cmd_convert},
     {"merge", "PEFT adapters into the weights of their base", cmd_merge},
+    {"train", "AdamW on a model, or on a LoRA adapter", cmd_train},
     {"verify", "is a model, an adapter or a file whole? every checksum and rule", cmd_verify},
     {"bench", "speed of an engine beside what the machine could do", cmd_bench},
     {"init", "make a synthetic checkpoint from a config.json", cmd_init},

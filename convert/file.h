@@ -39,9 +39,9 @@ typedef struct {
 } cvt_target;
 
 /* The target is cvt_target_path of `path`. Refuses an existing one without `force`; with it, one of the
- * other kind, what is neither file nor folder, the file that standard output goes to, and a folder that is not a model
- * folder (config.json, and weights if there are folders in it). Creates the temporary, with the access rights of what
- * is replaced. Free in any case. */
+ * other kind, what is neither file nor folder, the file that standard output goes to, and a folder that is neither a
+ * model nor an adapter (config.json or adapter_config.json, and weights if there are folders in it). Creates the
+ * temporary, with the access rights of what is replaced. Free in any case. */
 fh1_status cvt_target_begin(const char *path, bool folder, bool force, cvt_target *t);
 fh1_status cvt_target_commit(cvt_target *t); /* syncs, renames, syncs the folder around it */
 void cvt_target_free(cvt_target *t);         /* before commit: removes the temporary */

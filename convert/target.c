@@ -89,17 +89,18 @@ static fh1_status check_replaceable(const char *path)
         struct stat st;
         if (strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0) continue;
         empty = false;
-        config |= strcmp(e->d_name, "config.json") == 0;
+        config |= strcmp(e->d_name, "config.json") == 0 || strcmp(e->d_name, "adapter_config.json") == 0;
         weights |= cvt_has_suffix(e->d_name, ".safetensors");
         history |= strcmp(e->d_name, ".git") == 0;
         plain &= fstatat(dirfd(d), e->d_name, &st, AT_SYMLINK_NOFOLLOW) == 0 && !S_ISDIR(st.st_mode);
     }
     closedir(d);
     if (empty || (config && plain) || (config && weights && !history)) return NULL;
-    return fh1_hint(fh1_where(FH1_BAD("the existing folder is not a model folder and is not replaced"), "%s", path),
-                    history
-                        ? "it holds a git repository; choose another name"
-                        : "a folder to replace holds config.json, and weights if it has folders; choose another name");
+    return fh1_hint(
+        fh1_where(FH1_BAD("the existing folder is neither a model nor an adapter and is not replaced"), "%s", path),
+        history ? "it holds a git repository; choose another name"
+                : "a folder to replace holds config.json or adapter_config.json, and weights if it has folders; "
+                  "choose another name");
 }
 
 static fh1_status already_there(const char *path)

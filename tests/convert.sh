@@ -134,7 +134,7 @@ ln -s src/new.fh1 "$dir/dangling.fh1"
 ln -s mine/model.fh1 "$dir/behind.fh1"
 echo x > "$dir/mine/diary"
 echo x > "$dir/diary.fh1"
-bad "not a model folder" convert $model "$dir/mine" --force
+bad "neither a model nor an adapter" convert $model "$dir/mine" --force
 bad "not a model and is not replaced" convert $model "$dir/diary.fh1" --force
 bad "the target exists" convert $model "$dir/diary.fh1"
 run 0 convert $model "$dir/hardlink.fh1" --force -q

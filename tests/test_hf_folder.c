@@ -139,7 +139,7 @@ START_TEST(init_keeps_what_is_there)
     expect_ok(cvt_hf_folder_init(x.config, x.model, 7, FH1_F32, true), "force");
     ck_assert_int_eq(count_entries(x.model), 2);
     /* x.dir holds a folder and no config.json: never one of ours */
-    expect_error(cvt_hf_folder_init(x.config, x.dir, 7, FH1_F32, true), FH1_E_INPUT, "not a model folder",
+    expect_error(cvt_hf_folder_init(x.config, x.dir, 7, FH1_F32, true), FH1_E_INPUT, "neither a model nor an adapter",
                  "a foreign folder");
     expect_error(cvt_hf_folder_init(x.config, x.config, 7, FH1_F32, true), FH1_E_INPUT, "is a file", "a file");
     expect_error(cvt_hf_folder_init(x.config, x.model, 7, FH1_I64, true), FH1_E_INPUT, "BF16, F32, F16 or F64",

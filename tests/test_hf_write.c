@@ -236,7 +236,7 @@ START_TEST(only_a_model_is_replaced)
     write_text(out, "diary.txt", "mine");
     cvt_ckpt *c = open_fixture(in);
     const cvt_write_options force = {.force = true}, careful = {0};
-    expect_error(cvt_hf_write(c, out, &force), FH1_E_INPUT, "not a model folder", "someone's folder");
+    expect_error(cvt_hf_write(c, out, &force), FH1_E_INPUT, "neither a model nor an adapter", "someone's folder");
     path_in(out, sizeof out, dir, "out/diary.txt");
     expect_error(cvt_hf_write(c, out, &force), FH1_E_INPUT, "file", "a file");
     path_in(out, sizeof out, dir, "nowhere/out");

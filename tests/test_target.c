@@ -98,11 +98,20 @@ START_TEST(force_replaces_only_models)
     path_in(other, sizeof other, x.dir, "other");
     make_folder(x.dir, "other");
     write_text(other, "notes.txt", "mine");
-    expect_error(write_model(other, "two", true), FH1_E_INPUT, "not a model folder", "a folder of notes");
+    expect_error(write_model(other, "two", true), FH1_E_INPUT, "neither a model nor an adapter", "a folder of notes");
     write_text(other, "config.json", "{}");
     make_folder(other, "photos");
-    expect_error(write_model(other, "two", true), FH1_E_INPUT, "not a model folder", "a project with a config.json");
+    expect_error(write_model(other, "two", true), FH1_E_INPUT, "neither a model nor an adapter",
+                 "a project with a config.json");
     expect_text(other, "notes.txt", "mine");
+    char adapter[300];
+    path_in(adapter, sizeof adapter, x.dir, "adapter");
+    make_folder(x.dir, "adapter");
+    write_text(adapter, "adapter_model.safetensors", "x");
+    expect_error(write_model(adapter, "two", true), FH1_E_INPUT, "neither a model nor an adapter", "weights of nobody");
+    write_text(adapter, "adapter_config.json", "{}");
+    expect_ok(write_model(adapter, "three", true), "an adapter");
+    expect_text(adapter, "config.json", "three");
     write_text(x.dir, "file", "mine");
     path_in(other, sizeof other, x.dir, "file");
     expect_error(write_model(other, "two", true), FH1_E_INPUT, "is a file", "a file");
