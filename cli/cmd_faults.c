@@ -55,9 +55,12 @@ static void print_long(fh1_fault f)
     const fh1_fault_info *info = fh1_fault_get(f);
     char caught[256], tap[FH1_TAP_NAME_SIZE];
     printf("%s\n  what    %s\n  op      %s\n  shows   first at ", info->name, info->what, info->op);
-    if (fh1_fault_is_gradient(f))
-        printf("the gradients that the op of %s sends back, in the last layer", fh1_tap_name(info->tap, 0, tap));
-    else printf("%s of the first layer that it touches", fh1_tap_name(info->tap, 0, tap));
+    const char *name = fh1_tap_name(info->tap, 0, tap), of_layer[] = "model.layers.0.";
+    if (strcmp(info->op, "adamw") == 0) printf("backward.adamw, a step of the optimiser alone");
+    else if (fh1_fault_is_gradient(f) && fh1_tap_is_per_layer(info->tap) && strlen(name) >= sizeof of_layer)
+        printf("the gradients behind %s of the last layer", name + sizeof of_layer - 1);
+    else if (fh1_fault_is_gradient(f)) printf("the gradients behind %s", name);
+    else printf("%s of the first layer that it touches", name);
     printf("\n  source  %s\n  caught  %s\n", info->source, fault_caught_by(f, info, caught, sizeof caught));
 }
 

@@ -37,7 +37,7 @@ static const char help[] =
     "  --verbose       one line per tensor instead of failures only\n"
     "  --json          JSON lines: one object per tensor and subject, the summary last\n"
     "  --junit FILE, --markdown FILE, --html FILE, --lines FILE, --history FILE   as fh1 check\n\n"
-    "exit codes: 0 PASS, 1 FAIL or MISTRUSTED, 2 bad usage or bad input, 3 internal error\n\n"
+    "exit codes: 0 PASS, 1 FAIL, or nothing but MISTRUSTED, 2 bad usage or bad input, 3 internal error\n\n"
     "example: fh1 gradcheck golden/models/mini-0.5b --trace golden/gradients/mini-0.5b/packed-f32.safetensors\n";
 
 typedef struct {

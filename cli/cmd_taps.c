@@ -11,7 +11,7 @@ static const char help[] =
     "Lists every tap that a trace of MODEL may hold: its name, its shape and its definition. Record any\n"
     "subset of them in your engine, write them as stepJ/NAME into one .safetensors file (docs/traces.md)\n"
     "and judge the file with `fh1 check MODEL --trace FILE`.\n\n"
-    "Gradients of parameters, stepJ/grad.NAME beside stepJ/labels, are judged with `fh1 gradcheck MODEL --trace "
+    "Gradients of parameters, step0/grad.NAME beside step0/labels, are judged with `fh1 gradcheck MODEL --trace "
     "FILE`.\n\n"
     "  --adapter DIR…   gradients of the tensors of these PEFT adapters too\n"
     "  --json   one JSON line per tap and layer: {\"tap\",\"layer\",\"shape\",\"letters\",\"definition\"}\n\n"

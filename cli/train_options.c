@@ -27,7 +27,7 @@ const char cli_train_help[] =
     "ALPHA/sqrt(R)\n"
     "  --adapter DIR       go on with this adapter\n"
     "  --train GLOBS, --freeze GLOBS  only these weights, all but these: '*.mamba.*,*norm*'\n"
-    "  --engine E          ref-f32 (default), ref-f64, …\n"
+    "  --engine E          ref-f32 (default), ref-f64, ref-bf16, cuda, cuda-host (slow)\n"
     "a step\n"
     "  --batch B           rows (default 1) of --seq-len T columns (default 512)\n"
     "  --accumulate K      K batches per step (default 1): exactly a batch of K·B rows\n"

@@ -36,7 +36,7 @@ void cli_train_report_memory(const cli_train_report *r, const cli_train_state *s
     fprintf(stderr,
             "training %" PRId64 " numbers in %" PRId64
             " tensors; memory: weights %.1f MB, masters %.1f MB, as stored %.1f "
-            "MB, m and v %.1f MB, gradients %.1f MB, activations beside\n",
+            "MB, m and v %.1f MB, gradients %.1f MB, and activations\n",
             s->count, s->n, (double)weights / MB, (double)s->bytes_master / MB, (double)s->bytes_stored / MB,
             2 * (double)s->bytes_master / MB, (double)s->grads->bytes / MB);
 }

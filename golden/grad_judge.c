@@ -113,7 +113,7 @@ static fh1_status nothing_to_judge(const gld_trace *t)
 {
     if (gld_trace_n_grads(t) > 0) return NULL;
     fh1_status s = FH1_BAD("no gradient in this trace");
-    return fh1_hint(fh1_expected(s, "stepJ/grad.<parameter>, stepJ/labels and perhaps stepJ/loss"),
+    return fh1_hint(fh1_expected(s, "step0/grad.<parameter>, step0/labels and perhaps step0/loss"),
                     "fh1 taps MODEL lists the names; fh1 check judges traces of a forward pass");
 }
 

@@ -433,8 +433,10 @@ def main():
     parser.add_argument("--variant", help="named deviations that this library has on this input (fh1.variant)")
     parser.add_argument("--contract", help="rounding profile (fh1.contract; default by dtype)")
     args = parser.parse_args()
-    if args.f64 and args.dtype or args.pack is not None and (not args.backward or not args.ids or args.pack < 1):
-        parser.error("--f64 and --dtype exclude each other; --pack T goes with --backward and --ids")
+    if args.f64 and args.dtype:
+        parser.error("--f64 and --dtype exclude each other")
+    if args.pack is not None and (not args.backward or not args.ids or args.pack < 1):
+        parser.error("--pack T, columns of a row, goes with --backward and --ids")
 
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
