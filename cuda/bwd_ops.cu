@@ -89,23 +89,18 @@ fh1_status op_rope(fh1_engine *e, const fh1_config *c, int64_t T, int64_t heads,
                    int64_t seq_len, void *dx)
 {
     cu_bench b = cu_bwd_bench_open(e);
-    const int64_t pairs = c->A / 2, n = T * heads * c->A;
-    double *f = static_cast<double *>(malloc(static_cast<size_t>(pairs + 1) * sizeof(double))), scale = 1;
-    if (!f) CU_BENCH_NOTE(&b, fh1_no_memory(static_cast<size_t>(pairs) * sizeof(double), "rotary frequencies"));
-    else fh1_rope_frequencies(c, seq_len, f, &scale);
+    const int64_t n = T * heads * c->A;
     cu_rope_bwd_args a = {};
     a.t = cu_bench_tokens(&b, T, 0, NULL, 0);
     a.t.position = static_cast<int64_t *>(cu_bench_bytes(&b, position, static_cast<size_t>(T) * sizeof *position));
     a.Hq = cu_bench_int(&b, heads);
     a.A = cu_bench_int(&b, c->A);
-    a.inv_freq = static_cast<double *>(cu_bench_bytes(&b, f, static_cast<size_t>(pairs) * sizeof *f));
-    a.scale = static_cast<float>(scale);
+    a.inv_freq = cu_bench_frequencies(&b, c, seq_len, &a.scale);
     a.m_key = 1;
     a.dq = cu_bench_f32(&b, dx, n);
     a.ldq = heads * c->A;
     CU_BENCH_NOTE(&b, cu_rope_bwd(b.k, &a));
     cu_bwd_take(&b, a.dq, dx, n);
-    free(f);
     return cu_bench_close(&b);
 }
 

@@ -6,28 +6,35 @@
 namespace CU_NS
 {
 
+double *cu_bench_frequencies(cu_bench *b, const fh1_config *c, int64_t seq_len, float *scale)
+{
+    const size_t pairs = static_cast<size_t>(c->A / 2);
+    double *f = static_cast<double *>(malloc((pairs + 1) * sizeof(double))), factor = 1;
+    if (!f) CU_BENCH_NOTE(b, fh1_no_memory(pairs * sizeof(double), "rotary frequencies"));
+    else fh1_rope_frequencies(c, seq_len, f, &factor);
+    double *device = static_cast<double *>(cu_bench_bytes(b, f, pairs * sizeof *f));
+    free(f);
+    *scale = static_cast<float>(factor);
+    return device;
+}
+
 fh1_status cu_op_rope(fh1_engine *e, const fh1_config *c, int64_t T, int64_t heads, const int64_t *position,
                       int64_t seq_len, void *x)
 {
     cu_bench b = cu_bench_open(e);
-    const int64_t pairs = c->A / 2, n = T * heads * c->A;
-    double *f = static_cast<double *>(malloc(static_cast<size_t>(pairs + 1) * sizeof(double))), scale = 1;
-    if (!f) CU_BENCH_NOTE(&b, fh1_no_memory(static_cast<size_t>(pairs) * sizeof(double), "rotary frequencies"));
-    else fh1_rope_frequencies(c, seq_len, f, &scale);
+    const int64_t n = T * heads * c->A;
     cu_rope a = {};
     a.type = b.type;
     a.t = cu_bench_tokens(&b, T, 0, NULL, 0);
     a.t.position = static_cast<int64_t *>(cu_bench_bytes(&b, position, static_cast<size_t>(T) * sizeof *position));
     a.Hq = cu_bench_int(&b, heads);
     a.A = cu_bench_int(&b, c->A);
-    a.inv_freq = static_cast<double *>(cu_bench_bytes(&b, f, static_cast<size_t>(pairs) * sizeof *f));
-    a.scale = static_cast<float>(scale);
+    a.inv_freq = cu_bench_frequencies(&b, c, seq_len, &a.scale);
     a.m_key = 1;
     a.q = cu_bench_stored(&b, x, n);
     a.ldq = heads * c->A;
     CU_BENCH_NOTE(&b, cu_rope_fwd(b.k, &a));
     cu_bench_take(&b, b.type, a.q, x, n);
-    free(f);
     return cu_bench_close(&b);
 }
 

@@ -40,6 +40,8 @@ void cu_bench_take(cu_bench *b, cu_type t, const void *device, void *host, int64
 
 /* x [T,d], B and C [T,GN] of the host side by side, as the conv writes them, stored. */
 void *cu_bench_joined(cu_bench *b, int64_t T, int64_t d, int64_t GN, const void *x, const void *B, const void *C);
+/* Frequencies of the model's rotation [A/2], f64, and the factor on cos and sin. */
+double *cu_bench_frequencies(cu_bench *b, const fh1_config *c, int64_t seq_len, float *scale);
 /* A = -exp(A_log), in f64, as the model's loader makes it. */
 float *cu_bench_decay_rates(cu_bench *b, const fh1_tensor *A_log, int64_t H);
 

@@ -53,6 +53,7 @@
 #define cu_bench_f32 cu_faulty_bench_f32
 #define cu_bench_stored cu_faulty_bench_stored
 #define cu_bench_ints cu_faulty_bench_ints
+#define cu_bench_frequencies cu_faulty_bench_frequencies
 #define cu_bench_small cu_faulty_bench_small
 #define cu_bench_matrix cu_faulty_bench_matrix
 #define cu_bench_take cu_faulty_bench_take
