@@ -4,6 +4,7 @@
 #include "cli/ids.h"
 #include "cli/limits.h"
 #include "cli/options.h"
+#include "cli/progress.h"
 #include "cli/synthetic.h"
 #include "cuda/session.h"
 
@@ -11,7 +12,6 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 static const char help[] =
     "usage: fh1 bench MODEL --engine E [--prefill N] [--batch B] [--context C] [--steps K] [--rounds R] [--json]\n\n"
@@ -47,13 +47,6 @@ typedef struct {
     int64_t weight_bits;  /* as the engine reads them */
 } bench_result;
 
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
 /* Calls of N tokens until the context is there; the first one is timed. */
 typedef struct {
     const bench_options *o;
@@ -68,9 +61,9 @@ static fh1_status feed(const feeder *f, int64_t tokens, double *seconds)
         cli_ids ids;
         const int64_t n = tokens - at < f->o->prefill ? tokens - at : f->o->prefill;
         FH1_TRY(cli_ids_seeded((uint64_t)at, f->o->batch, n, f->V, &ids));
-        const double begin = now();
+        const double begin = cli_seconds();
         fh1_status s = f->call(f->engine, &ids.batch);
-        if (at == 0) *seconds = now() - begin;
+        if (at == 0) *seconds = cli_seconds() - begin;
         cli_ids_free(&ids);
         if (s) return s;
         at += n;
@@ -199,13 +192,13 @@ static fh1_status time_engine(const bench_options *o, runner *u, bench_result *r
     int64_t *ids = calloc((size_t)o->batch, sizeof *ids);
     if (!ids) return fh1_no_memory((size_t)o->batch * sizeof *ids, "ids");
     fh1_status s = feed(&f, o->context, &r->prefill);
-    double begin = now();
+    double begin = cli_seconds();
     for (int64_t k = -warm; k < o->steps && !s; k++) {
-        if (k == 0) begin = now();
+        if (k == 0) begin = cli_seconds();
         for (int64_t b = 0; b < o->batch; b++) ids[b] = (7919 * (k + warm) + b) % u->m->config.V;
         s = engine_call(u, &(fh1_batch){.B = o->batch, .T = 1, .ids = ids});
     }
-    if (!s && o->steps) r->step = (now() - begin) / (double)o->steps;
+    if (!s && o->steps) r->step = (cli_seconds() - begin) / (double)o->steps;
     free(ids);
     return s;
 }

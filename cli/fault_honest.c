@@ -4,13 +4,13 @@
 #include "cli/fault_cuda.h"
 #include "cli/fault_orders.h"
 
+#include "cli/progress.h"
 #include "golden/record.h"
 #include "reference/engine.h"
 #include "reference/faulty.h"
 
 #include <stdio.h>
 #include <string.h>
-#include <time.h>
 
 enum { CASES = 1, LAWS = 2, OPS = 4, LONG = 8, GRADS = 16, ALL = 31 };
 
@@ -173,15 +173,13 @@ fh1_status fault_engine_run(fault_bench *b, fh1_engine *e, fault_row *row)
 
 fh1_status fault_honest_run(fault_bench *b, int i, fault_row *row)
 {
-    struct timespec start, end;
-    clock_gettime(CLOCK_MONOTONIC, &start);
+    const double start = cli_seconds();
     memset(row, 0, sizeof *row);
     row->job = -1 - i;
     fh1_engine *e;
     FH1_TRY(make(i, &e));
     fh1_status s = run(b, e, honest[i].rules, honest[i].Q, row);
     e->free(e);
-    clock_gettime(CLOCK_MONOTONIC, &end);
-    row->seconds = (double)(end.tv_sec - start.tv_sec) + (double)(end.tv_nsec - start.tv_nsec) * 1e-9;
+    row->seconds = cli_seconds() - start;
     return fh1_where(s, "%s", honest[i].name);
 }

@@ -1,12 +1,12 @@
 #include "cli/fault_matrix.h"
 
 #include "cli/fault_bench.h"
+#include "cli/progress.h"
 #include "golden/record.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 static const char *const rule_names[FAULT_RULES] = {"check",    "law",    "lattice", "trained", "adversarial",
                                                     "recorded", "fuzzed", "horizon", "gradient"};
@@ -200,19 +200,12 @@ static fh1_status run_rules(fault_bench *b, fh1_fault f, const fh1_fault_info *i
     return NULL;
 }
 
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
-}
-
 fh1_status fault_row_run(fault_bench *b, fh1_fault f, const fh1_fault_info *info, fault_row *row)
 {
-    const double start = now();
+    const double start = cli_seconds();
     memset(row, 0, sizeof *row);
     row->job = (int)f;
     fh1_status s = run_rules(b, f, info, row);
-    row->seconds = now() - start;
+    row->seconds = cli_seconds() - start;
     return fh1_where(s, "%s", info->name);
 }

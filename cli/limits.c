@@ -1,12 +1,12 @@
 #include "cli/limits.h"
 
+#include "cli/progress.h"
 #include "oracle/clones.h"
 #include "oracle/thread.h"
 
 #include <cblas.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 extern void openblas_set_num_threads(int);
 
@@ -44,13 +44,6 @@ double cli_work_seconds(const cli_work *w, double bytes_per_s, double flops_per_
 
 enum { ROUNDS = 4 };
 
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
 typedef struct {
     const uint64_t *p;
     uint64_t sum[256];
@@ -72,22 +65,27 @@ static void read_piece(void *ctx, int64_t begin, int64_t end, int thread)
     j->sum[thread % 256] += sum_words(j->p + begin, end - begin);
 }
 
+double cli_read_rate(const void *p, size_t n_bytes)
+{
+    read_job j = {.p = p};
+    const double begin = cli_seconds();
+    fh1_parallel_for((int64_t)(n_bytes / 8), 1 << 17, read_piece, &j);
+    const double seconds = cli_seconds() - begin;
+    volatile uint64_t keep = j.sum[0];
+    (void)keep;
+    return (double)n_bytes / seconds;
+}
+
 static fh1_status read_rate(double *out)
 {
     const size_t bytes = (size_t)1 << 28;
     void *p = malloc(bytes);
     if (!p) return fh1_no_memory(bytes, "the memory limit");
     memset(p, 1, bytes);
-    read_job j = {.p = p};
-    volatile uint64_t keep = 0;
     for (int i = 0; i < ROUNDS; ++i) {
-        const double begin = now();
-        fh1_parallel_for((int64_t)(bytes / 8), 1 << 17, read_piece, &j);
-        const double rate = (double)bytes / (now() - begin);
-        keep += j.sum[0];
+        const double rate = cli_read_rate(p, bytes);
         if (rate > *out) *out = rate;
     }
-    (void)keep;
     free(p);
     return NULL;
 }
@@ -100,9 +98,9 @@ static fh1_status product_rate(double *out)
     for (int i = 0; i < M * K + N * K; ++i) x[i] = (float)(i % 7) - 3;
     openblas_set_num_threads(fh1_threads());
     for (int i = 0; i < ROUNDS; ++i) {
-        const double begin = now();
+        const double begin = cli_seconds();
         cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, M, N, K, 1, x, K, w, K, 0, y, N);
-        const double rate = 2.0 * M * N * K / (now() - begin);
+        const double rate = 2.0 * M * N * K / (cli_seconds() - begin);
         if (rate > *out) *out = rate;
     }
     openblas_set_num_threads(1);

@@ -12,7 +12,7 @@
 #define BETWEEN_BARS 0.1 /* seconds */
 #define BEFORE_LINES 2.0 /* seconds: what is over sooner needs no line */
 
-static double now(void)
+double cli_seconds(void)
 {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
@@ -95,7 +95,7 @@ static fh1_status step(void *user, uint64_t done, uint64_t total)
     char text[240];
     FH1_TRY(cli_interrupted());
     if (p->quiet || total == 0) return NULL;
-    double t = now();
+    double t = cli_seconds();
     if (done < p->done) { /* another pass */
         p->begun = t;
         p->tenths = 0;
@@ -122,7 +122,7 @@ void cli_progress_begin(cli_progress *p, const char *what, bool quiet)
 {
     const char *term = getenv("TERM");
     bool terminal = isatty(STDERR_FILENO) && term && strcmp(term, "dumb") != 0;
-    *p = (cli_progress){{p, step}, .what = what, .quiet = quiet, .terminal = terminal, .begun = now()};
+    *p = (cli_progress){{p, step}, .what = what, .quiet = quiet, .terminal = terminal, .begun = cli_seconds()};
     p->shown = p->begun;
     cli_interrupt_begin();
 }

@@ -22,6 +22,8 @@ typedef struct {
     int tenths;          /* passed, lines told of them or not */
 } cli_progress;
 
+double cli_seconds(void); /* of a clock that never goes back */
+
 /* One at a time in a process. */
 void cli_progress_begin(cli_progress *p, const char *what, bool quiet);
 /* Takes the bar away and gives the signals their old meaning back; returns s. */

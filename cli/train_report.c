@@ -1,20 +1,14 @@
 #include "cli/train_report.h"
 
+#include "cli/progress.h"
+
 #include "cli/commands.h"
 
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
 #include <sys/resource.h>
-#include <time.h>
 #include <unistd.h>
-
-double cli_seconds(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 void cli_train_report_begin(cli_train_report *r, int64_t done, int64_t steps, bool json, bool quiet)
 {

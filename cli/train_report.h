@@ -20,8 +20,6 @@ typedef struct {
     void *user;
 } cli_train_report;
 
-double cli_seconds(void); /* of a clock that never goes back */
-
 void cli_train_report_begin(cli_train_report *r, int64_t done, int64_t steps, bool json, bool quiet);
 /* One line on stderr: weights, masters, moments, gradients. */
 void cli_train_report_memory(const cli_train_report *r, const cli_train_state *s);

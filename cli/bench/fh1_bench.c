@@ -9,6 +9,7 @@
  *                              mapped bytes
  * Repetitions of limits and engines are interleaved; medians are printed. */
 #include "cli/bench/bench.h"
+#include "cli/limits.h"
 #include "convert/model_open.h"
 #include "oracle/clones.h"
 #include "oracle/thread.h"
@@ -57,39 +58,6 @@ static double gemm_rate(bool f64)
     free(w);
     free(y);
     return best;
-}
-
-typedef struct {
-    const uint64_t *p;
-    uint64_t sum[256];
-} read_job;
-
-FH1_CLONES static uint64_t sum_words(const uint64_t *p, int64_t n)
-{
-    uint64_t s[16] = {0};
-    int64_t i = 0;
-    for (; i + 16 <= n; i += 16)
-        for (int l = 0; l < 16; ++l) s[l] += p[i + l];
-    for (int l = 1; l < 16; ++l) s[0] += s[l];
-    return s[0];
-}
-
-static void read_piece(void *ctx, int64_t begin, int64_t end, int thread)
-{
-    read_job *j = ctx;
-    j->sum[thread % 256] += sum_words(j->p + begin, end - begin);
-}
-
-/* GB/s of reading n_bytes once, all threads, pieces of 1 MiB. */
-static double read_rate(const void *p, size_t n_bytes)
-{
-    read_job j = {.p = p};
-    const double t0 = bench_now();
-    fh1_parallel_for((int64_t)(n_bytes / 8), 1 << 17, read_piece, &j);
-    const double t = bench_now() - t0;
-    volatile uint64_t keep = j.sum[0];
-    (void)keep;
-    return (double)n_bytes / t / 1e9;
 }
 
 /* ---- engines ---- */
@@ -160,7 +128,7 @@ static double load_rate(const char *dir)
     bench_must(cvt_model_open(dir, &m));
     double bytes = 0;
     for (int64_t i = 0; i < m.n_weights; ++i) {
-        read_rate(m.weights[i].t.data, fh1_n_bytes(&m.weights[i].t) / 8 * 8);
+        cli_read_rate(m.weights[i].t.data, fh1_n_bytes(&m.weights[i].t) / 8 * 8);
         bytes += (double)fh1_n_bytes(&m.weights[i].t);
     }
     const double t = bench_now() - t0;
@@ -187,7 +155,7 @@ static void run(const char *dir, int rounds, bool json)
         p32[BENCH_MAX_ROUNDS], p64[BENCH_MAX_ROUNDS], dec[BENCH_MAX_ROUNDS], load[BENCH_MAX_ROUNDS];
     for (int r = -1; r < rounds; ++r) { /* round -1 warms caches and page tables up */
         const int i = r < 0 ? 0 : r;
-        bw[i] = read_rate(buffer, BUFFER);
+        bw[i] = cli_read_rate(buffer, BUFFER) / 1e9;
         dec[i] = decode_rate(&s);
         sgemm[i] = gemm_rate(false);
         p32[i] = prefill_rate("ref-f32", &s);
@@ -196,7 +164,7 @@ static void run(const char *dir, int rounds, bool json)
         mapped[i] = 0;
         for (int64_t w = 0; w < s.model.n_weights; ++w)
             if (fh1_n_bytes(&s.model.weights[w].t) == fh1_n_bytes(&s.model.embed))
-                mapped[i] = read_rate(s.model.weights[w].t.data, fh1_n_bytes(&s.model.embed) / 8 * 8);
+                mapped[i] = cli_read_rate(s.model.weights[w].t.data, fh1_n_bytes(&s.model.embed) / 8 * 8) / 1e9;
         load[i] = load_rate(dir);
     }
     const double gs = bench_median(sgemm, rounds), gd = bench_median(dgemm, rounds), b = bench_median(bw, rounds);
