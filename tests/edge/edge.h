@@ -32,8 +32,9 @@ struct edge_run {
     unsigned bit;       /* EDGE_… of it */
     fh1_fault fault;    /* planted in the engine, FH1_FAULT_NONE */
     const char *plant;  /* name of a fault that is not an engine's, NULL */
-    char folder[64];    /* an empty folder of its own, for files */
-    int64_t checks;     /* comparisons made; none at all is a failure of the test */
+    uint64_t seed;
+    char folder[64]; /* an empty folder of its own, for files */
+    int64_t checks;  /* comparisons made; none at all is a failure of the test */
     /* what edge.c keeps between calls */
     fh1_engine *judged, *truth, *emulated;
     const fh1_profile *profile;
@@ -41,6 +42,9 @@ struct edge_run {
 
 /* Whether the fault of this name is planted in this run. */
 bool edge_plants(const edge_run *r, const char *name);
+
+/* Plants a fault of convert/fault.h, or none (NULL, or a name that is not of there); for the harness. */
+void edge_plant(const char *name);
 
 /* ---- engines: made at the first question, freed by the harness ---- */
 
