@@ -353,7 +353,8 @@ static bool punctuate(edit *e)
     static const char *const list[] = {" ",  "\n",   "\t\r",         ",", ":", "{", "}", "[", "]", "\"",
                                        "\f", "/**/", "\xef\xbb\xbf", "0"};
     if (e->found->n == 0) return false;
-    size_t at = e->found->at[fuzz_below(e->r, (uint64_t)e->found->n)].end;
+    const token *k = &e->found->at[fuzz_below(e->r, (uint64_t)e->found->n)];
+    size_t at = fuzz_below(e->r, 2) ? k->begin : k->end;
     return replace_text(e, at, at, ONE_OF(e, list));
 }
 
