@@ -355,6 +355,7 @@ static bool punctuate(edit *e)
     if (e->found->n == 0) return false;
     const token *k = &e->found->at[fuzz_below(e->r, (uint64_t)e->found->n)];
     size_t at = fuzz_below(e->r, 2) ? k->begin : k->end;
+    if (fuzz_below(e->r, 8) == 0) at = 0;
     return replace_text(e, at, at, ONE_OF(e, list));
 }
 
