@@ -1,4 +1,5 @@
-/* The text of a schedule: calls between semicolons, in each one a letter, a count, and options of a letter and numbers. */
+/* The text of a schedule: calls between semicolons, in each one a letter, a count, and options of a letter and numbers.
+ */
 #include "fuzz/plant.h"
 #include "fuzz/slow_repro.h"
 

@@ -31,22 +31,37 @@ static const struct {
     const char *name;
     int64_t min, max, usual;
 } numbers[] = {
-    {"seed", 0, INT64_MAX, 1}, {"T", 1, 1048576, 5},    {"past", 0, 1048576, 3},       {"docs", 1, 1048576, 1},
-    {"D", 1, 1048576, 8},      {"F", 1, 1048576, 8},    {"V", 2, 1048576, 16},         {"H", 1, 1048576, 2},
-    {"P", 1, 1048576, 4},      {"N", 1, 1048576, 8},    {"G", 1, 1048576, 1},          {"K", 1, 64, 4},
-    {"Q", 1, 1048576, 16},     {"c", 1, 1048576, 8},    {"Hq", 1, 1048576, 2},         {"Hkv", 1, 1048576, 1},
-    {"A", 2, 8190, 8},         {"bias", 0, 1, 1},       {"state", 0, 1, 1},            {"limits", 0, 1, 0},
-    {"norm", 0, 1, 1},         {"norm_before_gate", 0, 1, 0}, {"mix", 0, 1, 1},        {"layer", 0, 1048576, 0},
+    {"seed", 0, INT64_MAX, 1}, {"T", 1, 1048576, 5},
+    {"past", 0, 1048576, 3},   {"docs", 1, 1048576, 1},
+    {"D", 1, 1048576, 8},      {"F", 1, 1048576, 8},
+    {"V", 2, 1048576, 16},     {"H", 1, 1048576, 2},
+    {"P", 1, 1048576, 4},      {"N", 1, 1048576, 8},
+    {"G", 1, 1048576, 1},      {"K", 1, 64, 4},
+    {"Q", 1, 1048576, 16},     {"c", 1, 1048576, 8},
+    {"Hq", 1, 1048576, 2},     {"Hkv", 1, 1048576, 1},
+    {"A", 2, 8190, 8},         {"bias", 0, 1, 1},
+    {"state", 0, 1, 1},        {"limits", 0, 1, 0},
+    {"norm", 0, 1, 1},         {"norm_before_gate", 0, 1, 0},
+    {"mix", 0, 1, 1},          {"layer", 0, 1048576, 0},
     {"step", 0, 1048576, 0},
 };
 enum { N_NUMBERS = sizeof numbers / sizeof *numbers };
 
 static int64_t *number_of(gld_op_case *c, int i)
 {
-    int64_t *const at[N_NUMBERS] = {&c->seed, &c->T,    &c->past,  &c->docs,   &c->D,    &c->F,                &c->V,
-                                    &c->H,    &c->P,    &c->N,     &c->G,      &c->K,    &c->Q,                &c->c,
-                                    &c->Hq,   &c->Hkv,  &c->A,     &c->bias,   &c->state, &c->limits,          &c->norm,
-                                    &c->norm_before_gate, &c->mix, &c->layer,  &c->step};
+    int64_t *const at[N_NUMBERS] = {&c->seed,  &c->T,
+                                    &c->past,  &c->docs,
+                                    &c->D,     &c->F,
+                                    &c->V,     &c->H,
+                                    &c->P,     &c->N,
+                                    &c->G,     &c->K,
+                                    &c->Q,     &c->c,
+                                    &c->Hq,    &c->Hkv,
+                                    &c->A,     &c->bias,
+                                    &c->state, &c->limits,
+                                    &c->norm,  &c->norm_before_gate,
+                                    &c->mix,   &c->layer,
+                                    &c->step};
     return at[i];
 }
 

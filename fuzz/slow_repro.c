@@ -109,10 +109,10 @@ static bool sort_values(const slow_words *w, values *v)
     const struct {
         const char *name;
         const char **value;
-    } options[] = {{"--model=", &v->model},         {"--make=", &v->make},         {"--engine=", &v->engine},
-                   {"--seed=", &v->seed},           {"--schedule=", &v->schedule}, {"--positions=", &v->positions},
-                   {"--contract=", &v->contract},   {"--variant=", &v->variant},   {"--fault=", &v->fault},
-                   {"--tap=", &v->tap},             {"--step=", &v->step}};
+    } options[] = {{"--model=", &v->model},       {"--make=", &v->make},         {"--engine=", &v->engine},
+                   {"--seed=", &v->seed},         {"--schedule=", &v->schedule}, {"--positions=", &v->positions},
+                   {"--contract=", &v->contract}, {"--variant=", &v->variant},   {"--fault=", &v->fault},
+                   {"--tap=", &v->tap},           {"--step=", &v->step}};
     const int n = sizeof options / sizeof *options;
     for (int i = 0; i < w->n; i++) {
         int k = 0;
@@ -174,8 +174,8 @@ static bool read_positions(const char *value, gld_calls *calls)
 {
     if (!value) return true;
     calls->no_positions = strcmp(value, "none") == 0;
-    return calls->no_positions || (take_count(value, &calls->first_position) &&
-                                   calls->first_position <= INT64_C(1) << 40);
+    return calls->no_positions ||
+           (take_count(value, &calls->first_position) && calls->first_position <= INT64_C(1) << 40);
 }
 
 static bool read_model_line(const values *v, gld_repro *out)

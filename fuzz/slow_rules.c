@@ -40,8 +40,8 @@ static bool above_zero(double v)
 
 static bool numbers_hold(const fh1_config *c)
 {
-    const double m[] = {c->m_emb,     c->m_lm,   c->m_key,  c->m_attn_in, c->m_attn_out, c->m_ssm_in, c->m_ssm_out,
-                        c->m_gate,    c->m_down, c->m_ssm[0], c->m_ssm[1],  c->m_ssm[2],   c->m_ssm[3], c->m_ssm[4]};
+    const double m[] = {c->m_emb,  c->m_lm,   c->m_key,    c->m_attn_in, c->m_attn_out, c->m_ssm_in, c->m_ssm_out,
+                        c->m_gate, c->m_down, c->m_ssm[0], c->m_ssm[1],  c->m_ssm[2],   c->m_ssm[3], c->m_ssm[4]};
     for (size_t i = 0; i < sizeof m / sizeof *m; i++)
         if (!isfinite(m[i])) return false;
     return above_zero(c->eps) && isfinite(c->dt_lo) && c->dt_lo >= 0 && c->dt_hi > 0 && c->dt_lo <= c->dt_hi &&
@@ -90,7 +90,7 @@ double slow_parameters(const fh1_config *c)
     const double q = (double)(c->Hq * c->A), kv = (double)(c->Hkv * c->A), gn = (double)(c->G * c->N);
     const double conv = d + 2 * gn, in = d + conv + H;
     double layer = 3 * F * D + q * D + 2 * kv * D + D * q + in * D + D * d; /* the nine projections */
-    layer += conv * K + 3 * H + 2 * D;                                     /* conv; dt_bias, A_log, D; two norms */
+    layer += conv * K + 3 * H + 2 * D;                                      /* conv; dt_bias, A_log, D; two norms */
     if (c->mlp_bias) layer += 2 * F + D;
     if (c->attention_bias) layer += q + 2 * kv + D;
     if (c->mamba_proj_bias) layer += in;

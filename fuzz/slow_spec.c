@@ -12,10 +12,33 @@ static const int64_t usual_sizes[SIZES] = {2, 32, 48, 64, 4, 2, 8, 4, 8, 16, 2, 
 static const char *const switch_names[SWITCHES] = {
     "attention_bias", "mlp_bias", "mamba_proj_bias",  "projectors_bias", "conv_bias",
     "rms_norm",       "tied",     "norm_before_gate", "truncate"};
-static const char *const number_names[NUMBERS] = {
-    "eps",       "dt_lo",      "dt_hi",  "m_emb", "m_lm",  "m_key",    "m_attn_in",        "m_attn_out",      "m_ssm_in",
-    "m_ssm_out", "m_gate",     "m_down", "m_z",   "m_x",   "m_B",      "m_C",              "m_dt",            "theta",
-    "factor",    "attention_factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim", "low_freq_factor", "high_freq_factor", ""};
+static const char *const number_names[NUMBERS] = {"eps",
+                                                  "dt_lo",
+                                                  "dt_hi",
+                                                  "m_emb",
+                                                  "m_lm",
+                                                  "m_key",
+                                                  "m_attn_in",
+                                                  "m_attn_out",
+                                                  "m_ssm_in",
+                                                  "m_ssm_out",
+                                                  "m_gate",
+                                                  "m_down",
+                                                  "m_z",
+                                                  "m_x",
+                                                  "m_B",
+                                                  "m_C",
+                                                  "m_dt",
+                                                  "theta",
+                                                  "factor",
+                                                  "attention_factor",
+                                                  "beta_fast",
+                                                  "beta_slow",
+                                                  "mscale",
+                                                  "mscale_all_dim",
+                                                  "low_freq_factor",
+                                                  "high_freq_factor",
+                                                  ""};
 static const char *const count_names[COUNTS] = {"original_max_position", "max_position"};
 static const char *const other_names[OTHERS] = {"dtype", "weights", "rope", "long_factor", "short_factor"};
 
@@ -28,20 +51,41 @@ static int64_t *size_of(fh1_config *c, int i)
 
 static bool *switch_of(fh1_config *c, int i)
 {
-    bool *const at[SWITCHES] = {&c->attention_bias,  &c->mlp_bias,       &c->mamba_proj_bias,
-                                &c->projectors_bias, &c->mamba_conv_bias, &c->mamba_rms_norm,
-                                &c->tied,            &c->norm_before_gate, &c->rope.truncate};
+    bool *const at[SWITCHES] = {
+        &c->attention_bias, &c->mlp_bias, &c->mamba_proj_bias,  &c->projectors_bias, &c->mamba_conv_bias,
+        &c->mamba_rms_norm, &c->tied,     &c->norm_before_gate, &c->rope.truncate};
     return at[i];
 }
 
 static double *number_of(fh1_config *c, int i)
 {
     fh1_rope *r = &c->rope;
-    double *const at[NUMBERS - 1] = {
-        &c->eps,       &c->dt_lo,      &c->dt_hi,    &c->m_emb,     &c->m_lm,     &c->m_key,   &c->m_attn_in,
-        &c->m_attn_out, &c->m_ssm_in,  &c->m_ssm_out, &c->m_gate,    &c->m_down,   &c->m_ssm[0], &c->m_ssm[1],
-        &c->m_ssm[2],  &c->m_ssm[3],   &c->m_ssm[4], &r->theta,     &r->factor,   &r->attention_factor,
-        &r->beta_fast, &r->beta_slow,  &r->mscale,   &r->mscale_all_dim, &r->low_freq_factor, &r->high_freq_factor};
+    double *const at[NUMBERS - 1] = {&c->eps,
+                                     &c->dt_lo,
+                                     &c->dt_hi,
+                                     &c->m_emb,
+                                     &c->m_lm,
+                                     &c->m_key,
+                                     &c->m_attn_in,
+                                     &c->m_attn_out,
+                                     &c->m_ssm_in,
+                                     &c->m_ssm_out,
+                                     &c->m_gate,
+                                     &c->m_down,
+                                     &c->m_ssm[0],
+                                     &c->m_ssm[1],
+                                     &c->m_ssm[2],
+                                     &c->m_ssm[3],
+                                     &c->m_ssm[4],
+                                     &r->theta,
+                                     &r->factor,
+                                     &r->attention_factor,
+                                     &r->beta_fast,
+                                     &r->beta_slow,
+                                     &r->mscale,
+                                     &r->mscale_all_dim,
+                                     &r->low_freq_factor,
+                                     &r->high_freq_factor};
     return at[i];
 }
 
@@ -57,7 +101,8 @@ void slow_spec_usual(fh1_rope_type rope, gld_seeded_spec *s)
     memset(s, 0, sizeof *s);
     fh1_config *c = &s->config;
     for (int i = 0; i < SIZES; i++) *size_of(c, i) = usual_sizes[i];
-    for (int i = find(number_names, NUMBERS, "m_emb"); i <= find(number_names, NUMBERS, "m_dt"); i++) *number_of(c, i) = 1;
+    for (int i = find(number_names, NUMBERS, "m_emb"); i <= find(number_names, NUMBERS, "m_dt"); i++)
+        *number_of(c, i) = 1;
     c->d_ssm = 32;
     c->mamba_conv_bias = true;
     c->eps = 1e-5;
