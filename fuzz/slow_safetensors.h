@@ -22,13 +22,6 @@ typedef struct {
     size_t n;
 } slow_safetensors;
 
-/* False when a rule refuses the file. Free in both cases. Each rule can be taken out by fuzz_planted. */
+/* False when a rule refuses the file. Free in both cases. Each rule can be taken out (fuzz/plant.h). */
 bool slow_safetensors_read(const uint8_t *file, size_t size, slow_safetensors *out);
 void slow_safetensors_free(slow_safetensors *f);
-
-/* The names of its rules and of those of slow_json.h, for fuzz_plants: a list of literals, each with a comma behind it.
- */
-#define SLOW_SAFETENSORS_RULES                                                                                         \
-    "duplicates", "surrogates", "utf8", "nul", "depth", "zeros", "length", "metadata", "metadata_text", "entry",       \
-        "field", "other_field", "dtype", "rank", "integers", "negative", "offsets", "overflow", "whole_bytes", "size", \
-        "beyond", "overlap", "hole", "inside", "data_begin",
