@@ -1,6 +1,7 @@
 /* The reader of safetensors files (convert/safetensors.h). Every way into it says the same twice; it accepts what a
  * second reading of the rules accepts (slow_safetensors.h), with the same table; what it accepts comes back whole from
  * the writer; memory and time follow the size of the file, and nothing stays behind. */
+#include "fuzz/folder.h"
 #include "fuzz/mutate_safetensors.h"
 #include "fuzz/plant.h"
 #include "fuzz/slow_safetensors.h"
@@ -155,6 +156,11 @@ static void other_ways(const verdict *v)
 
 /* -- written again ------------------------------------------------------------------------------------ */
 
+static int by_key(const void *a, const void *b)
+{
+    return strcmp(((const cvt_pair *)a)->key, ((const cvt_pair *)b)->key);
+}
+
 /* The bytes that cvt_st_layout gives a file with the tensors and metadata of f, malloc'ed. */
 static char *laid_out(const cvt_st *f, size_t *size)
 {
@@ -168,6 +174,7 @@ static char *laid_out(const cvt_st *f, size_t *size)
         FUZZ_CHECK(meta, "memory");
         meta[n_meta++] = (cvt_pair){m->string, m->valuestring};
     }
+    if (n_meta) qsort(meta, n_meta, sizeof *meta, by_key); /* as the writer has them */
     for (size_t i = 0; i < n; i++) {
         const cvt_st_entry *e = cvt_st_at(f, (int64_t)i);
         items[i] = (cvt_st_item){e->name, e->t.dtype, e->t.rank, e->t.shape, e->end - e->begin, 0, i};
@@ -188,22 +195,13 @@ static char *laid_out(const cvt_st *f, size_t *size)
     return file;
 }
 
-static const char *scratch_path(void)
-{
-    static char dir[64], path[96];
-    if (!path[0]) {
-        snprintf(dir, sizeof dir, "%s/fh1-fuzz-XXXXXX", access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp");
-        FUZZ_CHECK(mkdtemp(dir), "a folder for files: %s", dir);
-        snprintf(path, sizeof path, "%s/file", dir);
-    }
-    return path;
-}
-
 /* cvt's writer makes of f these bytes. */
 static void written(const cvt_st *f, const char *bytes, size_t size)
 {
     cvt_st_writer *w;
-    fh1_status s = cvt_st_writer_new(scratch_path(), true, &w);
+    char path[128];
+    snprintf(path, sizeof path, "%s/file", fuzz_folder());
+    fh1_status s = cvt_st_writer_new(path, true, &w);
     FUZZ_CHECK(!s, "%s", s->what);
     for (const cJSON *m = cvt_st_metadata_all(f); m && !s; m = m->next)
         s = cvt_st_writer_meta(w, m->string, m->valuestring);
@@ -219,11 +217,11 @@ static void written(const cvt_st *f, const char *bytes, size_t size)
     cvt_st_writer_free(w);
     FUZZ_CHECK(!s, "%s", s->what);
     size_t n;
-    char *found = fuzz_read(scratch_path(), &n);
+    char *found = fuzz_read(path, &n);
     if (fuzz_planted("writer")) found[8]++;
     FUZZ_CHECK(n == size && memcmp(found, bytes, n) == 0, "the writer's file and the layout's differ");
     free(found);
-    unlink(scratch_path());
+    unlink(path);
 }
 
 /* The same tensors, bytes and metadata come back; a second time, the same file. The writer itself, which goes to the

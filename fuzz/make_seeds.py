@@ -169,6 +169,86 @@ def safetensors_seeds():
     return seeds
 
 
+def index_seeds():
+    shards = ["a.safetensors", "b.safetensors", "c.safetensors", "d.safetensors"]
+
+    def index(weight_map, total=None, **metadata):
+        if total is not None:
+            metadata["total_size"] = total
+        return json.dumps({"metadata": metadata, "weight_map": weight_map} if metadata else {"weight_map": weight_map})
+
+    def seed(text, *lists):
+        text = text if isinstance(text, bytes) else text.encode()
+        return b"\0".join([text, *(x if isinstance(x, bytes) else x.encode() for x in lists)])
+
+    a, b, c, d = shards
+    two = {"x": a, "y": b}
+    raw = lambda text: text.replace("TWO", json.dumps(two))
+    seeds = {
+        # exact
+        "one_shard": seed(index({"x": a}, 3), "x=3"),
+        "two_shards": seed(index(two, 5), "x=3", "y=2"),
+        "four_shards": seed(index({"x": a, "y": b, "z": c, "w": d, "v": a}, 110), "x=3\nv=90", "y=2", "z=", "w=15"),
+        "no_total": seed(index(two), "x=3", "y=2"),
+        "metadata_array": seed(raw('{"metadata":[{"total_size":1}],"weight_map":TWO}'), "x=3", "y=2"),
+        "total_parameters": seed(index(two, 5, total_parameters=9), "x=3", "y=2"),
+        "total_point": seed(raw('{"metadata":{"total_size":5.0},"weight_map":TWO}'), "x=3", "y=2"),
+        "unnamed_shard": seed(index(two, 5), "x=3", "y=2", "z=1", "!"),
+        "escaped": seed('{"weight_map":{"\\u0078":"\\u0061.safetensors","\\ud83d\\ude00":"b.safetensors"}}', "x=3",
+                        "\U0001f600=2"),
+        "depth_8": seed(raw('{"weight_map":TWO,"x":[[[[[[[]]]]]]]}'), "x=3", "y=2"),
+        # malformed: text
+        "no_text": seed("", "x=3"),
+        "array": seed("[]", "x=3"),
+        "cut": seed(index(two, 5)[:-1], "x=3", "y=2"),
+        "depth_9": seed(raw('{"weight_map":TWO,"x":[[[[[[[[]]]]]]]]}'), "x=3", "y=2"),
+        "duplicate_tensor": seed('{"weight_map":{"x":"a.safetensors","x":"a.safetensors"}}', "x=3"),
+        "duplicate_decoded": seed('{"weight_map":{"x":"a.safetensors","\\u0078":"a.safetensors"}}', "x=3"),
+        "duplicate_map": seed(raw('{"weight_map":TWO,"weight_map":TWO}'), "x=3", "y=2"),
+        "lone_surrogate": seed(raw('{"weight_map":TWO,"\\ud800":1}'), "x=3", "y=2"),
+        "nul": seed(raw('{"weight_map":TWO,"a\\u0000":1}'), "x=3", "y=2"),
+        "overlong": seed(raw('{"weight_map":TWO,"a":"').encode() + b"\xc0\xaf\"}", "x=3", "y=2"),
+        "leading_zero": seed(raw('{"metadata":{"total_size":05},"weight_map":TWO}'), "x=3", "y=2"),
+        # malformed: the map
+        "no_map": seed("{}", "x=3"),
+        "map_null": seed('{"weight_map":null}', "x=3"),
+        "map_array": seed('{"weight_map":["a.safetensors"]}', "x=3"),
+        "map_empty": seed('{"weight_map":{}}'),
+        "mapped_to_number": seed('{"weight_map":{"x":"a.safetensors","y":1}}', "x=3"),
+        "folder_up": seed(index({"x": "../a.safetensors"}), "x=3"),
+        "folder": seed(index({"x": "./a.safetensors"}), "x=3"),
+        "absolute": seed(index({"x": "/a.safetensors"}), "x=3"),
+        "slash": seed(index({"x": a, "y": "x/a.safetensors"}), "x=3"),
+        "backslash": seed(index({"x": "x\\a.safetensors"}), "x=3"),
+        "dot": seed(index({"x": a, "y": ".a.safetensors"}), "x=3"),
+        "empty_name": seed(index({"x": ""}), "x=3"),
+        "suffix": seed(index({"x": a, "y": "model.safetensors.index.json"}), "x=3"),
+        "long_name": seed(index({"x": a, "y": "a" * 244 + ".safetensors"}), "x=3"),
+        # malformed: files against the map
+        "missing_file": seed(index({"x": a, "y": "e.safetensors"}), "x=3"),
+        "missing_tensor": seed(index({"x": a, "y": a}), "x=3"),
+        "unmapped_tensor": seed(index({"x": a}), "x=3\ny=2"),
+        "moved_tensor": seed(index({"x": a, "y": b}), "x=3\ny=2", ""),
+        "in_two_files": seed(index({"x": a, "y": b}), "x=3\ny=2", "y=2"),
+        "swapped_files": seed(index({"x": b, "y": a}), "x=3", "y=2"),
+        "total_stale": seed(index(two, 6), "x=3", "y=2"),
+        "total_of_files": seed(index(two, 151), "x=3", "y=2"),
+        "total_text": seed(raw('{"metadata":{"total_size":"5"},"weight_map":TWO}'), "x=3", "y=2"),
+        "total_null": seed(raw('{"metadata":{"total_size":null},"weight_map":TWO}'), "x=3", "y=2"),
+        "shard_cut": seed(index(two), "x=3", "!\2"),
+        "shard_empty": seed(index(two, 5), "x=3", "!"),
+        "shard_lfs": seed(index(two, 5), "x=3", "!version https://git-lfs.github.com/spec/v1\n"),
+        "shard_duplicate": seed(index(two, 5), "x=3", "y=2\ny=2"),
+        "shard_bad_name": seed(index(two, 5), "x=3", b"y=2\n\xff=2"),
+        "shard_metadata": seed(index({"x": a, "__metadata__": b}), "x=3", "__metadata__=2"),
+    }
+    tensors, _ = unpack("golden/models/odd/model.safetensors")
+    names = sorted(tensors)[:: len(tensors) // 6]
+    seeds["golden_odd"] = seed(index({n: shards[i % 2] for i, n in enumerate(names)}, 2 * len(names)),
+                               *("\n".join(n + "=2" for n in names[k::2]) for k in range(2)))
+    return seeds
+
+
 def write(name, seeds):
     folder = os.path.join("fuzz", "corpus", name)
     os.makedirs(folder, exist_ok=True)
@@ -182,3 +262,4 @@ def write(name, seeds):
 
 if __name__ == "__main__":
     write("safetensors", safetensors_seeds())
+    write("index", index_seeds())
