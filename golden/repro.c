@@ -163,10 +163,13 @@ static fh1_status check_model_line(const gld_repro *r, unsigned given)
                      "%.3g", recorded);
 }
 
+/* A word of its own: a folder may be called "a --op=b". */
 static bool names_an_op(const char *line)
 {
-    while (*line == ' ' || *line == '\t' || *line == '\n') line++;
-    return strncmp(line, "--op=", 5) == 0 || strstr(line, " --op=");
+    gld_word w;
+    while (next_option(&line, &w))
+        if (strncmp(w.text, "--op=", 5) == 0) return true;
+    return false;
 }
 
 static fh1_status parse_op(const char *line, gld_repro *out)
