@@ -1,8 +1,8 @@
 /* The strict door to cJSON: everything that fh1 reads as JSON comes through here.
  *
  * UTF-8, bracket depth and the lexical rules (convert/json_scan.h) are checked before cJSON parses;
- * duplicate keys (compared after unescaping), NUL in strings, trailing text, and numbers that are not JSON
- * or too large for a double are refused. Messages name the byte offset. */
+ * duplicate keys (compared after unescaping), NUL in strings, trailing text, and numbers that are not JSON,
+ * longer than 63 characters or too large for a double are refused. Messages name the byte offset. */
 #pragma once
 
 #include "oracle/status.h"
