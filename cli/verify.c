@@ -133,7 +133,7 @@ static fh1_status verify_file(const char *path, const cvt_progress *progress, cl
     ssize_t n = pread(fd, begin, sizeof begin, 0);
     int why = errno;
     close(fd);
-    if (n < 0 || !known) return fh1_where(FH1_BAD("reading failed: %s", strerror(why)), "%s, byte 0", path);
+    if (n < 0 || !known) return fh1_where(cvt_cannot(why, "reading failed"), "%s, byte 0", path);
     file_kind kind = kind_of(path, begin, (size_t)n, size);
     if (kind == NOTHING)
         return fh1_hint(fh1_where(FH1_BAD("this is no file that fh1 knows"), "%s, byte 0", path),
@@ -151,6 +151,6 @@ fh1_status cli_verify(const char *path, const cvt_progress *progress, cli_verifi
 {
     struct stat st;
     memset(out, 0, sizeof *out);
-    if (stat(path, &st) != 0) return fh1_where(FH1_BAD("the path cannot be opened: %s", strerror(errno)), "%s", path);
+    if (stat(path, &st) != 0) return fh1_where(cvt_cannot(errno, "the path cannot be opened"), "%s", path);
     return S_ISDIR(st.st_mode) ? verify_folder(path, progress, out) : verify_file(path, progress, out);
 }
