@@ -82,11 +82,15 @@ static fh1_status open_same(const char *path, const identity *was, int *fd)
     struct stat st;
     *fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
     if (*fd < 0) return fh1_where(cvt_cannot(errno, "the file cannot be opened"), "%s", path);
-    bool known = fstat(*fd, &st) == 0;
-    identity is = known ? identify(&st) : (identity){0};
-    if (known && same(&is, was)) return NULL;
-    close(*fd);
-    return changed_meanwhile(path);
+    fh1_status s = NULL;
+    if (fstat(*fd, &st) != 0) {
+        s = fh1_where(cvt_cannot(errno, "the file cannot be examined"), "%s", path);
+    } else {
+        const identity is = identify(&st);
+        if (!same(&is, was)) s = changed_meanwhile(path);
+    }
+    if (s) close(*fd);
+    return s;
 }
 
 /* The slot of a file if it is open, else the one to use for it: free, or the longest unused; NULL when all are busy. */

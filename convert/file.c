@@ -57,14 +57,26 @@ fh1_status cvt_read_at(int fd, const char *path, void *dst, size_t n, uint64_t o
         ssize_t k = pread(fd, p, n, (off_t)offset);
         if (k < 0 && errno == EINTR) continue;
         if (k < 0)
-            return fh1_where(cvt_cannot(errno, "reading failed"), "%s, byte %llu", path,
-                             (unsigned long long)offset);
+            return fh1_where(cvt_cannot(errno, "reading failed"), "%s, byte %llu", path, (unsigned long long)offset);
         if (k == 0)
             return fh1_where(FH1_BAD("the file ended while it was read: it was changed meanwhile"), "%s, byte %llu",
                              path, (unsigned long long)offset);
         p += k;
         n -= (size_t)k;
         offset += (uint64_t)k;
+    }
+    return NULL;
+}
+
+fh1_status cvt_read_begin(int fd, const char *path, void *dst, size_t n, size_t *got)
+{
+    *got = 0;
+    while (*got < n) {
+        ssize_t k = pread(fd, (char *)dst + *got, n - *got, (off_t)*got);
+        if (k < 0 && errno == EINTR) continue;
+        if (k < 0) return fh1_where(cvt_cannot(errno, "reading failed"), "%s, byte %zu", path, *got);
+        if (k == 0) break;
+        *got += (size_t)k;
     }
     return NULL;
 }

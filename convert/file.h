@@ -18,6 +18,9 @@ fh1_status cvt_file_open(const char *path, int *fd, size_t *n);
 /* All `n` bytes at the offset; FH1_E_INPUT when the file ends before. */
 fh1_status cvt_read_at(int fd, const char *path, void *dst, size_t n, uint64_t offset);
 
+/* The first `n` bytes into dst, fewer (*got) where the file ends before. */
+fh1_status cvt_read_begin(int fd, const char *path, void *dst, size_t n, size_t *got);
+
 /* A whole regular file of at most `max_bytes`; *text is malloc'ed, with a zero behind its n bytes. */
 fh1_status cvt_file_read(const char *path, size_t max_bytes, char **text, size_t *n);
 

@@ -1,6 +1,6 @@
 /* An open GGUF file: its life, its bytes, its values. */
-#include "convert/file.h"
 #include "convert/gguf_file.h"
+#include "convert/file.h"
 
 #include "convert/find_name.h"
 #include "oracle/round.h"
@@ -49,8 +49,8 @@ static fh1_status open_file(cvt_gguf_file *f)
     struct stat st;
     f->fd = open(f->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
     if (f->fd < 0) return fh1_where(cvt_cannot(errno, "the file cannot be opened"), "%s", f->path);
-    if (fstat(f->fd, &st) != 0 || !S_ISREG(st.st_mode))
-        return fh1_where(FH1_BAD("this is not a regular file"), "%s", f->path);
+    if (fstat(f->fd, &st) != 0) return fh1_where(cvt_cannot(errno, "the file cannot be examined"), "%s", f->path);
+    if (!S_ISREG(st.st_mode)) return fh1_where(FH1_BAD("this is not a regular file"), "%s", f->path);
     f->device = (uint64_t)st.st_dev;
     f->inode = (uint64_t)st.st_ino;
     f->file_bytes = (uint64_t)st.st_size;
