@@ -158,17 +158,19 @@ static fh1_status attach(cvt_ckpt *c)
     return cvt_ckpt_edit_config(c, "quantization_config", NULL);
 }
 
-bool cvt_bnb_is(cvt_ckpt *c)
+fh1_status cvt_bnb_is(cvt_ckpt *c, bool *yes)
 {
     cJSON *config;
-    bool named = false;
-    if (!cvt_ckpt_config_json(c, &config)) {
+    *yes = false;
+    const fh1_status s = cvt_ckpt_config_json(c, &config);
+    if (s && s->code == FH1_E_INTERNAL) return s;
+    if (!s) {
         const cJSON *q = cJSON_GetObjectItemCaseSensitive(config, "quantization_config");
-        named = q && !cJSON_IsNull(q);
+        *yes = q && !cJSON_IsNull(q);
         cJSON_Delete(config);
     }
-    for (int64_t i = 0; i < c->n_tensors && !named; i++) named = cvt_bnb_is_part(c->tensors[i].name);
-    return named;
+    for (int64_t i = 0; i < c->n_tensors && !*yes; i++) *yes = cvt_bnb_is_part(c->tensors[i].name);
+    return NULL;
 }
 
 fh1_status cvt_ckpt_dequantise(cvt_ckpt *below, fh1_dtype dtype, cvt_ckpt **out)

@@ -3,6 +3,7 @@
 #include "convert/file.h"
 #include "convert/json_scan.h"
 
+#include <errno.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -127,7 +128,9 @@ static fh1_status check_tree(walk *w, cJSON *v)
 static fh1_status build(const char *text, size_t n, const char *what, const marks *m, cJSON **out)
 {
     const char *stop = text;
+    errno = 0;
     cJSON *root = cJSON_ParseWithLengthOpts(text, n, &stop, false);
+    if (!root && errno == ENOMEM) return fh1_no_memory(n, what); /* it does not say so itself */
     if (!root)
         return fh1_where(FH1_BAD("the text is not well-formed JSON"), "%s, byte %zu", what, (size_t)(stop - text));
     cvt_scan rest = {.text = text, .n = n, .what = what, .at = (size_t)(stop - text)};

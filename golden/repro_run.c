@@ -5,6 +5,7 @@
 #include "golden/record.h"
 
 #include <cjson/cJSON.h>
+#include <errno.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,10 +16,11 @@ static fh1_status make_judged(const gld_repro_env *env, const char *name, const 
                               const char *fault, fh1_engine **out)
 {
     char shown[64];
+    errno = 0;
     *out = env->make(name, p, variants, *fault ? fh1_fault_find(fault) : FH1_FAULT_NONE);
-    return *out ? NULL
-                : fh1_where(FH1_BAD("no such engine, or no memory for it"), "--engine=%s",
-                            fh1_printable(name, shown, sizeof shown));
+    if (*out) return NULL;
+    if (errno == ENOMEM) return fh1_no_memory(sizeof **out, "an engine");
+    return fh1_where(FH1_BAD("no such engine"), "--engine=%s", fh1_printable(name, shown, sizeof shown));
 }
 
 static fh1_status run_op(const gld_op_case *c, const gld_repro_env *env, gld_op_result *result)
@@ -171,8 +173,10 @@ static fh1_status judge_trace(const gld_repro *r, const gld_repro_env *env, cons
     FH1_TRY(make_judged(env, r->engine, own ? NULL : declared, o.variants, r->fault, &e));
     fh1_status s = gld_record_like(e, m, inputs, &all, &recorded);
     o.profile = declared ? declared : e->profile;
-    if (!s) s = gld_judge(&recorded, &o, report);
-    if (!s) gld_trace_free(&recorded);
+    if (!s) {
+        s = gld_judge(&recorded, &o, report);
+        gld_trace_free(&recorded);
+    }
     e->free(e);
     return s;
 }
