@@ -175,6 +175,41 @@ bool cvt_json_is_int(const cJSON *v, int64_t *out)
     return true;
 }
 
+static int by_key(const void *a, const void *b)
+{
+    return strcmp((*(const cJSON *const *)a)->string, (*(const cJSON *const *)b)->string);
+}
+
+/* The children of v, n of them, those of an object in the order of their keys. */
+static const cJSON **children(const cJSON *v, size_t n)
+{
+    const cJSON **list = malloc((n + 1) * sizeof *list);
+    size_t i = 0;
+    if (!list) return NULL;
+    for (const cJSON *c = v->child; c; c = c->next) list[i++] = c;
+    if (cJSON_IsObject(v) && n > 1) qsort(list, n, sizeof *list, by_key);
+    return list;
+}
+
+/* The recursion is as deep as the brackets, which are bounded. */
+fh1_status cvt_json_same(const cJSON *a, const cJSON *b, bool *same)
+{
+    const size_t n = (size_t)cJSON_GetArraySize(a);
+    *same = (a->type & 0xff) == (b->type & 0xff) && n == (size_t)cJSON_GetArraySize(b);
+    if (*same && cJSON_IsNumber(a)) *same = a->valuedouble == b->valuedouble;
+    if (*same && cJSON_IsString(a)) *same = strcmp(a->valuestring, b->valuestring) == 0;
+    if (!*same || n == 0) return NULL;
+    const cJSON **x = children(a, n), **y = children(b, n);
+    fh1_status s = x && y ? NULL : fh1_no_memory(n * sizeof *x, "the values of a JSON text");
+    for (size_t i = 0; i < n && *same && !s; i++) {
+        *same = !cJSON_IsObject(a) || by_key(&x[i], &y[i]) == 0;
+        if (*same) s = cvt_json_same(x[i], y[i], same);
+    }
+    free(x);
+    free(y);
+    return s;
+}
+
 bool cvt_json_find_value(const char *text, size_t n, const char *key, size_t *begin, size_t *end)
 {
     cvt_scan s = {.text = text, .n = n, .what = ""};
