@@ -95,7 +95,7 @@ typedef struct {
 static double ratio(double err, double allowed)
 {
     if (fh1_within(err, 0)) return 0;
-    return allowed > 0 ? err / allowed : (double)INFINITY;
+    return allowed > 0 && !isnan(err) ? err / allowed : (double)INFINITY; /* a NaN would not stay the largest one */
 }
 
 /* a against b by what is allowed at this place. */
