@@ -69,5 +69,3 @@ fh1_status edge_after_drafts(edge_run *r);
 fh1_status edge_drafts_at_borders(edge_run *r);
 fh1_status edge_placeholders(edge_run *r);
 fh1_status edge_same_words(edge_run *r);
-fh1_status edge_other_document(edge_run *r);
-fh1_status edge_ranks(edge_run *r);
