@@ -1,5 +1,6 @@
 #include "convert/bnb_state.h"
 
+#include "convert/fault.h"
 #include "convert/fields.h"
 
 #include <math.h>
@@ -147,7 +148,7 @@ void cvt_bnb_scales(const uint8_t *code, const float *map, const float *absmax, 
     int64_t block = first / blocksize;
     for (int64_t i = 0; i < n; i++) {
         float residual = map[code[i]] * absmax[(first + i) / blocksize - block];
-        out[i] = residual + offset;
+        out[i] = CVT_FAULT(NF4_NESTED_OFFSET_DROPPED) ? residual : residual + offset;
     }
 }
 
@@ -168,6 +169,7 @@ void cvt_bnb_decode4(cvt_bnb_kind kind, const uint8_t *packed, const float *scal
         }
         for (; i + 1 < end; i += 2) {
             uint8_t byte = packed[(i - even) / 2];
+            if (CVT_FAULT(NF4_NIBBLES_SWAPPED)) byte = (uint8_t)(byte << 4 | byte >> 4);
             out[i - first] = table[byte >> 4];
             out[i - first + 1] = table[byte & 15];
         }
