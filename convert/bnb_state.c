@@ -155,6 +155,10 @@ void cvt_bnb_scales(const uint8_t *code, const float *map, const float *absmax, 
 void cvt_bnb_decode4(cvt_bnb_kind kind, const uint8_t *packed, const float *scale, int64_t blocksize, int64_t first,
                      int64_t n, float *out)
 {
+    if (CVT_FAULT(PACKED_READ_AS_VALUES)) {
+        for (int64_t i = 0; i < n; i++) out[i] = (float)packed[i / 2];
+        return;
+    }
     const float *codes = cvt_bnb_codes(kind);
     int64_t even = first & ~(int64_t)1, block = first / blocksize;
     for (int64_t i = first; i < first + n;) {

@@ -85,6 +85,8 @@ CVT_FAULT_LIST(WRITTEN_IN_PLACE, "written_in_place", "ST1b huggingface/safetenso
 
 /* bitsandbytes */
 CVT_FAULT_LIST(NF4_NIBBLES_SWAPPED, "nf4_nibbles_swapped", "class LO2", "the low half of a byte comes first")
+CVT_FAULT_LIST(PACKED_READ_AS_VALUES, "packed_read_as_values", "LO2 axolotl-ai-cloud/axolotl#3951",
+               "two codes in a byte are read as the one number of the byte")
 CVT_FAULT_LIST(NF4_NESTED_OFFSET_DROPPED, "nf4_nested_offset_dropped", "class LO2",
                "scales of double quantisation miss their offset")
 

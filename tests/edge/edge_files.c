@@ -105,6 +105,47 @@ const edge_case edge_files[] = {
      .faults = "delta_on_both_ends retied_on_load tied_head_folded_as_embedding head_tied_to_embedding",
      .engines = EDGE_ALL,
      .run = edge_merge_tied},
+    {.id = "D-97",
+     .title = "the index of shards, audited",
+     .setup =
+         "two shards with an index: a wrong total_size, no weight_map, a tensor unmapped, mapped to nothing, to the "
+         "wrong shard, twice; a shard that is not there; names that lead out of the folder or are none; a tensor in "
+         "two shards and in none; a git-lfs pointer; a stray file with tensors of the model's names",
+     .invariant =
+         "each is refused, by the reader that maps and by the one that converts, in words that name the tensor or "
+         "file; the stray file changes nothing, and the model of the sound folder gives the truth's taps",
+     .catches = "ST2 sgl-project/sglang#32279, Blaizzy/mlx-vlm#1464, #1827, unslothai/unsloth#1122, "
+                "ml-explore/mlx-examples#413; ST1 MFTCoder#20",
+     .faults = "every_file_loaded missing_shard_dropped stale_index_believed traversal_followed lfs_pointer_parsed",
+     .engines = EDGE_ALL,
+     .run = edge_index},
+    {.id = "D-98",
+     .title = "headers of safetensors",
+     .setup =
+         "a table of headers: spaces around, no order, no alignment, holes, overlaps, duplicates with the same and "
+         "with other offsets, a byte behind the last tensor, odd counts of F4, dimensions that overflow, a name with "
+         "a NUL, 200 brackets deep; length words 0, 1, too long, 2^40, 2^63 and 2^64 - 1; a pointer of git-lfs; read "
+         "from memory, from a map, and the header alone; the largest request to malloc is counted",
+     .invariant =
+         "each is accepted or refused as declared, for the declared reason; no request of memory is larger than "
+         "64 times the file and 64 kB; a model under a reordered header gives the truth's taps",
+     .catches = "ST1 huggingface/safetensors#669, #749, #764, #466; MFTCoder#20",
+     .faults = "header_room_before_check shape_product_wraps holes_accepted lfs_pointer_parsed",
+     .engines = EDGE_ALL,
+     .run = edge_headers},
+    {.id = "D-99",
+     .title = "NF4 and its borders",
+     .setup =
+         "every weight of the suite that bitsandbytes decoded (odd sizes, blocks over several rows, nested scales, "
+         "block sizes 32 to 4096, f32, f16, bf16); blocks of zeros, scales of 0, -0 and 2^-140, ranges that begin "
+         "and end anywhere; a weight of no element; NaN and infinity among the scales",
+     .invariant =
+         "the bytes of bitsandbytes, code times scale in f32 with its sign of zero; scales that are no numbers are "
+         "refused by their place; the decoded models give the truth's taps",
+     .catches = "LO2 axolotl-ai-cloud/axolotl#3951, huggingface/transformers#45674, vllm-project/vllm#41874",
+     .faults = "nf4_nibbles_swapped nf4_nested_offset_dropped packed_read_as_values",
+     .engines = EDGE_ALL,
+     .run = edge_nf4},
     {.id = "D-100",
      .title = "converting twice",
      .setup =
