@@ -2,6 +2,7 @@
 
 #include "convert/file.h"
 #include "convert/json_scan.h"
+#include "oracle/reached.h"
 
 #include <errno.h>
 #include <math.h>
@@ -51,6 +52,7 @@ static fh1_status prescan(cvt_scan *s, int max_depth, marks *m)
         if (s->kind == CVT_TOKEN_NUMBER) n_numbers++;
         if (s->kind == CVT_TOKEN_COLON) n_values--; /* the string before it was a key */
         if (s->kind != CVT_TOKEN_COLON && s->kind != CVT_TOKEN_COMMA && s->kind != CVT_TOKEN_CLOSE) n_values++;
+        FH1_REACHED(depth == max_depth);
         if (n_values > MAX_VALUES)
             return fh1_where(FH1_BAD("the text has more than %zu values", MAX_VALUES), "%s", s->what);
     }
