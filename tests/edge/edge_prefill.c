@@ -473,5 +473,57 @@ const edge_case edge_prefill[] = {
      .faults = "long_calls_drop_state long_prefill_in_f16",
      .engines = EDGE_ALL,
      .run = edge_path_lengths},
+    {.id = "D-10",
+     .title = "no new tokens",
+     .setup = "calls of no columns on new and on used caches, with and without a mask; calls whose columns are padding "
+              "for one row of three, for two of them, and for all",
+     .invariant = "a call of no columns is refused and leaves the cache as it was; a row whose new columns are all "
+                  "padding keeps keys, values, window, state and books bit for bit",
+     .catches = "PC8 JamePeng/llama-cpp-python#178; SL3 NVIDIA/TensorRT-LLM#13151; SL5b state-spaces/mamba#792; PD3 "
+                "huggingface/transformers#47086",
+     .faults = "stale_logits_for_nothing padding_row_writes_slot_0 padding_row_writes_last_slot "
+               "mask_dropped_on_a_cache",
+     .engines = EDGE_ALL,
+     .run = edge_no_new_tokens},
+    {.id = "D-11",
+     .title = "rows and tables beyond the indices of 16 and 32 bits",
+     .setup = "scan, scan in chunks and conv over 2^15+1, 2^16+1 and 115713 tokens of one channel and one state in one "
+              "call; a lookup in a table and attention to keys behind element 2^31, of which only the pages that are "
+              "read exist (engines of CUDA copy what an op is given: they have the row of 2^16+1 tokens)",
+     .invariant = "long rows are the truth's over blocks of 4096 tokens within the gauge; far rows and far keys give "
+                  "the bits of near ones",
+     .catches = "NU5b state-spaces/mamba commit f9fe50f (115713 tokens)",
+     .faults = "token_index_of_16_bits element_index_of_31_bits carry_lost_at_50000",
+     .engines = EDGE_ALL,
+     .run = edge_long_rows},
+    {.id = "D-12",
+     .title = "a call whose cache nobody keeps",
+     .setup = "twelve tokens at once on a cache that is thrown away, against the same on a cache that is used for two "
+              "calls; the layers that run are counted",
+     .invariant = "every layer runs and changes the stream; logits and memory are equal",
+     .catches = "GR5 read in source: mlx-lm d78bf58 (ml-explore/mlx-lm)",
+     .faults = "only_layer_0 last_layer_skipped history_dropped",
+     .engines = EDGE_ALL,
+     .run = edge_thrown_away},
+    {.id = "D-13",
+     .title = "the loss of a training step and of inference",
+     .setup = "three rows of 19 tokens with an ignored label, without padding and padded on the left, with activations "
+              "kept and computed again; gate before norm and norm before gate",
+     .invariant = "the loss of the training step is that of the logits of a forward pass",
+     .catches = "HF7, HF8 read in source: transformers; MU6b unslothai/unsloth#2938; PK4 NVIDIA/Megatron-LM#3922",
+     .faults = "training_forgets_attention_in_multiplier training_rounds_dt training_masks_before_in_proj_only "
+               "training_ignores_norm_before_gate grad_labels_not_shifted",
+     .engines = EDGE_ALL,
+     .run = edge_train_and_eval},
+    {.id = "D-14",
+     .title = "what is asked for does not change what is computed",
+     .setup = "a prefill of ten tokens and a step, for the logits of all columns, of 1 and of 3, and for none, with and "
+              "without a sink that looks at every tap; batches of one and of three",
+     .invariant = "a request for all logits gives the same bits with and without a sink, a request for fewer what another "
+                  "order of the head's sums may give; the cache afterwards has the same bits after every request",
+     .catches = "TK2 read in source: transformers; branches on use_cache and on hooks",
+     .faults = "last_logits_only logits_one_position_late",
+     .engines = EDGE_ALL,
+     .run = edge_requests},
     {.id = NULL},
 };

@@ -13,3 +13,10 @@ fh1_status edge_mixed_batch(edge_run *r);
 fh1_status edge_path_lengths(edge_run *r);
 /* edge_prefill_caches.c */
 fh1_status edge_one_token_prompt(edge_run *r);
+fh1_status edge_no_new_tokens(edge_run *r);
+fh1_status edge_thrown_away(edge_run *r);
+fh1_status edge_requests(edge_run *r);
+/* edge_long_rows.c */
+fh1_status edge_long_rows(edge_run *r);
+/* edge_training.c */
+fh1_status edge_train_and_eval(edge_run *r);
