@@ -233,19 +233,26 @@ typedef struct {
     bool wanted, sink;
 } request;
 
+/* Looks at a tap; with the planted fault a hook that hands back what it kept in bf16. */
 static fh1_status look_away(void *user, const fh1_tap_event *e)
 {
-    (void)e;
-    ++*(int64_t *)user;
+    const int64_t n = fh1_n_elems(&e->value);
+    if (!edge_plants(user, "hook_hands_back_bf16")) return NULL;
+    for (int64_t i = 0; i < n; ++i) {
+        double v;
+        void *at = (char *)e->value.data + (size_t)i * (e->value.dtype == FH1_F64 ? 8 : 4);
+        fh1_to_f64(&v, at, e->value.dtype, 1);
+        v = fh1_round_f64(FH1_ROUND_BF16, v);
+        fh1_from_f64(at, e->value.dtype, &v, 1);
+    }
     return NULL;
 }
 
 /* A prefill of T columns and a step, both asked for `q`. */
-static fh1_status asked(fh1_engine *e, const fh1_model *m, int64_t B, int64_t T, const int64_t *ids, const request *q,
+static fh1_status asked(edge_run *r, fh1_engine *e, const fh1_model *m, int64_t B, int64_t T, const int64_t *ids, const request *q,
                         fh1_cache *c, double *logits)
 {
-    int64_t taps = 0;
-    const fh1_tap_sink sink = {.user = &taps, .tap = look_away};
+    const fh1_tap_sink sink = {.user = r, .tap = look_away};
     for (int call = 0; call < 2; ++call) {
         const int64_t n = call ? 1 : T, keep = q->n_logits < n ? q->n_logits : n, len = B * keep * m->config.V;
         const fh1_batch b = {.B = B, .T = n, .ids = ids + (call ? B * T : 0)};
@@ -318,10 +325,10 @@ static fh1_status requests_on(edge_run *r, const fh1_model *m, void *data)
     for (int64_t B = edge_is_slow(r) ? 3 : 1; B <= 3; B += 2) {
         fh1_cache *all = NULL, *c = NULL;
         fh1_status s = fh1_cache_new(&m->config, e->dtype, B, &all);
-        if (!s) s = asked(e, m, B, T, ids, &(request){T, true, false}, all, want);
+        if (!s) s = asked(r, e, m, B, T, ids, &(request){T, true, false}, all, want);
         for (size_t i = 0; i < sizeof others / sizeof *others && !s; ++i) {
             s = fh1_cache_new(&m->config, e->dtype, B, &c);
-            if (!s) s = asked(e, m, B, T, ids, &others[i], c, got);
+            if (!s) s = asked(r, e, m, B, T, ids, &others[i], c, got);
             if (!s && others[i].wanted) s = same_tail(r, e, m, B, T, &others[i], want, got);
             if (!s) s = edge_same_cache(r, all, c, "a cache of another request");
             fh1_cache_free(c);
