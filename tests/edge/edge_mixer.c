@@ -77,6 +77,30 @@ const edge_case edge_mixer[] = {
                "dt_clamped_before_softplus dt_of_first_token",
      .engines = EDGE_ALL,
      .run = edge_dt_limits},
+    {.id = "D-70",
+     .title = "4096 steps with a state in f32, bf16, f16 and int8",
+     .setup = "4096 decode steps (96 on cuda) of four heads with horizons of 5 to 5000 tokens and one-signed inputs; after each "
+              "the state is stored in f32, bf16, f16, or int8 with a scale per row, to nearest and stochastically from "
+              "a fixed seed; 8 runs of each stochastic one",
+     .invariant = "at every step state and outputs stay under the curve of the contract: its gauge, plus half a spacing of the stored type a "
+                  "step that may repeat, or a noise of at most a quarter spacing squared; the mean of the stochastic "
+                  "runs is off by no more than the noise over their number; the same seed gives the same bits",
+     .catches = "NU1 vllm-project/vllm#13466, #27264, NVIDIA/TensorRT-LLM#14600, flashinfer-ai/flashinfer#2645, "
+                "sgl-project/sglang#26929, vllm-project/vllm#40012, ggml-org/llama.cpp#16982",
+     .faults = "state_in_bf16 state_in_f16 y_reads_rounded_state scan_sums_in_bf16 stochastic_rounds_to_nearest "
+               "int8_scale_of_the_first_step state_truncated",
+     .engines = EDGE_ALL,
+     .run = edge_state_types},
+    {.id = "D-71",
+     .title = "the rounding point of the state",
+     .setup = "three tokens in one scan and in steps, with decays of exactly 1, products of few bits and states of 13 bits, "
+              "so that every sum is exact; under every profile on ref-bf16, under the engine's own contract and cuda-bf16 elsewhere",
+     .invariant = "outputs have the very bits that the declared points give (read from the rounded state, or from the unrounded one "
+                  "and rounded once), by a second reading of the formula; states are kept unrounded",
+     .catches = "NU2 vllm-project/vllm#48578: the kernel's test reference had the other rounding point",
+     .faults = "y_reads_rounded_state state_in_bf16 scan_sums_in_bf16 reference_reads_unrounded_state",
+     .engines = EDGE_ALL,
+     .run = edge_rounding_point},
     {.id = "D-72",
      .title = "-exp(A_log) in prefill and decode",
      .setup = "slow heads whose rates are no bf16 numbers: a state that only decays, over 24 tokens in one scan, in chunks "
@@ -97,5 +121,39 @@ const edge_case edge_mixer[] = {
      .faults = "d_dropped d_on_scaled_input d_of_next_head",
      .engines = EDGE_ALL,
      .run = edge_skip_forms},
+    {.id = "D-74",
+     .title = "batches of 1, of N, of N shuffled",
+     .setup = "a row alone and as row 1 of 2, 0 and 2 of 3 and 2 of 4: P(9)+D(2); ragged rows in another order; neighbours "
+              "of other words and paddings; both usual models",
+     .invariant = "logits, keys, values, window and state of the row are the same, to what sums over another number of "
+                  "rows may be off by",
+     .catches = "vllm-project/vllm#38561; SR1 and HF4 huggingface/transformers#47532: a length axis that broadcasts over "
+                "the batch; CP6 sgl-project/sglang#29368; PD7 ggml-org/llama.cpp#29002; CP2 vllm-project/vllm#23279; SL2 "
+                "vllm-project/vllm#42947",
+     .faults = "gate_of_row_0 last_row_has_stale_slot initial_state_of_row_0 conv_context_of_row_before "
+               "decay_from_wrong_origin keys_of_row_0 mask_of_row_0 positions_of_row_0",
+     .engines = EDGE_ALL,
+     .run = edge_batch_sizes},
+    {.id = "D-75",
+     .title = "tensor parallelism over 2 and 4 ranks",
+     .setup = "the mixer of a layer from in_proj to out_proj by the engine's ops, each rank with its part of the five segments of "
+              "in_proj, of the conv, of the heads and of the columns of out_proj: 1, 2 and 4 groups, split over the ranks or "
+              "replicated, with and without the gated norm; a group that spans ranks is gathered before its norm",
+     .invariant = "gated outputs, and the sum of the ranks' outputs, are those of one rank that holds all",
+     .catches = "GR3 vllm-project/vllm#13660, #55091; GR2 state-spaces/mamba#908, #951; MU8 NVIDIA-NeMo/Automodel#2589",
+     .faults = "rank_takes_an_even_share_of_in_proj replicated_group_by_modulo spread_group_normed_per_rank "
+               "norm_over_the_whole_rank bias_of_out_proj_on_every_rank in_proj_split_evenly gated_norm_weight_of_group_0",
+     .engines = EDGE_ALL,
+     .run = edge_tensor_parallel},
+    {.id = "D-76",
+     .title = "logits to keep: 0, 1, k, and by index",
+     .setup = "three rows, one padded left and one right, 9 columns and then 5 more: 0 (all, as transformers means it), 1, 2, 4 and "
+              "9 columns of logits; the tap of the logits, which names the tokens it was computed for",
+     .invariant = "the kept ones are the last columns of the full logits, none from padding; keys, values, window and state "
+                  "do not depend on them by one bit; every row of the tap is that of the token it names",
+     .catches = "TK2 read in source: transformers (num_logits_to_keep)",
+     .faults = "last_logits_only logits_one_position_late keep_0_is_none keeps_the_first_columns",
+     .engines = EDGE_ALL,
+     .run = edge_logits_kept},
     {.id = NULL},
 };
