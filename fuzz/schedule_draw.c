@@ -1,5 +1,7 @@
 #include "fuzz/schedule.h"
 
+#include "golden/traffic_impl.h"
+
 #include <math.h>
 #include <string.h>
 
@@ -29,6 +31,7 @@ enum {
     HEAD_EPS,
     HEAD_SEED, /* 2 */
     HEAD_ROWS = HEAD_SEED + 2,
+    HEAD_LONG,
     HEAD_MULTIPLIERS,
     HEAD_END = HEAD_MULTIPLIERS + 14
 };
@@ -267,11 +270,17 @@ void schedule_of_bytes(const uint8_t *data, size_t size, schedule *out)
 
     const int moves = size > SCHEDULE_HEAD ? (int)((size - SCHEDULE_HEAD + SCHEDULE_MOVE - 1) / SCHEDULE_MOVE) : 0;
     gld_traffic *t = &out->traffic;
-    world w = {.cells = 360};
+    /* Most traffic is short, for there is more of it in a second; once in a while positions pass 256. */
+    const bool is_long = bytes[HEAD_LONG] % 32 == 31;
+    const int64_t columns = is_long ? 600 : 64, cells = is_long ? 900 : 360;
+    world w = {.cells = cells};
     memset(t, 0, sizeof *t);
-    w.rows[0] = 1 + bytes[HEAD_ROWS] % GLD_TRAFFIC_ROWS;
+    w.rows[0] = 1 + (bytes[HEAD_ROWS] + 1) % GLD_TRAFFIC_ROWS;
     t->move[t->n++] = (gld_move){.kind = GLD_MOVE_NEW, .rows = w.rows[0]};
     for (int i = 0; i < moves && w.cells > 0; i++)
         move_of(bytes + SCHEDULE_HEAD + i * SCHEDULE_MOVE, c, &w, &t->move[t->n++]);
-    gld_traffic_repair(t);
+    gld_traffic_repair_within(t, columns, cells);
+    if (gld_traffic_cells(t) == 0 &&
+        t->n < GLD_TRAFFIC_MOVES) /* nothing is promised of caches that never heard a word */
+        t->move[t->n++] = (gld_move){.kind = GLD_MOVE_STEPS, .cache = t->move[0].cache, .count = 2};
 }
