@@ -1,5 +1,6 @@
 #include "fuzz/fuzz.h"
 
+#include "fuzz/folder.h"
 #include "fuzz/heap.h"
 
 #include <fcntl.h>
@@ -19,6 +20,8 @@ enum { SLOWER = 8 };
 enum { SLOWER = 1 };
 #endif
 
+#pragma weak fuzz_folder_remove /* only targets that have a folder bring it in */
+
 void fuzz_finding(const char *file, int line, const char *cond, const char *format, ...)
 {
     va_list args;
@@ -28,6 +31,7 @@ void fuzz_finding(const char *file, int line, const char *cond, const char *form
     vfprintf(stderr, format, args);
     va_end(args);
     fputc('\n', stderr);
+    if (fuzz_folder_remove) fuzz_folder_remove();
     abort();
 }
 
