@@ -54,7 +54,10 @@ static void make_engines(void)
     it.print = getenv("FH1_FUZZ_PRINT");
     if (fault) {
         it.fault = fh1_fault_find(fault);
-        FUZZ_CHECK(it.fault, "FH1_FUZZ_FAULT: no fault is called '%s'", fault);
+        if (!it.fault) {
+            fprintf(stderr, "FH1_FUZZ_FAULT: no fault is called '%s'\n", fault);
+            exit(2);
+        }
     }
     it.truth = ref_engine_new("ref-f64", NULL, 0);
     it.f64 = it.fault ? ref_faulty_engine_new("ref-f64", NULL, 0, it.fault) : ref_engine_new("ref-f64", NULL, 0);
