@@ -84,8 +84,7 @@ static fh1_status at_once(const edge_run *r, fh1_engine *e, const long_row *row,
     void *C = input(r, e, row->C, T, room + 2 * T * 8), *dt = input(r, e, row->dt, T, room + 3 * T * 8);
     fh1_status s;
     if (conv) s = e->ops->conv1d(e, T, 1, K, x, &row->w, &row->b, NULL, 0, memory, y);
-    else if (Q)
-        s = e->ops->ssd_chunk(e, T, 1, 1, 1, 1, Q, x, B, C, dt, &row->a_log, &row->d, NULL, 0, memory, y);
+    else if (Q) s = e->ops->ssd_chunk(e, T, 1, 1, 1, 1, Q, x, B, C, dt, &row->a_log, &row->d, NULL, 0, memory, y);
     else s = e->ops->ssd_scan(e, T, 1, 1, 1, 1, x, B, C, dt, &row->a_log, &row->d, NULL, 0, memory, y);
     fh1_to_f64(row->got, y, e->dtype, T);
     free(room);
@@ -99,15 +98,17 @@ static fh1_status judge_row(edge_run *r, const fh1_engine *e, const fh1_engine *
     fh1_gauge g;
     const double zeros[K] = {0}, sigmas = fh1_gauge_sigmas(row->T);
     FH1_TRY(fh1_gauge_new(row->T, &g));
-    fh1_status s = conv ? truth->gauges->conv1d(e->profile, row->T, 1, K, row->x, &row->w, &row->b, NULL, 0, zeros,
-                                                row->y, &g)
-                        : truth->gauges->ssd_scan(e->profile, row->T, 1, 1, 1, 1, Q, row->x, row->B, row->C, row->dt,
-                                                  &row->a_log, &row->d, NULL, 0, zeros, row->y, NULL, &g);
+    fh1_status s =
+        conv ? truth->gauges->conv1d(e->profile, row->T, 1, K, row->x, &row->w, &row->b, NULL, 0, zeros, row->y, &g)
+             : truth->gauges->ssd_scan(e->profile, row->T, 1, 1, 1, 1, Q, row->x, row->B, row->C, row->dt, &row->a_log,
+                                       &row->d, NULL, 0, zeros, row->y, NULL, &g);
     for (int64_t t = 0; t < row->T && !s; ++t)
         if (!fh1_within(fh1_error_of(row->got[t], row->y[t]), fh1_gauge_allowed(fh1_gauge_at(&g, t), sigmas)))
             s = edge_require(r, false, "%s of %lld tokens at once: token %lld is %.9g, in blocks of %d it is %.9g",
-                             conv ? "conv" : Q ? "chunked scan" : "scan", (long long)row->T, (long long)t, row->got[t],
-                             BLOCK, row->y[t]);
+                             conv ? "conv"
+                             : Q  ? "chunked scan"
+                                  : "scan",
+                             (long long)row->T, (long long)t, row->got[t], BLOCK, row->y[t]);
     fh1_gauge_free(&g);
     return s ? s : edge_require(r, true, "a long row");
 }
@@ -162,8 +163,7 @@ static fh1_status look_up(edge_run *r, fh1_engine *e)
     double *y = malloc(M * WIDTH * sizeof *y), *want = malloc(M * WIDTH * sizeof *want);
     if (!table || !y || !want) return fh1_no_memory((size_t)(ROWS * WIDTH) * sizeof *table, "a table of 2^31 elements");
     for (int m = 0; m < M; ++m)
-        for (int64_t j = 0; j < WIDTH; ++j)
-            table[id[m] * WIDTH + j] = (float)(want[m * WIDTH + j] = element(id[m], j));
+        for (int64_t j = 0; j < WIDTH; ++j) table[id[m] * WIDTH + j] = (float)(want[m * WIDTH + j] = element(id[m], j));
     for (int m = 0; m < M; ++m) reached[m] = row_reached(r, id[m]);
     const fh1_tensor t = fh1_view2(table, FH1_F32, ROWS, WIDTH);
     void *out = calloc(M * WIDTH, 8);

@@ -215,7 +215,8 @@ static fh1_status order_of_segments(edge_run *r, const char *text)
     return s;
 }
 
-/* An engine that has two of them exchanged must be rejected. z and x on every engine, all ten pairs on the fast ones. */
+/* An engine that has two of them exchanged must be rejected. z and x on every engine, all ten pairs on the fast ones.
+ */
 static fh1_status swapped_is_seen(edge_run *r, const char *text)
 {
     fh1_model m, other;

@@ -139,8 +139,9 @@ const edge_case edge_padding[] = {
      .run = edge_pad_embeddings},
     {.id = "D-18",
      .title = "the state before the first token",
-     .setup = "rows of nothing but 1, 2, 3, 4, Q-1, Q or Q+1 columns of padding, alone and beside others, in models with "
-              "bias in conv (and in in_proj); then their first tokens, in the same call and in later ones",
+     .setup =
+         "rows of nothing but 1, 2, 3, 4, Q-1, Q or Q+1 columns of padding, alone and beside others, in models with "
+         "bias in conv (and in in_proj); then their first tokens, in the same call and in later ones",
      .invariant = "window and state are exactly zero before the first token, and afterwards those of the row alone",
      .catches = "HF8 read in source: transformers; HF15 read in source: transformers 4.57 to 5.23",
      .faults = "pads_not_masked_after_conv in_proj_bias_at_left_pads mask_ignored padding_row_writes_slot_0",
@@ -172,8 +173,9 @@ const edge_case edge_padding[] = {
      .run = window_behind_right_padding},
     {.id = "D-22",
      .title = "padding in a call that continues",
-     .setup = "several calls of several tokens on one cache, with padding on either side in some rows of the second and "
-              "the third",
+     .setup =
+         "several calls of several tokens on one cache, with padding on either side in some rows of the second and "
+         "the third",
      .invariant = "each row is what it is alone",
      .catches = "PD3 huggingface/transformers#47086",
      .faults = "mask_dropped_on_a_cache mask_of_row_0 length_of_the_batch positions_restart_in_continued_prefill",
@@ -181,8 +183,9 @@ const edge_case edge_padding[] = {
      .run = padded_continuation},
     {.id = "D-23",
      .title = "left, right and no padding in one batch",
-     .setup = "a row padded left, one padded right and one without, in all six orders, and four rows with a second call "
-              "(on an engine of CUDA two orders)",
+     .setup =
+         "a row padded left, one padded right and one without, in all six orders, and four rows with a second call "
+         "(on an engine of CUDA two orders)",
      .invariant = "each row is what it is alone, wherever it stands in the batch",
      .catches = "PD5a ml-explore/mlx-lm#1736, #1908; PD7 ggml-org/llama.cpp#29002",
      .faults = "right_padding_ignored_beside_left conv_context_of_row_before mask_of_row_0 positions_of_row_0",

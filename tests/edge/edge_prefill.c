@@ -106,8 +106,9 @@ static fh1_status keep_columns(void *user, const fh1_tap_event *e)
     const int64_t rows = e->value.shape[0], from = post_conv ? width : fh1_in_proj_dim(c);
     for (int64_t t = 0; t < rows; ++t) {
         double *to = seen->column + (e->layer * seen->room + seen->n + t) * width;
-        fh1_to_f64(to, (const char *)e->value.data + (t * from + (post_conv ? 0 : c->d_ssm)) *
-                                                         (e->value.dtype == FH1_F64 ? 8 : 4),
+        fh1_to_f64(to,
+                   (const char *)e->value.data +
+                       (t * from + (post_conv ? 0 : c->d_ssm)) * (e->value.dtype == FH1_F64 ? 8 : 4),
                    e->value.dtype, width);
         for (int64_t j = 0; !post_conv && j < width; ++j)
             to[j] *= c->m_ssm[j < c->d_ssm ? 1 : j < c->d_ssm + GN ? 2 : 3];
@@ -134,8 +135,9 @@ static fh1_status judge_window(edge_run *r, const fh1_engine *e, const fh1_cache
             const double want = t < 0 ? 0 : seen->column[(layer * seen->room + t) * width + j];
             const double off = fabs(window[i] - want), allowed = 3 * fh1_dtype_ulp(store, want);
             if (t < 0 ? window[i] != 0 : !(off <= allowed))
-                s = edge_require(r, false, "after %lld tokens column %lld of the window of layer %lld, channel %lld, is "
-                                           "%.9g, in_proj gave %.9g",
+                s = edge_require(r, false,
+                                 "after %lld tokens column %lld of the window of layer %lld, channel %lld, is "
+                                 "%.9g, in_proj gave %.9g",
                                  (long long)seen->n, (long long)(i % W), (long long)layer, (long long)j, window[i],
                                  want);
         }
@@ -399,7 +401,8 @@ const edge_case edge_prefill[] = {
               "columns that the engine showed at in_proj",
      .invariant = "states and windows are those of one call; the window holds the last K-1 columns before conv and "
                   "activation, oldest first, behind zeros where there were fewer",
-     .catches = "CV1 state-spaces/mamba commit e097613; SL5 state-spaces/mamba#1027; HF10b read in source: transformers",
+     .catches =
+         "CV1 state-spaces/mamba commit e097613; SL5 state-spaces/mamba#1027; HF10b read in source: transformers",
      .faults = "conv_window_first_columns conv_window_post_conv conv_window_one_short conv_window_read_as_k "
                "state_transposed last_token_not_in_state state_stored_in_bf16 window_of_activations",
      .engines = EDGE_ALL,
@@ -435,8 +438,9 @@ const edge_case edge_prefill[] = {
      .run = edge_compositions},
     {.id = "D-06",
      .title = "calls of one and two tokens in the middle and at the end",
-     .setup = "calls of 1 and 2 tokens behind calls of Q-1, Q and Q+1 tokens and behind each other; a snapshot is taken "
-              "before each call and read after it",
+     .setup =
+         "calls of 1 and 2 tokens behind calls of Q-1, Q and Q+1 tokens and behind each other; a snapshot is taken "
+         "before each call and read after it",
      .invariant = "the row is that of one call, and every snapshot still is the row at its own moment",
      .catches = "CP4 vllm-project/vllm#56196",
      .faults = "conv_window_not_stored_in_short_calls snapshot_shares_state short_call_writes_its_source",
@@ -455,8 +459,9 @@ const edge_case edge_prefill[] = {
      .run = edge_chunk_ends},
     {.id = "D-08",
      .title = "one call that continues, begins and decodes",
-     .setup = "in one call a row goes on behind 130 tokens, a row says its first tokens and a row says a single one; in "
-              "all three orders (on an engine of CUDA behind 34 tokens, in one order)",
+     .setup =
+         "in one call a row goes on behind 130 tokens, a row says its first tokens and a row says a single one; in "
+         "all three orders (on an engine of CUDA behind 34 tokens, in one order)",
      .invariant = "each row is what it is alone, before, in and after that call",
      .catches = "CP6 sgl-project/sglang#29368; PD7 ggml-org/llama.cpp#29002; CP2 vllm-project/vllm#23279; CV3 "
                 "ggml-org/llama.cpp#14575",
@@ -507,10 +512,12 @@ const edge_case edge_prefill[] = {
      .run = edge_thrown_away},
     {.id = "D-13",
      .title = "the loss of a training step and of inference",
-     .setup = "three rows of 19 tokens with an ignored label, without padding and padded on the left, with activations "
-              "kept and computed again; gate before norm and norm before gate (on an engine of CUDA the last with padding)",
-     .invariant = "the loss of the training step is that of the logits of a forward pass, as far as the order of sums in "
-                  "the loss tells; where training has kernels of its own, as far as two honest runs may differ",
+     .setup =
+         "three rows of 19 tokens with an ignored label, without padding and padded on the left, with activations "
+         "kept and computed again; gate before norm and norm before gate (on an engine of CUDA the last with padding)",
+     .invariant =
+         "the loss of the training step is that of the logits of a forward pass, as far as the order of sums in "
+         "the loss tells; where training has kernels of its own, as far as two honest runs may differ",
      .catches = "HF7, HF8 read in source: transformers; MU6b unslothai/unsloth#2938; PK4 NVIDIA/Megatron-LM#3922",
      .faults = "training_forgets_attention_in_multiplier training_rounds_dt training_masks_before_in_proj_only "
                "training_ignores_norm_before_gate grad_labels_not_shifted",
@@ -518,10 +525,12 @@ const edge_case edge_prefill[] = {
      .run = edge_train_and_eval},
     {.id = "D-14",
      .title = "what is asked for does not change what is computed",
-     .setup = "a prefill of ten tokens and a step, for the logits of all columns, of 1 and of 3, and for none, with and "
-              "without a sink that looks at every tap; batches of one and of three",
-     .invariant = "a request for all logits gives the same bits with and without a sink, a request for fewer what another "
-                  "order of the head's sums may give; the cache afterwards has the same bits after every request",
+     .setup =
+         "a prefill of ten tokens and a step, for the logits of all columns, of 1 and of 3, and for none, with and "
+         "without a sink that looks at every tap; batches of one and of three",
+     .invariant =
+         "a request for all logits gives the same bits with and without a sink, a request for fewer what another "
+         "order of the head's sums may give; the cache afterwards has the same bits after every request",
      .catches = "TK2 read in source: transformers; branches on use_cache and on hooks",
      .faults = "last_logits_only hook_hands_back_bf16",
      .engines = EDGE_ALL,
