@@ -165,7 +165,7 @@ static fh1_status poisoned(edge_run *r, const fh1_model *m, void *data)
 {
     static outcome clean, spoiled;
     static const float values[] = {NAN, 1e30f, INFINITY};
-    fh1_model edited[3]; /* a model whose weights were edited is another one for an engine */
+    static fh1_model edited[3]; /* a model whose weights were edited is another one for an engine */
     char what[64];
     (void)data;
     fh1_status s = run_padded(r, m, PAD, &clean);
