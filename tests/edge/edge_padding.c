@@ -232,11 +232,14 @@ const edge_case edge_padding[] = {
     {.id = "D-28",
      .title = "queries that see nothing",
      .setup = "attention of six queries over nine keys of which three queries see none, a step that sees none, and a "
-              "step whose scores are all at the lower end of f32's range; forward and backward",
+              "step whose scores are all at the lower end of f32's range, forward and backward (the first two on the "
+              "reference: kernels of CUDA get packed tokens, of which each sees itself); a training batch with and "
+              "without a row of nothing but padding",
      .invariant = "outputs and gradients are finite; those of a query that sees nothing are exactly zero and what is "
-                  "handed back to it reaches no key; equal scores give the mean of the values, however low they are",
+                  "handed back to it reaches no key; equal scores give the mean of the values, however low they are; a row "
+                  "of padding moves no bit of loss and gradients",
      .catches = "AT3 pytorch/pytorch#103749, huggingface/transformers#26572, unslothai/unsloth#9848",
-     .faults = "blind_by_adding_minus_infinity softmax_without_max",
+     .faults = "blind_by_adding_minus_infinity softmax_without_max mask_ignored",
      .engines = EDGE_ALL,
      .run = edge_blind_queries},
     {.id = "D-29",
