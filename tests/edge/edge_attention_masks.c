@@ -244,6 +244,8 @@ static fh1_status gradients_beside(edge_run *r, const fh1_model *m, bool empty, 
             ids[i] = words[b * COLUMNS + t];
             mask[i] = t >= left[b];
             labels[i] = mask[i] ? ids[i] : -100;
+            /* a loader that forgets the row: its columns are said and counted */
+            if (b == 1 && edge_plants(r, "padding_has_labels")) mask[i] = 1, labels[i] = ids[i];
         }
         rows++;
     }

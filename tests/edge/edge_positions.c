@@ -41,22 +41,25 @@ static fh1_status at_positions(law_session *s, const int64_t *text, int64_t firs
     return NULL;
 }
 
-/* Left: from 0 on. Right: from `shift` on. Planted: every second position. The mixer of layer 0 reads embeddings alone
+/* Left: from 0 on. Right: from `shift` on. Planted: positions 37 apart. The mixer of layer 0 reads embeddings alone
  * and knows of no position: its window and state, and the values, keep their bits. */
 static fh1_status walk_shifted(law_run *r, fh1_engine *e, law_road road, law_side *out)
 {
     const shifted *k = r->data;
     law_session *s;
     FH1_TRY(gld_session_open(r, e, 1, &s));
-    FH1_TRY(at_positions(s, r->text[0], road == LAW_LEFT ? 0 : k->shift, road == LAW_PLANTED ? 2 : 1));
+    FH1_TRY(at_positions(s, r->text[0], road == LAW_LEFT ? 0 : k->shift, road == LAW_PLANTED ? 37 : 1));
     return take_but_keys(s, 0, true, out);
 }
 
 static fh1_status shifts_on(edge_run *r, const fh1_model *m, void *data)
 {
+    /* the last is for engines whose pipeline is emulated: what an angle of so many turns loses in f64 is more than the
+     * flat allowance of a law there */
     static const int64_t shifts[] = {1, 37, 4096, 131000};
     (void)data;
-    for (size_t i = edge_is_slow(r) ? 2 : 0; i < (edge_is_slow(r) ? 3 : 4); ++i) {
+    for (size_t i = edge_is_slow(r) ? 2 : 0; i < 4; ++i) {
+        if (shifts[i] > 4096 && (edge_is_slow(r) || r->bit == EDGE_F64)) continue;
         shifted k = {shifts[i]};
         fh1_status s = edge_law(r, m, 16, walk_shifted, LAW_BIT(FH1_TAP_LOGITS), &k);
         if (s) return fh1_where(s, "positions from %lld on", (long long)shifts[i]);
@@ -220,8 +223,8 @@ static fh1_status padded_positions(edge_run *r)
 const edge_case edge_positions[] = {
     {.id = "D-31",
      .title = "all positions larger by a constant",
-     .setup = "a prefill of nine tokens, a call of four and two steps at positions from 1, 37, 4096 and 131000 on (on an "
-              "engine of CUDA from 4096 on); one schedule against the truth",
+     .setup = "a prefill of nine tokens, a call of four and two steps at positions from 1, 37, 4096 and 131000 on (in f64 "
+              "up to 4096, on an engine of CUDA from 4096 on); one schedule against the truth",
      .invariant = "logits, values and memory are those at positions from 0 on; window, state and values of layer 0, "
                   "which know of no position, have the same bits",
      .catches = "positions that leak into scores; AT4b huggingface/candle#3520, huggingface/transformers#29285",
