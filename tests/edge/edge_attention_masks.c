@@ -66,14 +66,13 @@ static int64_t first_moved(const double *a, const double *b, int64_t width)
 static int64_t rows_moved(const double *a, const double *b, int64_t width, int64_t from)
 {
     int64_t n = 0;
-    for (int64_t t = from; t < T; ++t)
-        n += memcmp(a + t * width, b + t * width, (size_t)width * sizeof *a) != 0;
+    for (int64_t t = from; t < T; ++t) n += memcmp(a + t * width, b + t * width, (size_t)width * sizeof *a) != 0;
     return n;
 }
 
 /* In layer 0 a changed token reaches its branches only through its own key, value, column and state: the token itself
- * moves, and tokens behind it do: all of them in f64, where no rounding hides a small weight; some of many in a type that
- * rounds. */
+ * moves, and tokens behind it do: all of them in f64, where no rounding hides a small weight; some of many in a type
+ * that rounds. */
 static fh1_status judge_probe(edge_run *r, int64_t t, const branches *a, const branches *b)
 {
     static const char *const name[] = {"mixer", "attention"};
@@ -85,8 +84,9 @@ static fh1_status judge_probe(edge_run *r, int64_t t, const branches *a, const b
         }
         const int64_t behind = rows_moved(a->branch[branch][0], b->branch[branch][0], a->width, t + 1);
         const int64_t least = r->bit & EDGE_F64 ? T - 1 - t : T - 1 - t >= FEW;
-        FH1_TRY(edge_require(r, behind >= least, "another token %lld: %s of layer 0 moves %lld of %lld tokens behind it",
-                             (long long)t, name[branch], (long long)behind, (long long)(T - 1 - t)));
+        FH1_TRY(edge_require(r, behind >= least,
+                             "another token %lld: %s of layer 0 moves %lld of %lld tokens behind it", (long long)t,
+                             name[branch], (long long)behind, (long long)(T - 1 - t)));
     }
     return NULL;
 }
@@ -145,9 +145,8 @@ static fh1_status attend(blind *b, int64_t n_queries)
     fh1_from_f64(q, e->dtype, b->q, n);
     fh1_from_f64(k, e->dtype, keys, N_KV);
     fh1_from_f64(v, e->dtype, b->v, N_KV);
-    fh1_status s = n_queries == 1
-                       ? e->ops->attention_step(e, KEYS, HQ, HKV, A, q, k, v, b->first[0], out)
-                       : e->ops->attention(e, n_queries, KEYS, HQ, HKV, A, q, k, v, b->first, out);
+    fh1_status s = n_queries == 1 ? e->ops->attention_step(e, KEYS, HQ, HKV, A, q, k, v, b->first[0], out)
+                                  : e->ops->attention(e, n_queries, KEYS, HQ, HKV, A, q, k, v, b->first, out);
     fh1_to_f64(b->out, out, e->dtype, n);
     return s;
 }
@@ -210,8 +209,8 @@ static fh1_status blind_queries(blind *b)
 static fh1_status lowest_scores(blind *b, const fh1_config *c)
 {
     double mean[HKV * A] = {0}, largest = 0;
-    const double u = fmax(b->e->profile->u, fh1_dtype_ulp(fh1_profile_tap_dtype(b->e->profile, FH1_TAP_CONTEXT, false,
-                                                                                  c), 1));
+    const double u =
+        fmax(b->e->profile->u, fh1_dtype_ulp(fh1_profile_tap_dtype(b->e->profile, FH1_TAP_CONTEXT, false, c), 1));
     for (int64_t i = 0; i < N_KV; ++i) {
         mean[i / (KEYS * A) * A + i % A] += b->v[i] / KEYS;
         largest = fmax(largest, fabs(b->v[i]));
@@ -249,8 +248,7 @@ static fh1_status gradients_beside(edge_run *r, const fh1_model *m, bool empty, 
         }
         rows++;
     }
-    const fh1_batch batch = {
-        .B = rows, .T = COLUMNS, .ids = ids, .mask = mask, .mask_len = COLUMNS, .labels = labels};
+    const fh1_batch batch = {.B = rows, .T = COLUMNS, .ids = ids, .mask = mask, .mask_len = COLUMNS, .labels = labels};
     fh1_backward o = {.keep = true};
     FH1_TRY(edge_engine(r, m, &e));
     FH1_TRY(fh1_grads_new((fh1_model *)(uintptr_t)m, e->dtype, NULL, NULL, out));

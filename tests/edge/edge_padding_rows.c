@@ -222,7 +222,7 @@ static fh1_status zeros_on(edge_run *r, const fh1_model *m, void *data)
         FH1_TRY(zero_before(r, m, 3, lengths[i], 2));
         FH1_TRY(zero_before(r, m, 3, lengths[i], 5));
     }
-    const edge_plan plans[] = { /* and then the tokens come, in the same call and in a later one */
+    const edge_plan plans[] = {/* and then the tokens come, in the same call and in a later one */
                                {.calls = "p4l:3;c3", .looks = ~0ull},
                                {.calls = "p3l:2;d1", .looks = ~0ull, .engines = EDGE_REFERENCE},
                                {.calls = "p8x3l:0,8,7;c4;d1", .looks = ~0ull, .engines = EDGE_REFERENCE},
@@ -266,7 +266,7 @@ static fh1_status neighbours_on(edge_run *r, const fh1_model *m, void *data)
     fh1_cache_free(a.cache);
     fh1_cache_free(b.cache);
     FH1_TRY(s);
-    const edge_plan plans[] = { /* neighbours of other lengths */
+    const edge_plan plans[] = {/* neighbours of other lengths */
                                {.calls = "p6x3r:0,5,5;d2", .looks = ~0ull, .engines = EDGE_REFERENCE},
                                {.calls = "p9x3r:3,0,8;d2", .looks = ~0ull, .engines = EDGE_REFERENCE},
                                {.calls = "p17x3l:11,0,16;d2", .looks = ~0ull, .engines = EDGE_REFERENCE},

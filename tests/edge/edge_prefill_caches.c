@@ -249,8 +249,8 @@ static fh1_status look_away(void *user, const fh1_tap_event *e)
 }
 
 /* A prefill of T columns and a step, both asked for `q`. */
-static fh1_status asked(edge_run *r, fh1_engine *e, const fh1_model *m, int64_t B, int64_t T, const int64_t *ids, const request *q,
-                        fh1_cache *c, double *logits)
+static fh1_status asked(edge_run *r, fh1_engine *e, const fh1_model *m, int64_t B, int64_t T, const int64_t *ids,
+                        const request *q, fh1_cache *c, double *logits)
 {
     const fh1_tap_sink sink = {.user = r, .tap = look_away};
     for (int call = 0; call < 2; ++call) {
@@ -267,8 +267,8 @@ static fh1_status asked(edge_run *r, fh1_engine *e, const fh1_model *m, int64_t 
     return NULL;
 }
 
-/* What two honest sums h·w of D terms may differ by, times m_lm: 2 (D + 2) u ‖h‖ ‖w‖, and no normalised vector is longer
- * than √D times the largest weight of its norm; and one ulp of the type that logits are stored in. */
+/* What two honest sums h·w of D terms may differ by, times m_lm: 2 (D + 2) u ‖h‖ ‖w‖, and no normalised vector is
+ * longer than √D times the largest weight of its norm; and one ulp of the type that logits are stored in. */
 static double head_allowed(const fh1_engine *e, const fh1_model *m, int64_t v, double logit)
 {
     const fh1_config *c = &m->config;
@@ -302,8 +302,7 @@ static fh1_status same_tail(edge_run *r, const fh1_engine *e, const fh1_model *m
     for (int call = 0; call < 2; ++call) {
         const int64_t n = call ? 1 : T, keep = q->n_logits < n ? q->n_logits : n;
         for (int64_t b = 0; b < B; ++b)
-            if (keep < n)
-                FH1_TRY(near_logits(r, e, m, all + (b * n + n - keep) * V, some + b * keep * V, keep * V));
+            if (keep < n) FH1_TRY(near_logits(r, e, m, all + (b * n + n - keep) * V, some + b * keep * V, keep * V));
             else FH1_TRY(edge_same_bits(r, all + b * n * V, some + b * n * V, n * V, "logits with a sink"));
         all += B * n * V;
         some += B * keep * V;
@@ -313,7 +312,7 @@ static fh1_status same_tail(edge_run *r, const fh1_engine *e, const fh1_model *m
 
 static fh1_status requests_on(edge_run *r, const fh1_model *m, void *data)
 {
-    static const request others[] = {{1, true, false}, {3, true, false}, {10, true, true},
+    static const request others[] = {{1, true, false}, {3, true, false},  {10, true, true},
                                      {1, true, true},  {0, false, false}, {10, false, true}};
     enum { T = 10, MOST = 3 * (T + 1) };
     int64_t ids[MOST];

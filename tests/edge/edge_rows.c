@@ -53,8 +53,7 @@ static fh1_status alone(law_run *r, fh1_engine *e, alone_runs *known, int64_t b,
     return NULL;
 }
 
-static fh1_status walk_alone(law_run *r, fh1_engine *e, const parsed_plan *p, alone_runs *known,
-                             law_side *out)
+static fh1_status walk_alone(law_run *r, fh1_engine *e, const parsed_plan *p, alone_runs *known, law_side *out)
 {
     int64_t so_far[LAW_ROWS] = {0};
     for (int64_t j = 0; j < gld_calls_steps(&p->calls); ++j)
@@ -87,8 +86,8 @@ static fh1_status walk_schedule(law_run *r, fh1_engine *e, law_road road, const 
         const gld_call *k = &p->calls.call[gld_calls_of_step(&p->calls, j)];
         law_row rows[LAW_ROWS];
         for (int64_t b = 0; b < p->calls.B; ++b)
-            rows[b] = (law_row){r->text[other_text ? LAW_ROWS - 1 - b : b], k->left[b], step_tokens(p, j, b),
-                                k->right[b]};
+            rows[b] =
+                (law_row){r->text[other_text ? LAW_ROWS - 1 - b : b], k->left[b], step_tokens(p, j, b), k->right[b]};
         if (road == LAW_PLANTED && j == 1) FH1_TRY(gld_session_forget(s));
         FH1_TRY(gld_session_rows(s, rows, p->plan->pad_id));
         if (looked_at(p, j)) FH1_TRY(take_all(s, p->calls.B, out));
@@ -252,8 +251,9 @@ static fh1_status same_part(edge_run *r, const fh1_cache *a, int64_t row_a, cons
     FH1_TRY(read_part(a, row_a, layer, part, &n_a, &v_a));
     fh1_status s = read_part(b, row_b, layer, part, &n_b, &v_b);
     if (!s) {
-        s = edge_require(r, n_a == n_b && memcmp(v_a, v_b, n_a) == 0, "%s: %s of layer %lld, row %lld, are not the same",
-                         what, part_name[part], (long long)layer, (long long)row_a);
+        s = edge_require(r, n_a == n_b && memcmp(v_a, v_b, n_a) == 0,
+                         "%s: %s of layer %lld, row %lld, are not the same", what, part_name[part], (long long)layer,
+                         (long long)row_a);
         free(v_b);
     }
     free(v_a);
@@ -266,8 +266,8 @@ fh1_status edge_same_row(edge_run *r, const fh1_cache *a, int64_t row_a, const f
     const fh1_cache_row *l = &a->rows[row_a], *o = &b->rows[row_b];
     FH1_TRY(edge_require(r, l->n == o->n && l->doc == o->doc && l->doc_begin == o->doc_begin,
                          "%s: row %lld holds %lld tokens, document %lld from %lld, not %lld, %lld from %lld", what,
-                         (long long)row_a, (long long)l->n, (long long)l->doc, (long long)l->doc_begin,
-                         (long long)o->n, (long long)o->doc, (long long)o->doc_begin));
+                         (long long)row_a, (long long)l->n, (long long)l->doc, (long long)l->doc_begin, (long long)o->n,
+                         (long long)o->doc, (long long)o->doc_begin));
     for (int64_t layer = 0; layer < a->config->n_layers; ++layer)
         for (int part = FH1_CACHE_KEY; part <= FH1_CACHE_SSM; ++part)
             FH1_TRY(same_part(r, a, row_a, b, row_b, layer, part, what));
@@ -277,8 +277,8 @@ fh1_status edge_same_row(edge_run *r, const fh1_cache *a, int64_t row_a, const f
 fh1_status edge_same_cache(edge_run *r, const fh1_cache *a, const fh1_cache *b, const char *what)
 {
     FH1_TRY(edge_require(r, a->B == b->B && a->n_cols == b->n_cols && a->rope_seq_len == b->rope_seq_len,
-                         "%s: %lld rows of %lld columns, not %lld of %lld", what, (long long)a->B,
-                         (long long)a->n_cols, (long long)b->B, (long long)b->n_cols));
+                         "%s: %lld rows of %lld columns, not %lld of %lld", what, (long long)a->B, (long long)a->n_cols,
+                         (long long)b->B, (long long)b->n_cols));
     for (int64_t row = 0; row < a->B; ++row) {
         const size_t n = (size_t)a->rows[row].n;
         FH1_TRY(edge_same_row(r, a, row, b, row, what));
