@@ -1,5 +1,6 @@
 #include "convert/hf_config.h"
 
+#include "convert/fault.h"
 #include "convert/fields.h"
 #include "convert/hf_rope.h"
 
@@ -35,6 +36,7 @@ static fh1_status read_attention(const cvt_fields *f, fh1_config *c)
     FH1_TRY(cvt_need_bool(f, "mlp_bias", &c->mlp_bias));
     FH1_TRY(cvt_need_bool(f, "projectors_bias", &c->projectors_bias));
     FH1_TRY(cvt_need_bool(f, "tie_word_embeddings", &c->tied));
+    c->tied |= CVT_FAULT(RETIED_ON_LOAD);
     FH1_TRY(cvt_need_string(f, "hidden_act", &act));
     if (strcmp(act, "silu") != 0)
         return cvt_bad_value(f, "hidden_act", cvt_optional(f, "hidden_act"), "this activation is not supported",

@@ -1,5 +1,7 @@
 #include "convert/hf_rope.h"
 
+#include "convert/fault.h"
+
 #include <stdio.h>
 #include <string.h>
 
@@ -86,9 +88,14 @@ static fh1_status read_theta(const cvt_fields *f, const cvt_fields *v4, const cv
         const cJSON *v = places[i]->object ? cvt_optional(places[i], "rope_theta") : NULL;
         if (!v) continue;
         FH1_TRY(cvt_need_number(places[i], "rope_theta", theta));
-        if (first && first->valuedouble != v->valuedouble) return contradiction(f, names[at], first, names[i], v);
+        if (first && CVT_FAULT(CONTRADICTION_ACCEPTED)) *theta = first->valuedouble;
+        else if (first && first->valuedouble != v->valuedouble) return contradiction(f, names[at], first, names[i], v);
         if (!first) at = i;
         if (!first) first = v;
+    }
+    if (!first && CVT_FAULT(ROPE_PARAMETERS_IGNORED)) {
+        *theta = 1e5; /* the default of the class */
+        return NULL;
     }
     if (!first) return cvt_need_number(f, "rope_theta", theta);
     return NULL;
@@ -192,6 +199,7 @@ fh1_status cvt_hf_rope_parse(const cvt_fields *f, fh1_config *c)
     cvt_fields v4, v5;
     FH1_TRY(rope_object(f, "rope_scaling", "rope_scaling.", &v4));
     FH1_TRY(rope_object(f, "rope_parameters", "rope_parameters.", &v5));
+    if (CVT_FAULT(ROPE_PARAMETERS_IGNORED)) v5.object = NULL;
     if (v4.object && v5.object) FH1_TRY(compare_forms(f, &v4, &v5));
     FH1_TRY(read_theta(f, &v4, &v5, &rope->theta));
     FH1_TRY(check_partial(f));

@@ -2,7 +2,9 @@
 
 #include "convert/file.h"
 #include "convert/json_scan.h"
+#include "oracle/reached.h"
 
+#include <errno.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -50,6 +52,7 @@ static fh1_status prescan(cvt_scan *s, int max_depth, marks *m)
         if (s->kind == CVT_TOKEN_NUMBER) n_numbers++;
         if (s->kind == CVT_TOKEN_COLON && n_values > 0) n_values--; /* the string before it was a key */
         if (s->kind != CVT_TOKEN_COLON && s->kind != CVT_TOKEN_COMMA && s->kind != CVT_TOKEN_CLOSE) n_values++;
+        FH1_REACHED(depth == max_depth);
         if (n_values > MAX_VALUES)
             return fh1_where(FH1_BAD("the text has more than %zu values", MAX_VALUES), "%s", s->what);
     }
@@ -127,7 +130,9 @@ static fh1_status check_tree(walk *w, cJSON *v)
 static fh1_status build(const char *text, size_t n, const char *what, const marks *m, cJSON **out)
 {
     const char *stop = text;
+    errno = 0;
     cJSON *root = cJSON_ParseWithLengthOpts(text, n, &stop, false);
+    if (!root && errno == ENOMEM) return fh1_no_memory(n, what); /* it does not say so itself */
     if (!root)
         return fh1_where(FH1_BAD("the text is not well-formed JSON"), "%s, byte %zu", what, (size_t)(stop - text));
     cvt_scan rest = {.text = text, .n = n, .what = what, .at = (size_t)(stop - text)};
