@@ -129,9 +129,38 @@ static fh1_status heard(edge_run *r, listener *l, fh1_status s)
     return s;
 }
 
+/* Loss and gradients alone, by the gauge: one pass. */
+static fh1_status judge_once(edge_run *r, fh1_model *m, const gld_grad_truth *truth, fh1_report *report)
+{
+    fh1_backward o = {0};
+    FH1_TRY(edge_backward(r, m, truth->batch, &o));
+    fh1_tensor *grads = calloc((size_t)o.grads->n + 1, sizeof *grads);
+    for (int64_t k = 0; grads && k < o.grads->n; ++k) grads[k] = o.grads->params[k].grad;
+    const gld_grad_judged j = {.subject = r->engine, .grads = grads, .loss = &o.loss, .stored = o.grads->dtype};
+    fh1_status s = grads ? gld_grad_judge(truth, &j, report, NULL) : fh1_no_memory(sizeof *grads, "gradients");
+    free(grads);
+    fh1_grads_free(o.grads);
+    return s;
+}
+
+fh1_status edge_gradcheck_once(edge_run *r, fh1_model *m, const fh1_batch *b)
+{
+    gld_grad_truth truth = {0};
+    listener l;
+    fh1_engine *e;
+    if (!edge_is_cuda(r)) return edge_gradcheck(r, m, b);
+    FH1_TRY(edge_engine(r, m, &e));
+    fh1_status s = listen_to(&l);
+    if (!s) s = gld_grad_truth_new(m, b, e->profile, e->variants, 0, ref_engine_new, &truth);
+    if (!s) s = judge_once(r, m, &truth, l.report);
+    s = heard(r, &l, s);
+    gld_grad_truth_free(&truth);
+    return s;
+}
+
 fh1_status edge_gradcheck(edge_run *r, fh1_model *m, const fh1_batch *b)
 {
-    const gradcheck_options o = {.seed = (int64_t)r->seed, .elements = 2};
+    const gradcheck_options o = {.seed = (int64_t)r->seed, .elements = 0};
     gld_grad_truth truth = {0};
     listener l;
     fh1_engine *e;
@@ -147,7 +176,7 @@ fh1_status edge_gradcheck(edge_run *r, fh1_model *m, const fh1_batch *b)
 
 fh1_status edge_adjoint(edge_run *r, fh1_model *m, const fh1_batch *b, const fh1_batch *labelled)
 {
-    const gradcheck_options o = {.seed = (int64_t)r->seed, .elements = 2};
+    const gradcheck_options o = {.seed = (int64_t)r->seed, .elements = 0};
     gld_grad_truth truth = {0};
     listener l;
     fh1_engine *e;

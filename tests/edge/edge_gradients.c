@@ -4,7 +4,7 @@
 const edge_case edge_gradients[] = {
     {.id = "D-77",
      .title = "every gradient by differences and by the complex step",
-     .setup = "two rows of Q + 3 tokens, both usual models: the largest element and two others of every parameter, and all 14 "
+     .setup = "two rows of Q + 3 tokens, both usual models: the largest element and another of every parameter of the second, and all 14 "
               "multipliers, by extrapolated central differences of the f64 loss; every tensor by the complex step; the "
               "adjoint identity; scan (x, dt, B, C, A_log, D), conv, dt, both norms alone, with states before and after",
      .invariant = "central differences agree to 1e-6 of the tensor's largest gradient, multipliers to 1e-8 of their terms, the complex step to 1e-12; other "
@@ -27,6 +27,28 @@ const edge_case edge_gradients[] = {
      .faults = "grad_b_and_c_last_head grad_groups_tiled grad_d_first_block grad_d_race grad_gated_norm_over_whole_width",
      .engines = EDGE_ALL,
      .run = edge_group_gradients},
+    {.id = "D-79",
+     .title = "two documents, the loss of one",
+     .setup = "two rows of 13 tokens, document A of 6 and of 3 tokens, then B; A has words of its own and no label counts in "
+              "it; both usual models",
+     .invariant = "the gradient by the words of A is exactly zero, that by the words of B is not; every gradient is the truth's",
+     .catches = "GB1 state-spaces/mamba#746; PK1 axolotl-ai-cloud/axolotl#3572; PK2 NovaSky-AI/SkyRL#2056",
+     .faults = "grad_carry_crosses_documents grad_decay_crosses_documents grad_conv_leaks_documents grad_b_decay_missing "
+               "scan_leaks_documents conv_leaks_documents documents_ignored_in_attention",
+     .engines = EDGE_ALL,
+     .run = edge_documents_apart},
+    {.id = "D-80",
+     .title = "dy that is zero, at the last token only, strided, broadcast",
+     .setup = "derivatives of the logits: all zero; NaN in padding rows; random; a loss of the last token alone; dy with a row "
+              "stride of its own and one row for all tokens (fh1_bwd_ops and dlogits take dense arrays only: both are "
+              "gathered first); both usual models, two rows of 11",
+     .invariant = "no derivative gives no gradient at all; padding rows are not read; a bias gets the sum of its column, whatever the "
+                  "layout was; the adjoint identity and every gradient hold",
+     .catches = "GB2 fla-org/flash-linear-attention#871, #955, #1140; state-spaces/mamba#834",
+     .faults = "grad_linear_last_row_lost dy_read_as_contiguous grad_bias_averaged grad_weight_overwritten "
+               "grad_loss_ignored_rows_kept",
+     .engines = EDGE_ALL,
+     .run = edge_upstream},
     {.id = "D-81",
      .title = "slopes of softplus and of the clamp",
      .setup = "pre-activations from -50 to 90, on both sides of 2 and of 20, under the limits (0, inf), (0.01, 0.1), (0.05, 22) "
@@ -37,5 +59,44 @@ const edge_case edge_gradients[] = {
                "grad_dt_clamp_zero_at_limit grad_dt_clamp_of_raw",
      .engines = EDGE_ALL,
      .run = edge_dt_slopes},
+    {.id = "D-82",
+     .title = "rows shorter than the conv",
+     .setup = "rows of 1, 2 and 3 tokens with 4 taps, in one left-padded batch with labels, and each alone with random "
+              "derivatives of its logits; both usual models",
+     .invariant = "every gradient is finite and the truth's, and <Jv, w> = <v, J'w>",
+     .catches = "GB2 fla-org/flash-linear-attention#1140, Dao-AILab/causal-conv1d#117",
+     .faults = "grad_conv_weight_shifted grad_conv_taps_reversed grad_conv_slope_is_sigmoid grad_conv_bias_after_silu",
+     .engines = EDGE_ALL,
+     .run = edge_short_rows},
+    {.id = "D-83",
+     .title = "states before and after in the loss",
+     .setup = "the backward of the scan over 11 tokens in one call and as 4 + 7, on whole numbers with decays of 1, the last state "
+              "in the loss or not; scan, conv and attention with what was before them",
+     .invariant = "two calls that hand the gradient of the state over give the bits of one; the gradient of the last state reaches "
+                  "the first whole; window, state and past keys get the truth's gradient",
+     .catches = "GB2 fla-org/flash-linear-attention#1138; GB3 huggingface/transformers#29514, #29563",
+     .faults = "grad_initial_state_lost grad_final_state_ignored grad_conv_window_out_ignored grad_conv_window_dropped "
+               "grad_past_keys_dropped grad_state_after",
+     .engines = EDGE_ALL,
+     .run = edge_states_in_loss},
+    {.id = "D-84",
+     .title = "large negative sums and masked segments",
+     .setup = "dt_bias -20 to 90 times A_log -1 and 5, so that sums over a chunk go far below -1000, with documents that begin "
+              "inside chunks: two rows of 19 tokens, forward and backward",
+     .invariant = "nothing is NaN: every tap and every gradient is finite and the truth's",
+     .catches = "state-spaces/mamba#352, #353; NU5 state-spaces/mamba commit 2e16fc3: inf times 0; NU6 unslothai/unsloth-zoo#211",
+     .faults = "decay_above_diagonal decay_sums_in_f16 grad_carry_dropped_at_chunk_edge grad_decay_crosses_documents",
+     .engines = EDGE_ALL,
+     .run = edge_segment_sums},
+    {.id = "D-85",
+     .title = "the gradient of left padding",
+     .setup = "rows with 0, 4 and 7 columns of padding on the left of 11, the first real token's label ignored, padding with a "
+              "word of its own, and with another; both usual models",
+     .invariant = "the gradient by the embedding of padding is exactly zero and no gradient depends on its id by one bit; a label "
+                  "that padding would predict is refused",
+     .catches = "HF8, SR5 read in source: transformers; PD1 huggingface/transformers#32677; PD2 huggingface/transformers#41790",
+     .faults = "mask_not_handed_to_backward mask_one_column_early pads_not_masked_after_conv",
+     .engines = EDGE_ALL,
+     .run = edge_pad_gradients},
     {.id = NULL},
 };
