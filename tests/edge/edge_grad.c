@@ -123,7 +123,8 @@ static fh1_status heard(edge_run *r, listener *l, fh1_status s)
     if (!s) {
         const char *first = l->text ? strstr(l->text, "first divergence") : NULL;
         while (first && first > l->text && first[-1] != '\n') --first;
-        s = edge_require(r, code == 0, "%.*s", first ? (int)strcspn(first, "\n") : 40, first ? first : "no gradient passes");
+        s = edge_require(r, code == 0, "%.*s", first ? (int)strcspn(first, "\n") : 40,
+                         first ? first : "no gradient passes");
     }
     free(l->text);
     return s;

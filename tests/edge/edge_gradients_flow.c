@@ -52,7 +52,8 @@ static fh1_status documents_apart(edge_run *r, fh1_model *m)
     const double of_A = edge_largest_row(o.grads, &m->embed, 0, WORDS_OF_A);
     const double of_B = edge_largest_row(o.grads, &m->embed, WORDS_OF_A, m->config.V - WORDS_OF_A);
     fh1_grads_free(o.grads);
-    FH1_TRY(edge_require(r, of_A == 0, "the loss of document B has a gradient of %.3g by the words of document A", of_A));
+    FH1_TRY(
+        edge_require(r, of_A == 0, "the loss of document B has a gradient of %.3g by the words of document A", of_A));
     FH1_TRY(edge_require(r, of_B > 0 && isfinite(of_B), "no gradient by the words of document B: %.3g", of_B));
     return edge_gradcheck_once(r, m, &b.batch);
 }
@@ -200,7 +201,8 @@ enum { ST = 11, FIRST = 4, SH = 4, SP = 3, SN = 3, SG = 2, CELLS = SH * SP * SN 
 
 /* Whole numbers, decays of 1: every sum of the scan and of its backward is exact, so two calls are one, bit for bit. */
 typedef struct {
-    double x[ST * SH * SP], B[ST * SG * SN], C[ST * SG * SN], dt[ST * SH], dy[ST * SH * SP], state[CELLS], dstate[CELLS];
+    double x[ST * SH * SP], B[ST * SG * SN], C[ST * SG * SN], dt[ST * SH], dy[ST * SH * SP], state[CELLS],
+        dstate[CELLS];
     double A_log[SH], D[SH];
 } scan_in;
 
@@ -233,7 +235,8 @@ static fh1_status forward_part(fh1_engine *e, const scan_in *in, int64_t begin, 
 {
     carrier c = {.e = e};
     const fh1_tensor A = fh1_view1((void *)in->A_log, FH1_F64, SH), D = fh1_view1((void *)in->D, FH1_F64, SH);
-    const void *x = carry(&c, in->x + begin * SH * SP, n * SH * SP), *B = carry(&c, in->B + begin * SG * SN, n * SG * SN);
+    const void *x = carry(&c, in->x + begin * SH * SP, n * SH * SP),
+               *B = carry(&c, in->B + begin * SG * SN, n * SG * SN);
     const void *C = carry(&c, in->C + begin * SG * SN, n * SG * SN), *dt = carry(&c, in->dt + begin * SH, n * SH);
     void *S = carry(&c, state, CELLS), *y = carry(&c, NULL, 0);
     FH1_TRY(e->ops->ssd_scan(e, n, SH, SP, SN, SG, x, B, C, dt, &A, &D, NULL, 0, S, y));
@@ -282,7 +285,8 @@ static fh1_status two_calls_are_one(edge_run *r, fh1_engine *e, bool final_state
     FH1_TRY(backward_part(e, &in, 0, FIRST, in.state, dmiddle, &twice));
     const double *a = (const double *)&once, *b = (const double *)&twice;
     for (size_t i = 0; i < sizeof once / sizeof *a; ++i)
-        FH1_TRY(edge_require(r, a[i] == b[i], "gradient %zu of the scan is %g in one call and %g in two", i, a[i], b[i]));
+        FH1_TRY(
+            edge_require(r, a[i] == b[i], "gradient %zu of the scan is %g in one call and %g in two", i, a[i], b[i]));
     double most = 0;
     for (int i = 0; i < CELLS; ++i) most = fmax(most, fabs(once.dstate[i]));
     if (!final_state) return edge_require(r, most > 0, "the state before the call has no gradient");
@@ -298,7 +302,8 @@ static fh1_status two_calls_are_one(edge_run *r, fh1_engine *e, bool final_state
 
 fh1_status edge_states_in_loss(edge_run *r)
 {
-    static const char *const op[] = {"ssd_scan", "conv1d", "attention"}; /* states, windows and keys, before and after */
+    static const char *const op[] = {"ssd_scan", "conv1d",
+                                     "attention"}; /* states, windows and keys, before and after */
     fh1_model m;
     fh1_engine *e;
     FH1_TRY(edge_model(r, edge_model_text(1), &m));

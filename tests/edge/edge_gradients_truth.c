@@ -80,8 +80,9 @@ static fh1_status parameters_by_difference(edge_run *r, moved *v, const fh1_grad
             v->at = fh1_get(v->t, v->i);
             FH1_TRY(difference(v, &slope));
             const double err = fh1_error_of(fh1_get(&p->grad, v->i), slope) / fabs(fh1_get(&p->grad, largest));
-            FH1_TRY(edge_require(r, fh1_within(err, 1e-6), "%s[%lld]: off from central differences by %.3g of the tensor's largest",
-                                 p->name, (long long)v->i, err));
+            FH1_TRY(edge_require(r, fh1_within(err, 1e-6),
+                                 "%s[%lld]: off from central differences by %.3g of the tensor's largest", p->name,
+                                 (long long)v->i, err));
         }
     }
     v->t = NULL;
@@ -118,8 +119,9 @@ static fh1_status multipliers_by_difference(edge_run *r, fh1_model *m, moved *v,
         edge_multiplier_rows(m, i, add_rows, &a);
         FH1_TRY(difference(v, &slope));
         const double err = fh1_error_of(a.sum / v->at, slope) * v->at / a.terms;
-        FH1_TRY(edge_require(r, fh1_within(err, 1e-8), "%s: gradients of its weights and central differences are %.3g of Σ|terms| apart",
-                             name, err));
+        FH1_TRY(edge_require(r, fh1_within(err, 1e-8),
+                             "%s: gradients of its weights and central differences are %.3g of Σ|terms| apart", name,
+                             err));
     }
     return NULL;
 }
@@ -175,8 +177,8 @@ static void whole_numbers(const edge_run *r, const char *name, double *v, int64_
 }
 
 /* dB, dC [GT, G, GN], dD [GH], by the engine; decays are 1 and every sum is a small multiple of 1/4: exact. */
-static fh1_status scan_gradients(fh1_engine *e, const lattice *l, int64_t P, int64_t G, const double *B, const double *C,
-                                 double *dB, double *dC, double *dD)
+static fh1_status scan_gradients(fh1_engine *e, const lattice *l, int64_t P, int64_t G, const double *B,
+                                 const double *C, double *dB, double *dC, double *dD)
 {
     const int64_t n = GT * GH * P, g = GT * G * GN;
     double *room = calloc((size_t)(3 * n + 8 * g + GH * P * GN + 64), sizeof *room);
@@ -197,7 +199,8 @@ static fh1_status scan_gradients(fh1_engine *e, const lattice *l, int64_t P, int
 static fh1_status sums_over_heads(edge_run *r, fh1_engine *e, int64_t P)
 {
     lattice l = {0};
-    double B[GT * GH * GN], C[GT * GH * GN], dB[GT * GG * GN], dC[GT * GG * GN], each_B[GT * GH * GN], each_C[GT * GH * GN];
+    double B[GT * GH * GN], C[GT * GH * GN], dB[GT * GG * GN], dC[GT * GG * GN], each_B[GT * GH * GN],
+        each_C[GT * GH * GN];
     double dD[GH], unused[GH];
     whole_numbers(r, "x", l.x, GT * GH * P), whole_numbers(r, "dy", l.dy, GT * GH * P);
     whole_numbers(r, "B", l.B, GT * GG * GN), whole_numbers(r, "C", l.C, GT * GG * GN);
@@ -214,14 +217,15 @@ static fh1_status sums_over_heads(edge_run *r, fh1_engine *e, int64_t P)
         const int first = (i / (GG * GN) * GH + i / GN % GG * (GH / GG)) * GN + i % GN;
         const double sum_B = each_B[first] + each_B[first + GN], sum_C = each_C[first] + each_C[first + GN];
         FH1_TRY(edge_require(r, dB[i] == sum_B && dC[i] == sum_C,
-                             "head width %lld: dB, dC [%d] of a group are %g, %g, the sums of its heads %g, %g", (long long)P, i,
-                             dB[i], dC[i], sum_B, sum_C));
+                             "head width %lld: dB, dC [%d] of a group are %g, %g, the sums of its heads %g, %g",
+                             (long long)P, i, dB[i], dC[i], sum_B, sum_C));
     }
     for (int h = 0; h < GH; ++h) {
         double sum = 0;
         for (int64_t t = 0; t < GT; ++t)
             for (int64_t p = 0; p < P; ++p) sum += l.dy[(t * GH + h) * P + p] * l.x[(t * GH + h) * P + p];
-        FH1_TRY(edge_require(r, dD[h] == sum, "head width %lld: dD[%d] is %g, Σ dy·x is %g", (long long)P, h, dD[h], sum));
+        FH1_TRY(
+            edge_require(r, dD[h] == sum, "head width %lld: dD[%d] is %g, Σ dy·x is %g", (long long)P, h, dD[h], sum));
     }
     return NULL;
 }
@@ -275,7 +279,8 @@ static fh1_status slopes(edge_run *r, fh1_engine *e, double lo, double hi)
         /* exp, 1 + exp, a quotient, in any form; exp of a rounded argument: as many units as the argument has */
         const double allowed = (2 * e->profile->exp_units + 4 + fabs(raw[i])) * fh1_dtype_ulp(e->dtype, 1) * want;
         s = edge_require(r, fh1_within(fh1_error_of(draw[i], want), allowed + e->profile->underflow),
-                         "limits (%g, %g): the slope at %g is %.9g, by the complex step %.9g", lo, hi, raw[i], draw[i], want);
+                         "limits (%g, %g): the slope at %g is %.9g, by the complex step %.9g", lo, hi, raw[i], draw[i],
+                         want);
     }
     return s;
 }

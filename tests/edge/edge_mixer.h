@@ -38,11 +38,12 @@ void edge_multiplier_rows(const fh1_model *m, int i, edge_rows_visit visit, void
 
 /* chapter VII */
 fh1_status edge_multipliers_doubled(edge_run *r), edge_multipliers_ordered(edge_run *r), edge_groups(edge_run *r),
-    edge_gated_norm(edge_run *r), edge_dt_extremes(edge_run *r), edge_dt_limits(edge_run *r), edge_state_types(edge_run *r),
-    edge_rounding_point(edge_run *r), edge_decay_precision(edge_run *r), edge_skip_forms(edge_run *r),
-    edge_batch_sizes(edge_run *r), edge_tensor_parallel(edge_run *r), edge_logits_kept(edge_run *r);
+    edge_gated_norm(edge_run *r), edge_dt_extremes(edge_run *r), edge_dt_limits(edge_run *r),
+    edge_state_types(edge_run *r), edge_rounding_point(edge_run *r), edge_decay_precision(edge_run *r),
+    edge_skip_forms(edge_run *r), edge_batch_sizes(edge_run *r), edge_tensor_parallel(edge_run *r),
+    edge_logits_kept(edge_run *r);
 /* chapter VIII */
 fh1_status edge_differences(edge_run *r), edge_group_gradients(edge_run *r), edge_documents_apart(edge_run *r),
-    edge_upstream(edge_run *r), edge_dt_slopes(edge_run *r), edge_short_rows(edge_run *r), edge_states_in_loss(edge_run *r),
-    edge_segment_sums(edge_run *r), edge_pad_gradients(edge_run *r), edge_adapter_gradients(edge_run *r),
-    edge_recomputed(edge_run *r), edge_head_in_loss(edge_run *r);
+    edge_upstream(edge_run *r), edge_dt_slopes(edge_run *r), edge_short_rows(edge_run *r),
+    edge_states_in_loss(edge_run *r), edge_segment_sums(edge_run *r), edge_pad_gradients(edge_run *r),
+    edge_adapter_gradients(edge_run *r), edge_recomputed(edge_run *r), edge_head_in_loss(edge_run *r);

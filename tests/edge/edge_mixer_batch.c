@@ -32,8 +32,9 @@ static fh1_status walk_batches(law_run *run, fh1_engine *e, law_road road, law_s
     static const int64_t place[][2] = {{1, 0}, {2, 1}, {3, 0}, {3, 2}, {4, 2}}; /* rows, place */
     const edge_run *r = run->data;
     for (size_t i = 0; i < sizeof place / sizeof *place; ++i)
-        if (!edge_is_cuda(r) || i == 3) FH1_TRY(road == LAW_LEFT ? one_place(run, e, 1, 0, false, out)
-                                 : one_place(run, e, place[i][0], place[i][1], road == LAW_PLANTED, out));
+        if (!edge_is_cuda(r) || i == 3)
+            FH1_TRY(road == LAW_LEFT ? one_place(run, e, 1, 0, false, out)
+                                     : one_place(run, e, place[i][0], place[i][1], road == LAW_PLANTED, out));
     return NULL;
 }
 
@@ -97,7 +98,8 @@ static void make_call(const law_run *run, bool second, call *c)
             c->positions[b * T + t] = at;
         }
     }
-    c->batch = (fh1_batch){.B = ROWS, .T = T, .ids = c->ids, .mask = c->mask, .mask_len = len, .positions = c->positions};
+    c->batch =
+        (fh1_batch){.B = ROWS, .T = T, .ids = c->ids, .mask = c->mask, .mask_len = len, .positions = c->positions};
 }
 
 typedef struct {
@@ -106,12 +108,13 @@ typedef struct {
 } keeping;
 
 /* The last `keep` columns of the logits [B, n, V] that were asked for; padding stays out. */
-static fh1_status take_logits(const law_run *run, const edge_run *r, const call *c, const double *logits, int64_t n, int64_t keep,
-                              law_side *out)
+static fh1_status take_logits(const law_run *run, const edge_run *r, const call *c, const double *logits, int64_t n,
+                              int64_t keep, law_side *out)
 {
     const int64_t V = run->m->config.V, len = c->batch.mask_len;
     for (int64_t b = 0; b < ROWS; ++b) {
-        const law_tensor like = {.id = FH1_TAP_LOGITS, .row = b, .n = keep, .width = V, .stride = 1, .fiber = V, .samples = keep};
+        const law_tensor like = {
+            .id = FH1_TAP_LOGITS, .row = b, .n = keep, .width = V, .stride = 1, .fiber = V, .samples = keep};
         law_tensor *t;
         FH1_TRY(gld_side_add(out, &like, &t));
         for (int64_t k = 0; k < keep; ++k) {
@@ -132,10 +135,19 @@ static fh1_status take_memory(const law_run *run, const fh1_cache *cache, law_si
         for (int64_t l = 0; l < c->n_layers; ++l)
             for (int part = FH1_CACHE_KEY; part <= FH1_CACHE_SSM; ++part) {
                 const int64_t n = fh1_cache_row_elems(cache, b, (fh1_cache_part)part);
-                const law_tensor like = {.id = (fh1_tap_id)(FH1_TAP_CACHE_KEY + part), .layer = l, .row = b, .first_token = -1,
-                                         .n = 1, .width = n, .stride = 1, .fiber = 1, .samples = 1, .exact = true};
+                const law_tensor like = {.id = (fh1_tap_id)(FH1_TAP_CACHE_KEY + part),
+                                         .layer = l,
+                                         .row = b,
+                                         .first_token = -1,
+                                         .n = 1,
+                                         .width = n,
+                                         .stride = 1,
+                                         .fiber = 1,
+                                         .samples = 1,
+                                         .exact = true};
                 law_tensor *t;
-                if (n > (int64_t)(sizeof room / sizeof *room)) return fh1_fail(FH1_E_INTERNAL, "a cache larger than its room");
+                if (n > (int64_t)(sizeof room / sizeof *room))
+                    return fh1_fail(FH1_E_INTERNAL, "a cache larger than its room");
                 FH1_TRY(gld_side_add(out, &like, &t));
                 FH1_TRY(fh1_cache_row_read(cache, b, l, (fh1_cache_part)part, room));
                 fh1_to_f64(t->v, room, cache->dtype, n);
@@ -143,7 +155,8 @@ static fh1_status take_memory(const law_run *run, const fh1_cache *cache, law_si
     return NULL;
 }
 
-static fh1_status run_call(law_run *run, fh1_engine *e, const keeping *k, law_road road, fh1_cache *cache, bool second, law_side *out)
+static fh1_status run_call(law_run *run, fh1_engine *e, const keeping *k, law_road road, fh1_cache *cache, bool second,
+                           law_side *out)
 {
     const int64_t V = run->m->config.V;
     call c;
@@ -156,7 +169,7 @@ static fh1_status run_call(law_run *run, fh1_engine *e, const keeping *k, law_ro
     fh1_to_f64(logits, own, e->dtype, ROWS * asked * V);
     if (road == LAW_PLANTED)
         for (int64_t i = ROWS * T * V - 1; i >= V; --i) logits[i] = logits[i - V]; /* one column late */
-    if (asked < keep) return take_logits(run, k->r, &c, logits, keep, keep, out); /* zeros */
+    if (asked < keep) return take_logits(run, k->r, &c, logits, keep, keep, out);  /* zeros */
     return take_logits(run, k->r, &c, logits, asked, keep, out);
 }
 
@@ -193,9 +206,13 @@ static fh1_status index_and_none(edge_run *r, const fh1_model *m, int64_t n)
     if (!s) s = fh1_cache_new(&m->config, e->dtype, 2, &cache);
     if (!s) s = e->forward(e, m, &b, cache, n, NULL, &sink);
     fh1_cache_free(cache);
-    if (!s) s = edge_require(r, x.good, "a row of the logits' tap is not that of the token it names, %lld kept", (long long)n);
+    if (!s)
+        s = edge_require(r, x.good, "a row of the logits' tap is not that of the token it names, %lld kept",
+                         (long long)n);
     const int64_t real = n + (n < COLUMNS - 2 ? n : COLUMNS - 2);
-    return s ? s : edge_require(r, x.seen == real, "the tap shows %lld tokens, %lld are kept", (long long)x.seen, (long long)real);
+    return s ? s
+             : edge_require(r, x.seen == real, "the tap shows %lld tokens, %lld are kept", (long long)x.seen,
+                            (long long)real);
 }
 
 fh1_status edge_logits_kept(edge_run *r)

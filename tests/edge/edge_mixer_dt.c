@@ -33,9 +33,9 @@ static fh1_status open_extremes(fh1_engine *e, extremes *o)
     for (int i = 0; i < EXTREME_T * HEADS; ++i) v[i] = pre[i % HEADS % PRE];
     fh1_from_f64(o->raw, e->dtype, v, EXTREME_T * HEADS);
     for (int h = 0; h < HEADS; ++h) {
-        o->numbers[h] = 0;                       /* dt_bias: it stands in the pre-activation already */
-        o->numbers[HEADS + h] = rate[h / PRE];   /* A_log */
-        o->numbers[2 * HEADS + h] = 1;           /* D */
+        o->numbers[h] = 0;                     /* dt_bias: it stands in the pre-activation already */
+        o->numbers[HEADS + h] = rate[h / PRE]; /* A_log */
+        o->numbers[2 * HEADS + h] = 1;         /* D */
     }
     o->bias = fh1_view1(o->numbers, FH1_F64, HEADS);
     o->A = fh1_view1(o->numbers + HEADS, FH1_F64, HEADS);
@@ -88,8 +88,8 @@ static fh1_status decays_end(edge_run *r, const extremes *o, const char *form)
             else if (rate_now > 746) zeros += s == 0;
             else continue;
             if (s != 0 && s != 1)
-                return edge_require(r, false, "%s: Δ from %g and A_log %g leave %.9g of a state of 1", form, pre[h % PRE],
-                                    rate[h / PRE], s);
+                return edge_require(r, false, "%s: Δ from %g and A_log %g leave %.9g of a state of 1", form,
+                                    pre[h % PRE], rate[h / PRE], s);
         }
     }
     /* -50 for all rates; 19.9 to 90 for 5 and 10, and 0 for 10 */
@@ -187,7 +187,8 @@ static fh1_status with_limits(edge_run *r, double lo, double hi, int i)
     m.config.dt_lo = lo;
     m.config.dt_hi = hi;
     limits l = {.unlimited = lo > 0 || isfinite(hi) ? &unlimited : NULL, .T = edge_is_cuda(r) ? 14 : 21, .first = 9};
-    /* A step in bf16 hides the limits of the first heads under its own rounding; the state of the engine's taps does not. */
+    /* A step in bf16 hides the limits of the first heads under its own rounding; the state of the engine's taps does
+     * not. */
     const unsigned notices = r->bit == EDGE_BF16 ? 0 : LAW_BIT(FH1_TAP_CACHE_SSM) | LAW_BIT(FH1_TAP_LOGITS);
     fh1_status s = edge_law(r, &m, 16, walk_limits, notices, &l);
     if (!s) s = edge_check(r, &m, edge_is_cuda(r) ? "p9;d1" : "p9x3;d3;c4", r->seed);
@@ -214,21 +215,36 @@ typedef struct {
     int64_t Q; /* 0: the recurrence */
 } decay;
 
-/* x = 0: the state only decays, and nothing but exp(Δ·A) is left. Left: a prefill. Right: steps. Planted: a prefill with
- * A in bf16. */
+/* x = 0: the state only decays, and nothing but exp(Δ·A) is left. Left: a prefill. Right: steps. Planted: a prefill
+ * with A in bf16. */
 static fh1_status walk_decay(law_run *run, fh1_engine *e, law_road road, law_side *out)
 {
     const decay *d = run->data;
-    const law_tensor like = {.id = FH1_TAP_CACHE_SSM, .first_token = -1, .n = 1, .width = DECAY_STATE, .stride = 1,
-                             .fiber = DECAY_P * DECAY_N, .samples = DECAY_T};
+    const law_tensor like = {.id = FH1_TAP_CACHE_SSM,
+                             .first_token = -1,
+                             .n = 1,
+                             .width = DECAY_STATE,
+                             .stride = 1,
+                             .fiber = DECAY_P * DECAY_N,
+                             .samples = DECAY_T};
     double A[DECAY_H];
     law_tensor *t;
     FH1_TRY(gld_side_add(out, &like, &t));
     for (int h = 0; h < DECAY_H; ++h)
         A[h] = road == LAW_PLANTED ? log(fh1_round_f64(FH1_ROUND_BF16, exp(d->A[h]))) : d->A[h];
-    law_scan s = {.T = DECAY_T, .H = DECAY_H, .P = DECAY_P, .N = DECAY_N, .G = 1, .Q = d->Q, .x = d->zeros,
-                  .B = d->state, .C = d->state, .dt = d->dt, .state = d->state,
-                  .A_log = fh1_view1(A, FH1_F64, DECAY_H), .D = fh1_view1((void *)d->zeros, FH1_F64, DECAY_H)};
+    law_scan s = {.T = DECAY_T,
+                  .H = DECAY_H,
+                  .P = DECAY_P,
+                  .N = DECAY_N,
+                  .G = 1,
+                  .Q = d->Q,
+                  .x = d->zeros,
+                  .B = d->state,
+                  .C = d->state,
+                  .dt = d->dt,
+                  .state = d->state,
+                  .A_log = fh1_view1(A, FH1_F64, DECAY_H),
+                  .D = fh1_view1((void *)d->zeros, FH1_F64, DECAY_H)};
     if (road != LAW_RIGHT) {
         law_out y, state;
         FH1_TRY(gld_run_scan(run, e, &s, &y, &state));
@@ -249,13 +265,15 @@ static fh1_status walk_decay(law_run *run, fh1_engine *e, law_road road, law_sid
 
 static fh1_status decay_in_both_phases(edge_run *r, const fh1_model *m)
 {
-    double *v[] = {edge_numbers(r, "decay A", DECAY_H, 0, 1), edge_numbers(r, "decay dt", DECAY_T * DECAY_H, 0.05, 0.01),
+    double *v[] = {edge_numbers(r, "decay A", DECAY_H, 0, 1),
+                   edge_numbers(r, "decay dt", DECAY_T * DECAY_H, 0.05, 0.01),
                    edge_numbers(r, "decay state", DECAY_T * DECAY_STATE, 1, 0.3),
                    edge_numbers(r, "decay x", DECAY_T * DECAY_STATE, 0, 0)};
     fh1_status s = v[0] && v[1] && v[2] && v[3] ? NULL : fh1_no_memory(0, "a decay");
     for (int64_t Q = 0; !s && Q <= 8; Q += 8) {
         decay d = {v[0], v[1], v[2], v[3], Q};
-        s = fh1_where(edge_law(r, m, 16, walk_decay, LAW_BIT(FH1_TAP_CACHE_SSM), &d), Q ? "chunks of 8" : "the recurrence");
+        s = fh1_where(edge_law(r, m, 16, walk_decay, LAW_BIT(FH1_TAP_CACHE_SSM), &d),
+                      Q ? "chunks of 8" : "the recurrence");
     }
     for (int i = 0; i < 4; ++i) free(v[i]);
     return s;

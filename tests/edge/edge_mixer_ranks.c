@@ -19,7 +19,7 @@ typedef struct {
     const split *s;
     const fh1_layer *l;
     const fh1_config *c;
-    int ranks, rank, from; /* whose rows of z, x and dt it takes */
+    int ranks, rank, from;  /* whose rows of z, x and dt it takes */
     int64_t H, d, G, group; /* local heads, channels, groups, and the first of these */
 } rank;
 
@@ -97,8 +97,17 @@ static fh1_status scan(const rank *k, double *const seg[5], double **y)
     if (!raw || !dt || !dt64 || !state) return fh1_no_memory(0, "a rank");
     FH1_TRY(k->e->ops->dt_softplus(k->e, T, k->H, raw, &bias, k->c->dt_lo, k->c->dt_hi, dt));
     fh1_to_f64(dt64, dt, k->e->dtype, T * k->H);
-    const law_scan s = {.T = T, .H = k->H, .P = k->c->P, .N = k->c->N, .G = k->G, .x = seg[1], .B = seg[2], .C = seg[3],
-                        .dt = dt64, .state = state, .A_log = rows(&k->l->A_log, k->rank * k->H, k->H),
+    const law_scan s = {.T = T,
+                        .H = k->H,
+                        .P = k->c->P,
+                        .N = k->c->N,
+                        .G = k->G,
+                        .x = seg[1],
+                        .B = seg[2],
+                        .C = seg[3],
+                        .dt = dt64,
+                        .state = state,
+                        .A_log = rows(&k->l->A_log, k->rank * k->H, k->H),
                         .D = rows(&k->l->D, k->rank * k->H, k->H)};
     law_out of_y, of_state;
     FH1_TRY(gld_run_scan(k->run, k->e, &s, &of_y, &of_state));
@@ -135,9 +144,16 @@ static void place(double *to, int64_t to_width, int64_t at, const double *from, 
     for (int64_t t = 0; t < T; ++t) memcpy(to + t * to_width + at, from + t * width, (size_t)width * sizeof *to);
 }
 
-static fh1_status gate(const rank *k, const double *y, const double *z, int64_t d, int64_t G, int64_t first, double **out)
+static fh1_status gate(const rank *k, const double *y, const double *z, int64_t d, int64_t G, int64_t first,
+                       double **out)
 {
-    const law_gate g = {.M = T, .d = d, .G = G, .y = y, .z = z, .w = rows(&k->l->norm, first, d), .eps = k->c->eps,
+    const law_gate g = {.M = T,
+                        .d = d,
+                        .G = G,
+                        .y = y,
+                        .z = z,
+                        .w = rows(&k->l->norm, first, d),
+                        .eps = k->c->eps,
                         .norm_before_gate = k->c->norm_before_gate};
     law_out o;
     FH1_TRY(gld_run_gated_norm(k->run, k->e, &g, &o));

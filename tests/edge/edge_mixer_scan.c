@@ -134,9 +134,16 @@ typedef struct {
     bool before;
 } gate;
 
-static law_gate part_of(const gate *g, int64_t M, int64_t d, int64_t G, const double *y, const double *z, const double *w)
+static law_gate part_of(const gate *g, int64_t M, int64_t d, int64_t G, const double *y, const double *z,
+                        const double *w)
 {
-    return (law_gate){.M = M, .d = d, .G = G, .y = y, .z = z, .w = fh1_view1((void *)w, FH1_F64, d), .eps = 1e-5,
+    return (law_gate){.M = M,
+                      .d = d,
+                      .G = G,
+                      .y = y,
+                      .z = z,
+                      .w = fh1_view1((void *)w, FH1_F64, d),
+                      .eps = 1e-5,
                       .norm_before_gate = g->before};
 }
 
@@ -176,10 +183,12 @@ static fh1_status walk_gate(law_run *run, fh1_engine *e, law_road road, law_side
 
 static fh1_status gate_by_group(edge_run *r, const fh1_model *m)
 {
-    double *y = edge_numbers(r, "gate y", GATE_ROWS * GATE_WIDTH, 0, 1), *z = edge_numbers(r, "gate z", GATE_ROWS * GATE_WIDTH, 0, 1);
+    double *y = edge_numbers(r, "gate y", GATE_ROWS * GATE_WIDTH, 0, 1),
+           *z = edge_numbers(r, "gate z", GATE_ROWS * GATE_WIDTH, 0, 1);
     double *w = edge_numbers(r, "gate w", GATE_WIDTH, 1, 0.3);
     fh1_status s = y && z && w ? NULL : fh1_no_memory(0, "a gate");
-    for (int64_t i = 0; !s && i < GATE_ROWS * GATE_WIDTH; ++i) y[i] *= (double)(1 << i % GATE_WIDTH / 8); /* groups differ in size */
+    for (int64_t i = 0; !s && i < GATE_ROWS * GATE_WIDTH; ++i)
+        y[i] *= (double)(1 << i % GATE_WIDTH / 8); /* groups differ in size */
     for (int64_t G = 2; !s && G <= 8; G *= 4)
         for (int before = 0; !s && before < 2; ++before) {
             gate g = {y, z, w, G, before != 0};
@@ -208,8 +217,10 @@ static fh1_status other_side_is_seen(edge_run *r, const char *text)
 fh1_status edge_gated_norm(edge_run *r)
 {
     static const char *const text[] = {
-        EIGHT_HEADS "G=1,rms_norm=1,norm_before_gate=1", EIGHT_HEADS "G=2,rms_norm=1",
-        EIGHT_HEADS "G=4,rms_norm=1,norm_before_gate=1", EIGHT_HEADS "G=8,rms_norm=1",
+        EIGHT_HEADS "G=1,rms_norm=1,norm_before_gate=1",
+        EIGHT_HEADS "G=2,rms_norm=1",
+        EIGHT_HEADS "G=4,rms_norm=1,norm_before_gate=1",
+        EIGHT_HEADS "G=8,rms_norm=1",
         EIGHT_HEADS "G=4,rms_norm=0",
     };
     for (size_t i = 0; i < sizeof text / sizeof *text; ++i)
@@ -226,14 +237,24 @@ typedef struct {
     const double *x, *B, *C, *dt, *A, *D, *state; /* A, D: [H, P], one number per head or many */
     const double *zeros;
     bool per_channel;
-    int64_t Q;   /* 0: the recurrence */
-    bool steps;  /* token by token */
+    int64_t Q;  /* 0: the recurrence */
+    bool steps; /* token by token */
 } skip;
 
 static law_scan skip_scan(const skip *k, int64_t H, const double *A, const double *D, const double *dt)
 {
-    return (law_scan){.T = SKIP_T, .H = H, .P = SKIP_D / H, .N = SKIP_N, .G = SKIP_G, .Q = k->Q, .x = k->x, .B = k->B,
-                      .C = k->C, .dt = dt, .state = k->state, .A_log = fh1_view1((void *)A, FH1_F64, H),
+    return (law_scan){.T = SKIP_T,
+                      .H = H,
+                      .P = SKIP_D / H,
+                      .N = SKIP_N,
+                      .G = SKIP_G,
+                      .Q = k->Q,
+                      .x = k->x,
+                      .B = k->B,
+                      .C = k->C,
+                      .dt = dt,
+                      .state = k->state,
+                      .A_log = fh1_view1((void *)A, FH1_F64, H),
                       .D = fh1_view1((void *)D, FH1_F64, H)};
 }
 
@@ -260,7 +281,8 @@ static fh1_status run_steps(law_run *run, fh1_engine *e, const law_scan *s, doub
 static fh1_status walk_skip(law_run *run, fh1_engine *e, law_road road, law_side *out)
 {
     const skip *k = run->data;
-    const law_tensor like = {.id = FH1_TAP_SSD, .n = SKIP_T, .width = SKIP_D, .stride = 1, .fiber = 1, .samples = SKIP_T};
+    const law_tensor like = {
+        .id = FH1_TAP_SSD, .n = SKIP_T, .width = SKIP_D, .stride = 1, .fiber = 1, .samples = SKIP_T};
     double A[SKIP_H], D[SKIP_H], *dt = gld_law_room(run, SKIP_T * SKIP_H);
     double *y = gld_law_room(run, SKIP_T * SKIP_D);
     law_tensor *t;
@@ -292,7 +314,10 @@ static fh1_status skip_law(edge_run *r, const fh1_model *m, skip *k)
         k->Q = form == 1 ? 4 : 0;
         k->steps = form == 2;
         FH1_TRY(fh1_where(edge_law(r, m, 16, walk_skip, LAW_BIT(FH1_TAP_SSD), k), "%s, D per %s",
-                          form == 0 ? "scan" : form == 1 ? "chunks of 4" : "steps", k->per_channel ? "channel" : "head"));
+                          form == 0   ? "scan"
+                          : form == 1 ? "chunks of 4"
+                                      : "steps",
+                          k->per_channel ? "channel" : "head"));
     }
     return NULL;
 }
@@ -301,14 +326,18 @@ fh1_status edge_skip_forms(edge_run *r)
 {
     fh1_model m;
     FH1_TRY(edge_model(r, edge_model_text(0), &m));
-    double *v[7] = {edge_numbers(r, "skip x", SKIP_T * SKIP_D, 0, 1), edge_numbers(r, "skip B", SKIP_T * SKIP_G * SKIP_N, 0, 1),
-                    edge_numbers(r, "skip C", SKIP_T * SKIP_G * SKIP_N, 0, 1), edge_numbers(r, "skip dt", SKIP_T * SKIP_D, 0.3, 0.05),
-                    edge_numbers(r, "skip A", SKIP_D, 0, 0.5), edge_numbers(r, "skip D", SKIP_D, 1, 0.5),
+    double *v[7] = {edge_numbers(r, "skip x", SKIP_T * SKIP_D, 0, 1),
+                    edge_numbers(r, "skip B", SKIP_T * SKIP_G * SKIP_N, 0, 1),
+                    edge_numbers(r, "skip C", SKIP_T * SKIP_G * SKIP_N, 0, 1),
+                    edge_numbers(r, "skip dt", SKIP_T * SKIP_D, 0.3, 0.05),
+                    edge_numbers(r, "skip A", SKIP_D, 0, 0.5),
+                    edge_numbers(r, "skip D", SKIP_D, 1, 0.5),
                     edge_numbers(r, "skip state", SKIP_D * SKIP_N, 0, 1)};
     fh1_status s = NULL;
     for (int i = 0; i < 7; ++i)
         if (!v[i]) s = fh1_no_memory(0, "a scan");
-    for (int64_t i = 0; !s && i < SKIP_T * SKIP_D; ++i) v[3][i] = v[3][i / SKIP_P * SKIP_P]; /* Δ and A are the head's */
+    for (int64_t i = 0; !s && i < SKIP_T * SKIP_D; ++i)
+        v[3][i] = v[3][i / SKIP_P * SKIP_P]; /* Δ and A are the head's */
     for (int64_t i = 0; !s && i < SKIP_D; ++i) v[4][i] = v[4][i / SKIP_P * SKIP_P];
     skip k = {.x = v[0], .B = v[1], .C = v[2], .dt = v[3], .A = v[4], .D = v[5], .state = v[6], .per_channel = true};
     if (!s) s = skip_law(r, &m, &k);

@@ -127,7 +127,8 @@ static fh1_status draw_curve(const road *w, int k, bool stochastic, curve *c)
                                            w->dt + t * H, &w->A, &w->skip, before, w->y + t * H * P, both[i], &y);
         for (int i = 0; !s && i < H * P; ++i) c->of_y[t * H * P + i] = fh1_gauge_allowed(fh1_gauge_at(&y, i), sigmas);
         for (int i = 0; !s && i < CELLS; ++i) {
-            const double off = fh1_gauge_allowed(fh1_gauge_at(&g, i), sigmas), a = exp(-w->dt[t * H + i / (P * N)] * exp(w->A_log[i / (P * N)]));
+            const double off = fh1_gauge_allowed(fh1_gauge_at(&g, i), sigmas),
+                         a = exp(-w->dt[t * H + i / (P * N)] * exp(w->A_log[i / (P * N)]));
             const double at = fabs(after[i]) + off, most = largest(after + i / N * N) + off;
             const double step = kind[k].type == FH1_F32 ? 0 : spacing(k, at, most);
             fh1_err e = fh1_gauge_at(&g, i);
@@ -135,7 +136,8 @@ static fh1_status draw_curve(const road *w, int k, bool stochastic, curve *c)
             fh1_gauge_set(&g, i, e);
             c->allowed[t * CELLS + i] = fh1_gauge_allowed(e, sigmas);
             c->own[t * CELLS + i] = fh1_gauge_allowed(fh1_gauge_at(&plain, i), sigmas);
-            c->noise[t * CELLS + i] = (t ? a * a * c->noise[(t - 1) * CELLS + i] : 0) + (stochastic ? step * step / 4 : 0);
+            c->noise[t * CELLS + i] =
+                (t ? a * a * c->noise[(t - 1) * CELLS + i] : 0) + (stochastic ? step * step / 4 : 0);
         }
     }
     fh1_gauge_free(&g), fh1_gauge_free(&plain), fh1_gauge_free(&y);
@@ -154,7 +156,8 @@ static double worst_margin(const double *v, const double *truth, const double *a
     return worst;
 }
 
-static fh1_status under_curve(const road *w, int k, bool stochastic, const curve *c, const double *state, const double *y)
+static fh1_status under_curve(const road *w, int k, bool stochastic, const curve *c, const double *state,
+                              const double *y)
 {
     int64_t at = 0;
     const double margin = worst_margin(state, w->h + CELLS, c->allowed, w->T * CELLS, &at);
@@ -163,8 +166,9 @@ static fh1_status under_curve(const road *w, int k, bool stochastic, const curve
                          kind[k].name, stochastic ? "stochastic" : "nearest", margin, (long long)(at / CELLS + 1),
                          (long long)(at % CELLS), state[at], w->h[CELLS + at]));
     const double of_y = worst_margin(y, w->y, c->of_y, w->T * H * P, &at);
-    return edge_require(w->r, fh1_within(of_y, 1), "outputs beside a state in %s: %.3g times what is allowed, step %lld",
-                        kind[k].name, of_y, (long long)(at / (H * P)));
+    return edge_require(w->r, fh1_within(of_y, 1),
+                        "outputs beside a state in %s: %.3g times what is allowed, step %lld", kind[k].name, of_y,
+                        (long long)(at / (H * P)));
 }
 
 /* The mean of n runs: their noise averages to V/n, the engine's own roundings do not. Nearest rounding loses increments
@@ -189,8 +193,9 @@ static fh1_status unbiased(const road *w, int k, const curve *c, double *state, 
         const double margin = fabs(off) / fmax(own + sigmas * sqrt(noise / n), 0x1p-1022);
         if (!fh1_within(margin, worst)) worst = margin;
     }
-    FH1_TRY(edge_require(w->r, fh1_within(worst, 1), "the mean of %d stochastic runs in %s is biased: %.3g times what %d runs may be off by",
-                         n, kind[k].name, worst, n));
+    FH1_TRY(edge_require(w->r, fh1_within(worst, 1),
+                         "the mean of %d stochastic runs in %s is biased: %.3g times what %d runs may be off by", n,
+                         kind[k].name, worst, n));
     /* the last of them once more */
     FH1_TRY(decode(w, k, true, w->r->seed * 64 + (uint64_t)n - 1, mean, NULL));
     return edge_require(w->r, memcmp(mean, state, (size_t)(w->T * CELLS) * sizeof *mean) == 0,
@@ -353,7 +358,8 @@ fh1_status edge_rounding_point(edge_run *r)
     for (int i = 0; !s && r->bit == EDGE_BF16 && fh1_profile_at(i); ++i)
         if (fh1_profile_at(i)->storage != FH1_F64) s = under_profile(r, &m, fh1_profile_at(i), &seen);
     if (!s && r->bit == EDGE_BF16)
-        s = edge_require(r, seen >= 2, "%d of the profiles round the state that an output reads, 2 or more are meant", seen);
+        s = edge_require(r, seen >= 2, "%d of the profiles round the state that an output reads, 2 or more are meant",
+                         seen);
     edge_contract(r, NULL);
     fh1_model_free(&m);
     return s || !edge_is_cuda(r) ? s : under_cuda_bf16(r);
