@@ -59,6 +59,51 @@ const edge_case edge_found[] = {
      .faults = "conv_stride_of_four conv_window_read_as_k conv_window_frozen_in_steps",
      .engines = EDGE_ALL,
      .run = edge_conv_widths},
+    {.id = "D-106",
+     .title = "every tensor of a checkpoint is read, once",
+     .setup =
+         "each tensor of a model with every bias, and of a tied one, is moved in turn, all other taps being held at "
+         "what they were (on CUDA: of one layer and of the ends); the rows that loading asks for are counted",
+     .invariant =
+         "exactly one tap differs, that of the tensor's own product in its layer (of a tied embedding two); every "
+         "row is loaded once",
+     .catches = "AT5 ferrox#250; SR10 read in source: llama.cpp",
+     .faults = "o_proj_bias_ignored qkv_bias_ignored mlp_bias_ignored down_bias_ignored pre_ff_norm_weight_missing "
+               "norm_weight_dropped final_norm_weight_dropped head_tied_to_embedding tensor_loaded_twice",
+     .engines = EDGE_ALL,
+     .run = edge_each_tensor},
+    {.id = "D-107",
+     .title = "what would overflow f16 and bf16",
+     .setup = "trained-like weights under the multipliers of the 34B, and with key and down multipliers of 4e-7; the "
+              "largest magnitude of every tap",
+     .invariant =
+         "the first model stays in the range of f16 everywhere; of the second exactly k_proj and down_proj, in "
+         "front of their multipliers, leave it; bf16 holds all; every tap is the truth's",
+     .catches = "NU6 unslothai/unsloth-zoo#211, #212, unslothai/unsloth#3026",
+     .faults = "decay_sums_in_f16 key_multiplier_dropped range_seen_behind_the_multiplier",
+     .engines = EDGE_ALL,
+     .run = edge_ranges},
+    {.id = "D-108",
+     .title = "saving over what is read",
+     .setup =
+         "a writer over a mapped file, given up and finished, its data from the map; containers and folders onto "
+         "themselves by the same path, by hard links and by links to links; a file over the folder it is read from",
+     .invariant = "the map and the other name keep every byte, a given-up writer leaves the file, a save is refused or "
+                  "leaves the whole model; links stay links; the saved model gives the truth's taps",
+     .catches = "ST1b huggingface/safetensors#764",
+     .faults = "written_in_place",
+     .engines = EDGE_ALL,
+     .run = edge_saves},
+    {.id = "D-109",
+     .title = "a restore computes nothing again",
+     .setup =
+         "a snapshot after 1, 8 and 13 tokens, four tokens more, four others, restore, the four again; the tokens that "
+         "enter the model are counted",
+     .invariant = "after the restore exactly four tokens are computed, their logits are the same bits",
+     .catches = "PC7 vllm-project/vllm#51250, #54504, ggml-org/llama.cpp#25913, NVIDIA/TensorRT-LLM#12185",
+     .faults = "restore_recomputes restore_does_nothing restore_keys_only",
+     .engines = EDGE_ALL,
+     .run = edge_restore_counted},
     {.id = "D-110",
      .title = "what an adapter adapts, and what matches nothing",
      .setup = "an adapter of in_proj and o_proj; the same with tensors of a module that the model does not have, of a "
@@ -70,6 +115,18 @@ const edge_case edge_found[] = {
      .faults = "unmatched_tensor_skipped mixer_targets_dropped",
      .engines = EDGE_ALL,
      .run = edge_adapter_coverage},
+    {.id = "D-111",
+     .title = "rows of 1e-4 through every norm",
+     .setup = "three rows of magnitude 1e-4 through each norm weight of a model with gated norms, before and after the "
+              "gate; and the model with a stream that begins at 1e-4",
+     .invariant =
+         "each element is the truth's within the gauge of the op, where a tenth of eps would be seen in most; every "
+         "tap is the truth's",
+     .catches = "SR9 read in source: llama.cpp; NVIDIA/TransformerEngine#364, apache/tvm#15856",
+     .faults = "norm_eps_missing norm_eps_tenth norm_eps_outside_root norm_eps_on_sum gated_norm_eps_missing "
+               "gated_norm_eps_outside_root",
+     .engines = EDGE_ALL,
+     .run = edge_tiny_rows},
     {.id = "D-112",
      .title = "what a new model is made of",
      .setup = "fh1 init of three layers of 60 heads",
