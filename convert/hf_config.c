@@ -232,7 +232,9 @@ fh1_status cvt_hf_config_dtype_parse(const cJSON *json, const char *path, fh1_dt
     const char *key = now ? "dtype" : "torch_dtype", *name;
     *out = FH1_F32;
     if (!now && !old) return NULL;
-    if (now && old && !cJSON_Compare(now, old, true))
+    bool same = true;
+    if (now && old) FH1_TRY(cvt_json_same(now, old, &same));
+    if (!same)
         return cvt_bad_value(&f, "dtype", now, "the value contradicts torch_dtype", "the same type in both keys");
     FH1_TRY(cvt_need_string(&f, key, &name));
     for (int i = 0; i < N_DTYPES; i++) {

@@ -3,6 +3,7 @@
 #include "convert/fault.h"
 #include "convert/file.h"
 #include "convert/json.h"
+#include "oracle/reached.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -171,6 +172,10 @@ static fh1_status read_entry(const cvt_st *f, const cJSON *entry, cvt_st_entry *
         return in_tensor(
             f, name,
             FH1_BAD("%lld elements of %s are not a whole number of bytes", (long long)count, fh1_dtype_name(dtype)));
+    FH1_REACHED(rank == 0);
+    FH1_REACHED(rank == FH1_MAX_RANK);
+    FH1_REACHED(count == 0);
+    FH1_REACHED(end == (int64_t)(f->n_bytes - f->data_begin)); /* the last one */
     if (end - begin != bits / 8)
         return fh1_found(fh1_expected(in_tensor(f, name, FH1_BAD("data_offsets do not fit shape and dtype")),
                                       "%lld bytes", (long long)(bits / 8)),
@@ -233,6 +238,10 @@ static fh1_status read_header(cvt_st *f, size_t n)
     for (const cJSON *v = f->header->child; v; v = v->next) count++;
     f->entries = calloc(count + 1, sizeof *f->entries);
     if (!f->entries) return fh1_no_memory(count * sizeof *f->entries, "the table of tensors");
+    FH1_REACHED(count == 0); /* no tensor */
+    FH1_REACHED(n % 8 != 0);
+    FH1_REACHED(count == 1 && f->header->child &&
+                strcmp(f->header->child->string, "__metadata__") == 0); /* metadata alone */
     for (const cJSON *v = f->header->child; v; v = v->next) {
         if (strcmp(v->string, "__metadata__") == 0) FH1_TRY(read_metadata(f, v));
         else FH1_TRY(read_entry(f, v, &f->entries[f->count++]));

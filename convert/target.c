@@ -85,7 +85,7 @@ static fh1_status check_replaceable(const char *path)
 {
     bool config = false, weights = false, empty = true, plain = true, history = false;
     DIR *d = opendir(path);
-    if (!d) return fh1_where(FH1_BAD("the folder cannot be read: %s", strerror(errno)), "%s", path);
+    if (!d) return fh1_where(cvt_cannot(errno, "the folder cannot be read"), "%s", path);
     for (struct dirent *e; (e = readdir(d)) != NULL;) {
         struct stat st;
         if (strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0) continue;
