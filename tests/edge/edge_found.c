@@ -85,9 +85,9 @@ const edge_case edge_found[] = {
      .run = edge_ranges},
     {.id = "D-108",
      .title = "saving over what is read",
-     .setup =
-         "a writer over a mapped file, given up and finished, its data from the map; containers and folders onto "
-         "themselves by the same path, by hard links and by links to links; a file over the folder it is read from",
+     .setup = "a writer over a mapped file, given up and finished, its data from the map; containers and folders onto "
+              "themselves by the same path, by hard links and by links to links; a file over the folder it is read "
+              "from; a folder replaced under a model that is mapped from it",
      .invariant = "the map and the other name keep every byte, a given-up writer leaves the file, a save is refused or "
                   "leaves the whole model; links stay links; the saved model gives the truth's taps",
      .catches = "ST1b huggingface/safetensors#764",

@@ -137,6 +137,20 @@ static fh1_status onto_itself(edge_run *r, const char *in, const char *out, writ
     return s;
 }
 
+/* A model that is mapped while its folder is replaced goes on to be the model. */
+static fh1_status under_a_model(edge_run *r, const fh1_model *m)
+{
+    char path[EDGE_PATH];
+    fh1_model mapped;
+    FH1_TRY(edge_accepted(r, cvt_model_open(edge_path(r, "model", path), &mapped), "a mapped model"));
+    fh1_status s = onto_itself(r, "model", "model", cvt_hf_write, m);
+    if (!s) s = edge_same_model(r, m, &mapped, "the model that was mapped");
+    if (!s) s = edge_check_short(r, &mapped);
+    edge_contract(r, r->profile);
+    fh1_model_free(&mapped);
+    return s;
+}
+
 static fh1_status save_native(edge_run *r, const char *name)
 {
     char from[EDGE_PATH], to[EDGE_PATH];
@@ -172,7 +186,7 @@ static fh1_status onto_itself_all(edge_run *r, const fh1_model *m)
     if (!s) s = onto_itself(r, "hard.fh1", "a.fh1", cvt_native_write, m);
     if (!s) s = same_content(r, hard, &before, "a hard link to the source");
     if (!s) s = onto_itself(r, "a.fh1", "hard.fh1", cvt_native_write, m);
-    if (!s) s = onto_itself(r, "model", "model", cvt_hf_write, m);
+    if (!s) s = under_a_model(r, m);
     if (!s) s = onto_itself(r, "soft", "model", cvt_hf_write, m);
     if (!s) s = onto_itself(r, "model", "soft", cvt_hf_write, m);
     if (!s) s = onto_itself(r, "model", "model", as_gguf, m); /* a file over the folder it is read from */
