@@ -205,7 +205,8 @@ const edge_case edge_branching[] = {
      .catches = "SP1 vllm-project/vllm#39273, SP2 ekryski/mlx-swift-lm#218, ml-explore/mlx-lm#1456, PC4 "
                 "vllm-project/vllm#43559, CP1 huggingface/transformers#46741, CP7 vllm-project/vllm#35447",
      .faults = "state_after_all_drafts window_not_rolled_back restore_does_nothing restore_keys_only "
-               "restore_keeps_conv snapshot_without_conv snapshot_without_ssm dt_of_first_token history_dropped",
+               "restore_keeps_conv snapshot_without_conv snapshot_without_ssm dt_of_first_token "
+               "history_dropped conv_window_frozen_in_steps",
      .engines = EDGE_ALL,
      .run = edge_drafts},
     {.id = "D-52",
