@@ -283,7 +283,7 @@ static fh1_status walk_twice(law_run *run, fh1_engine *e, law_road road, law_sid
     if (edge_slow(run->data)) return twice(run, e, road, 3, 2, calls[1], out);
     for (int i = 0; i < 3; ++i)
         for (int c = 0; c < 4; ++c)
-            for (int64_t B = 1; B <= 3; B += 2) FH1_TRY(twice(run, e, road, B, p[i], calls[c], out));
+            FH1_TRY(twice(run, e, road, (i + c) % 2 ? 1 : 3, p[i], calls[c], out));
     return NULL;
 }
 
