@@ -340,12 +340,12 @@ const edge_case edge_packing[] = {
      .run = all_paths},
     {.id = "D-63",
      .title = "a row split over ranks",
-     .setup =
-         "two documents of 9 and 11 tokens, cut at every token for two ranks and at pairs and triples of tokens for "
-         "three and four, at the border, beside it and within K-1 of it; one document of 20, cut here and there; "
-         "each rank has a cache of its own and gets keys and values, the "
-         "conv halo and the carried state by export and import",
-     .invariant = "tokens and final memory are those of the row in one call",
+     .setup = "two documents of 9 and 11 tokens, cut at every token for two ranks and at pairs and triples of tokens "
+              "for three and four, at the border, beside it and within K-1 of it; one document of 20, cut here and "
+              "there; each rank has a cache of its own and gets keys and values, the conv halo and the carried state "
+              "by export and import. And the scan of one layer by ranks that do not wait: each from zero, the carry "
+              "over their ends (decays of a rank times what came in, plus its own state), each again from its carry",
+     .invariant = "tokens and final memory are those of the row in one call, outputs and state those of one scan",
      .catches = "SR4 read in source: axolotl, PK2 NovaSky-AI/SkyRL#2056, NVIDIA/Megatron-LM#3922",
      .faults = "local_state_is_sent halo_is_not_exchanged call_is_a_document history_dropped",
      .engines = EDGE_ALL,
