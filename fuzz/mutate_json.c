@@ -198,8 +198,9 @@ static bool change_number(edit *e)
     default:
         if (k->end - k->begin >= sizeof text) return false;
         snprintf(text, sizeof text, "%.*s", (int)(k->end - k->begin), e->text + k->begin);
-        long long near = strtoll(text, NULL, 10) / 2 * 2 + (long long)fuzz_below(e->r, 4) - 1;
-        snprintf(text, sizeof text, "%lld", near);
+        /* From one below to two above, wrapping where there is no such number. */
+        unsigned long long near = (unsigned long long)strtoll(text, NULL, 10) + fuzz_below(e->r, 4) - 1;
+        snprintf(text, sizeof text, "%lld", (long long)near);
     }
     return replace_text(e, k->begin, k->end, text);
 }
