@@ -58,7 +58,8 @@ static void change_number(fuzz_rng *r, uint8_t *data, size_t size)
     memcpy(data + at, &v, width);
 }
 
-size_t LLVMFuzzerMutate(uint8_t *data, size_t size, size_t max_size)
+/* Weak, for some versions of AFL++'s driver have one too. */
+__attribute__((weak)) size_t LLVMFuzzerMutate(uint8_t *data, size_t size, size_t max_size)
 {
     fuzz_rng *r = &rng;
     if (!max_size) return 0;

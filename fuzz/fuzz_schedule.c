@@ -3,7 +3,8 @@
  * cuda-host on every 200th; which ones follows from the bytes, so that a replay does the same.
  *
  * FH1_FUZZ_FAULT=NAME plants a fault of oracle/fault.h in the judged ref-f64, alone: ci/fuzz --hunt shows that it is
- * found. FH1_FUZZ_PRINT=1 prints each schedule as the line that runs it again. */
+ * found. FH1_FUZZ_PRINT=1 prints each schedule as the line that runs it again; FH1_FUZZ_COUNT=1 at the end how many
+ * verdicts of each kind there were. */
 #include "fuzz/schedule.h"
 
 #include "cuda/engine.h"
@@ -22,6 +23,7 @@ static struct {
     fh1_engine *emulated[2]; /* for ref-f32's contract, and for the others' */
     fh1_fault fault;
     bool print;
+    uint64_t verdicts[4][4]; /* of f64, f32, bf16 and cuda-host: fh1_verdict */
 } it;
 
 size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max_size, unsigned int seed)
@@ -35,13 +37,27 @@ size_t LLVMFuzzerCustomCrossOver(const uint8_t *a, size_t a_size, const uint8_t 
     return schedule_cross(a, a_size, b, b_size, out, max_size, seed);
 }
 
+static void count(void)
+{
+    fh1_engine *const engines[] = {it.f64, it.f32, it.bf16, it.cuda_host};
+    for (int i = 0; i < 4; i++) {
+        fprintf(stderr, "{\"engine\":\"%s\"", engines[i]->name);
+        for (int v = 0; v < 4; v++)
+            fprintf(stderr, ",\"%s\":%" PRIu64, fh1_verdict_name((fh1_verdict)v), it.verdicts[i][v]);
+        fprintf(stderr, "}\n");
+    }
+}
+
 static void make_engines(void)
 {
     const char *fault = getenv("FH1_FUZZ_FAULT");
     it.print = getenv("FH1_FUZZ_PRINT");
     if (fault) {
         it.fault = fh1_fault_find(fault);
-        FUZZ_CHECK(it.fault, "FH1_FUZZ_FAULT: no fault is called '%s'", fault);
+        if (!it.fault) {
+            fprintf(stderr, "FH1_FUZZ_FAULT: no fault is called '%s'\n", fault);
+            exit(2);
+        }
     }
     it.truth = ref_engine_new("ref-f64", NULL, 0);
     it.f64 = it.fault ? ref_faulty_engine_new("ref-f64", NULL, 0, it.fault) : ref_engine_new("ref-f64", NULL, 0);
@@ -50,6 +66,7 @@ static void make_engines(void)
     FUZZ_CHECK(it.truth && it.f64 && it.f32 && it.bf16, "engines could not be made");
     const fh1_status s = cu_engine_new("cuda-host", NULL, 0, &it.cuda_host);
     FUZZ_CHECK(!s, "%s", s->what);
+    if (getenv("FH1_FUZZ_COUNT")) atexit(count);
 }
 
 /* -- models -------------------------------------------------------------------------------------- */
@@ -89,9 +106,11 @@ static void print_line(const schedule *s, const fh1_engine *e, FILE *out)
 
 static void judge(const schedule *s, const fh1_model *m, fh1_engine *e, fh1_engine *emulated)
 {
+    const int which = e == it.f64 ? 0 : e == it.f32 ? 1 : e == it.bf16 ? 2 : 3;
     gld_law_args a = {.engine = e, .truth = it.truth, .emulated = emulated, .model = m, .seed = s->seed};
     gld_traffic_result r;
     const fh1_status status = gld_traffic_judge(&s->traffic, &a, &r);
+    it.verdicts[which][r.verdict] += !status;
     if (!status && r.verdict != FH1_FAIL) return;
     print_line(s, e, stderr);
     FUZZ_CHECK(!status, "%s: %s: %s", e->name, status->where, status->what);

@@ -1,5 +1,7 @@
 #include "fuzz/schedule.h"
 
+#include "golden/traffic_impl.h"
+
 #include <math.h>
 #include <string.h>
 
@@ -29,6 +31,7 @@ enum {
     HEAD_EPS,
     HEAD_SEED, /* 2 */
     HEAD_ROWS = HEAD_SEED + 2,
+    HEAD_LONG,
     HEAD_MULTIPLIERS,
     HEAD_END = HEAD_MULTIPLIERS + 14
 };
@@ -43,9 +46,9 @@ static int64_t pick(uint8_t byte, const int64_t *from, size_t n)
 /* The k-th divisor of n, counted down from n itself: byte 0 is multi-head attention, one group per head. */
 static int64_t divisor(uint8_t byte, int64_t n)
 {
-    int64_t count = 0;
-    for (int64_t d = 1; d <= n; d++) count += n % d == 0;
-    int64_t left = byte % count;
+    int64_t divisors = 0;
+    for (int64_t d = 1; d <= n; d++) divisors += n % d == 0;
+    int64_t left = byte % divisors;
     for (int64_t d = n; d > 1; d--)
         if (n % d == 0 && left-- == 0) return d;
     return 1;
@@ -72,7 +75,7 @@ static void sizes(const uint8_t *head, fh1_config *c)
 static void options(const uint8_t *head, gld_seeded_spec *s)
 {
     static const double limits[][2] = {{0, (double)INFINITY},    {0.001, 0.1}, {0.01, 1}, {0, 0.25},
-                                       {0.05, (double)INFINITY}, {0.02, 0.02}};
+                                       {0.05, (double)INFINITY}, {0.02, 0.02}, {5, 40}}; /* the last: states vanish */
     static const double eps[] = {1e-5, 1e-6, 1e-3, 1e-8, 0.25};
     static const fh1_dtype dtypes[] = {FH1_F32, FH1_BF16, FH1_F16};
     fh1_config *c = &s->config;
@@ -87,8 +90,8 @@ static void options(const uint8_t *head, gld_seeded_spec *s)
     c->tied = on & 128;
     s->dtype = dtypes[head[HEAD_DTYPE] % 3];
     s->weights = (gld_weights)(head[HEAD_WEIGHTS] % GLD_WEIGHTS_COUNT);
-    c->dt_lo = limits[head[HEAD_LIMITS] % 6][0];
-    c->dt_hi = limits[head[HEAD_LIMITS] % 6][1];
+    c->dt_lo = limits[head[HEAD_LIMITS] % 7][0];
+    c->dt_hi = limits[head[HEAD_LIMITS] % 7][1];
     c->eps = eps[head[HEAD_EPS] % 5];
 }
 
@@ -140,18 +143,15 @@ static void rope(const uint8_t *head, fh1_config *c)
 
 /* -- the traffic --------------------------------------------------------------------------------- */
 
-enum { EDGE_BYTES = 96, LONG_BYTES = 252 }; /* below: a small number; from here: edges of K and Q; from there: long */
-
-/* Bytes of the edges, then what they stand for. */
-enum { EDGES = 16 };
+/* Bytes below EDGE_BYTES are a small number, the others one of EDGES edges of K and Q. */
+enum { EDGE_BYTES = 96, EDGES = 16 };
 static int64_t number(uint8_t byte, const fh1_config *c)
 {
     const int64_t K = c->K, Q = c->Q;
     const int64_t edge[EDGES] = {0,     1,         K - 2, K - 1,     K, K + 1, Q - 1,     Q,
                                  Q + 1, 2 * Q - 1, 2 * Q, 2 * Q + 1, 2, 3 * Q, 3 * Q + 1, Q + K};
     if (byte < EDGE_BYTES) return byte % 12;
-    if (byte < LONG_BYTES) return edge[(byte - EDGE_BYTES) % EDGES];
-    return 65 << (byte - LONG_BYTES); /* 65, 130, 260, 520 */
+    return edge[(byte - EDGE_BYTES) % EDGES];
 }
 
 uint8_t schedule_edge_byte(fuzz_rng *r)
@@ -172,6 +172,7 @@ static const gld_move_kind kinds[32] = {
 typedef struct {
     int rows[GLD_TRAFFIC_CACHES];
     int64_t cells; /* left to be spent on columns times rows */
+    bool is_long;
 } world;
 
 /* The which-th cache that is there (and has as many rows, 0: any). */
@@ -201,6 +202,7 @@ static void call(const uint8_t *at, const fh1_config *c, world *w, gld_move *m)
     int64_t columns = 0;
     for (int i = 0; i < rows; i++) {
         m->n[i] = number(at[MOVE_N + i], c);
+        if (w->is_long && at[MOVE_N + i] % 4 == 3) m->n[i] = 65 << at[MOVE_N + i] / 4 % 4;
         if (m->n[i] > most) m->n[i] = most;
         m->left[i] = at[MOVE_LEFT + i] % 64 ? number(at[MOVE_LEFT + i], c) % 20 : 0;
         m->right[i] = at[MOVE_RIGHT + i] % 64 ? number(at[MOVE_RIGHT + i], c) % 20 : 0;
@@ -267,11 +269,17 @@ void schedule_of_bytes(const uint8_t *data, size_t size, schedule *out)
 
     const int moves = size > SCHEDULE_HEAD ? (int)((size - SCHEDULE_HEAD + SCHEDULE_MOVE - 1) / SCHEDULE_MOVE) : 0;
     gld_traffic *t = &out->traffic;
-    world w = {.cells = 360};
+    /* Most traffic is short, for there is more of it in a second; once in a while positions pass 256. */
+    const bool is_long = bytes[HEAD_LONG] % 32 == 31;
+    const int64_t columns = is_long ? 600 : 64, cells = is_long ? 900 : 360;
+    world w = {.cells = cells, .is_long = is_long};
     memset(t, 0, sizeof *t);
-    w.rows[0] = 1 + bytes[HEAD_ROWS] % GLD_TRAFFIC_ROWS;
+    w.rows[0] = 1 + (bytes[HEAD_ROWS] + 1) % GLD_TRAFFIC_ROWS;
     t->move[t->n++] = (gld_move){.kind = GLD_MOVE_NEW, .rows = w.rows[0]};
     for (int i = 0; i < moves && w.cells > 0; i++)
         move_of(bytes + SCHEDULE_HEAD + i * SCHEDULE_MOVE, c, &w, &t->move[t->n++]);
-    gld_traffic_repair(t);
+    gld_traffic_repair_within(t, columns, cells);
+    if (gld_traffic_cells(t) == 0 &&
+        t->n < GLD_TRAFFIC_MOVES) /* nothing is promised of caches that never heard a word */
+        t->move[t->n++] = (gld_move){.kind = GLD_MOVE_STEPS, .cache = t->move[0].cache, .count = 2};
 }

@@ -104,8 +104,11 @@ static void change_move(fuzz_rng *r, edited *e)
 
 static void change_model(fuzz_rng *r, edited *e)
 {
-    uint8_t *at = &e->head[fuzz_below(r, SCHEDULE_HEAD)];
-    *at = fuzz_below(r, 4) ? any_byte(r) : 0;
+    const uint64_t changes = fuzz_below(r, 6) ? 1 : SCHEDULE_HEAD; /* one field, or another model */
+    for (uint64_t i = 0; i < changes; i++) {
+        uint8_t *at = &e->head[fuzz_below(r, SCHEDULE_HEAD)];
+        *at = fuzz_below(r, 4) ? any_byte(r) : 0;
+    }
 }
 
 size_t schedule_mutate(uint8_t *data, size_t size, size_t max_size, unsigned int seed)
