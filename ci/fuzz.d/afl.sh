@@ -19,7 +19,7 @@ export AFL_SKIP_CPUFREQ=1 AFL_I_DONT_CARE_ABOUT_MISSING_CRASHES=1 AFL_NO_UI=1 AF
 worst=0
 run_afl() {
     local name=$1 out=$fuzz/afl/$1 seeds=$fuzz/afl/$1.seeds options=()
-    rm -rf "$out" "$seeds"
+    rm -rf "$out" "$seeds" "$out.log"
     mkdir -p "$seeds"
     [[ ! -d $root/fuzz/corpus/$name ]] || cp "$root/fuzz/corpus/$name"/* "$seeds/"
     compgen -G "$seeds/*" > /dev/null || printf '{}' > "$seeds/start"
