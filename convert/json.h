@@ -21,6 +21,10 @@ fh1_status cvt_json_read(const char *path, size_t max_bytes, int max_depth, cJSO
  * cvt_json_parse, which marks all others. */
 bool cvt_json_is_int(const cJSON *v, int64_t *out);
 
+/* Same types and values: numbers to the last bit (cJSON_Compare lets an ulp pass), objects in any order of their keys.
+ * For values from cvt_json_parse. */
+fh1_status cvt_json_same(const cJSON *a, const cJSON *b, bool *same);
+
 /* The bytes [*begin, *end) of the value of a key of the outermost object, in a text that cvt_json_parse
  * accepts; false when no key is spelled like that. For edits that leave all other bytes alone. */
 bool cvt_json_find_value(const char *text, size_t n, const char *key, size_t *begin, size_t *end);

@@ -72,7 +72,7 @@ static size_t add_entry(char *header, size_t *n, const char *line, size_t n_line
 /* The file that a list describes, malloc'ed. */
 static uint8_t *file_of(const char *list, size_t n_list, size_t *size)
 {
-    enum { MOST = 90 };                                  /* of an entry, without its name */
+    enum { MOST = 90 };                                 /* of an entry, without its name */
     char *file = malloc(16 + n_list * (6 + MOST + 99)); /* a line of one byte stands for 99 bytes of data at most */
     size_t n = 1, n_data = 0;
     if (!file) abort();

@@ -162,6 +162,8 @@ static const char *const stock[] = {
     "--schedule=p37x3l:0,12,35;d2;c5r:1;d1",
     "--schedule=p20x2k:1,5,7/13,17;c4k:0/1",
     "--schedule=p9y",
+    "--traffic=a=2;a+9,4<0,2>1|3/1;b=a;a*3;a@1,1,0",
+    "--traffic=c=1;c+5;c?4:2;c-0:2;d=c;c<d;c!0;c~;c:;c.",
     "--positions=none",
     "--positions=1000",
     "--contract=fp32+mup_rounded",

@@ -35,6 +35,19 @@ void fuzz_heap_mark(void)
     __atomic_store_n(&peak, fuzz_heap_live(), __ATOMIC_RELAXED);
 }
 
+static long count, fail_at;
+
+void fuzz_heap_fail_at(long n)
+{
+    __atomic_store_n(&fail_at, n, __ATOMIC_RELAXED);
+    __atomic_store_n(&count, 0, __ATOMIC_RELAXED);
+}
+
+long fuzz_heap_count(void)
+{
+    return __atomic_load_n(&count, __ATOMIC_RELAXED);
+}
+
 #ifdef FH1_SANITIZE
 
 /* Bytes are those that were asked for: malloc_usable_size is the same there. */
@@ -67,6 +80,14 @@ extern void *__libc_realloc(void *, size_t);
 extern void *__libc_memalign(size_t, size_t);
 extern void __libc_free(void *);
 
+static bool fails(void)
+{
+    const long n = __atomic_add_fetch(&count, 1, __ATOMIC_RELAXED);
+    if (n != __atomic_load_n(&fail_at, __ATOMIC_RELAXED)) return false;
+    errno = ENOMEM;
+    return true;
+}
+
 static void *counted(void *p)
 {
     if (p) add(malloc_usable_size(p));
@@ -75,17 +96,18 @@ static void *counted(void *p)
 
 void *malloc(size_t n)
 {
-    return counted(__libc_malloc(n));
+    return fails() ? NULL : counted(__libc_malloc(n));
 }
 
 void *calloc(size_t n, size_t size)
 {
-    return counted(__libc_calloc(n, size));
+    return fails() ? NULL : counted(__libc_calloc(n, size));
 }
 
 void *realloc(void *p, size_t n)
 {
     const size_t before = p ? malloc_usable_size(p) : 0;
+    if (n && fails()) return NULL;
     void *q = __libc_realloc(p, n);
     if (q || !n) drop(before); /* else p is still there */
     return counted(q);
@@ -93,7 +115,7 @@ void *realloc(void *p, size_t n)
 
 void *memalign(size_t align, size_t n)
 {
-    return counted(__libc_memalign(align, n));
+    return fails() ? NULL : counted(__libc_memalign(align, n));
 }
 
 void *aligned_alloc(size_t align, size_t n)

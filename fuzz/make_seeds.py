@@ -249,6 +249,106 @@ def index_seeds():
     return seeds
 
 
+def trace_seeds():
+    """Traces of the model of fuzz/slow_trace.h: D = 5, F = 6, V = 7, two layers."""
+    i64 = lambda shape, *values: ("I64", shape, struct.pack("<%dq" % len(values), *values))
+
+    def tap(dtype, *shape):
+        size = BYTES[dtype]
+        for n in shape:
+            size *= n
+        return (dtype, list(shape), bytes((7 * k) % 61 for k in range(size)))
+
+    meta = {"fh1.trace": "1"}
+    ids = {"step0/input_ids": i64([1, 2], 3, 6)}
+    two = {"step0/input_ids": i64([2, 2], 3, 6, 0, 1), "step1/input_ids": i64([2, 1], 5, 2)}
+    with_ids = lambda **more: pack({**ids, **{"step0/" + k.replace("__", "."): v for k, v in more.items()}}, meta)
+    with_two = lambda **more: pack({**two, **{k[:5] + "/" + k[6:]: v for k, v in more.items()}}, meta)
+    named = lambda name, t: pack({**ids, name: t}, meta)
+    logits = tap("F32", 1, 2, 7)
+    seeds = {
+        # sound
+        "ids": pack(ids, meta),
+        "metadata": pack(ids, {**meta, "fh1.contract": "fp32+mup_rounded", "fh1.variant": "a,b", "fh1.producer": "x \u00e9",
+                               "other": "kept"}),
+        "metadata_longest": pack(ids, {**meta, "fh1.contract": "c" * 127, "fh1.variant": "v" * 255}),
+        "logits": with_ids(logits=logits),
+        "last_logits": with_ids(logits=tap("BF16", 1, 1, 7), loss=tap("F64")),
+        "positions": with_ids(position_ids=i64([1, 2], 0, 1 << 53)),
+        "labels": with_ids(labels=i64([1, 2], -100, 6)),
+        "two_steps": with_two(step0_attention_mask=i64([2, 2], 0, 1, 1, 1), step1_attention_mask=i64([2, 3], 0, 1, 1, 1, 1, 1),
+                              step1_logits=tap("F16", 2, 1, 7)),
+        "padding_row": with_two(step0_attention_mask=i64([2, 2], 0, 0, 1, 0), step1_attention_mask=i64([2, 3], 0, 0, 1, 1, 0, 0)),
+        "padding_ids": pack({"step0/input_ids": i64([1, 3], -1, 3, 99), "step0/attention_mask": i64([1, 3], 0, 1, 0),
+                             "step0/position_ids": i64([1, 3], -5, 0, -1), "step0/seq_idx": i64([1, 3], -1, 2, -9)}, meta),
+        "documents": with_two(step0_seq_idx=i64([2, 2], 0, 4, 1, 1), step1_seq_idx=i64([2, 1], 4, 2)),
+        "cache": pack({**two, "step1/cache.0.key": tap("F32", 2, 1, 3, 4), "step1/cache.1.ssm": tap("F32", 2, 3, 3, 2),
+             "step0/cache.1.conv": tap("F16", 2, 13, 3)}, meta),
+        "gradient": pack({**ids, "step0/grad.lm_head.weight": tap("F32", 7, 5),
+                          "step0/grad.model.layers.1.mamba.conv1d.weight": tap("BF16", 13, 1, 4)}, meta),
+        # metadata and names
+        "not_safetensors": b"{}",
+        "no_metadata": pack(ids),
+        "no_version": pack(ids, {"fh1.producer": "x"}),
+        "version_2": pack(ids, {"fh1.trace": "2"}),
+        "contract_long": pack(ids, {**meta, "fh1.contract": "c" * 128}),
+        "variant_long": pack(ids, {**meta, "fh1.variant": "v" * 256}),
+        "no_tensors": pack({}, meta),
+        "no_ids": pack({"step0/logits": logits}, meta),
+        "step_gap": named("step2/input_ids", i64([1, 2], 3, 6)),
+        "step_without_ids": named("step1/loss", tap("F32")),
+        "step_large": named("step999999999/loss", tap("F32")),
+        "step_too_large": named("step1000000000/loss", tap("F32")),
+        "step_leading_zero": named("step00/loss", tap("F32")),
+        "no_step": named("logits", logits),
+        "misspelt": named("step0/model.layers.0.mamba.sdd", tap("F32", 1, 2, 9)),
+        "layer_missing": named("step0/model.layers.2.mid", tap("F32", 1, 2, 5)),
+        "layer_leading_zero": named("step0/model.layers.01.mid", tap("F32", 1, 2, 5)),
+        "gradient_empty": named("step0/grad.", tap("F32", 5)),
+        "gradient_unknown": named("step0/grad.model.layers.0.mamba.E", tap("F32", 3)),
+        "gradient_long": named("step0/grad." + "x" * 200, tap("F32", 3)),
+        # types and shapes
+        "ids_i32": pack({"step0/input_ids": ("I32", [1, 2], bytes(8))}, meta),
+        "labels_f64": with_ids(labels=tap("F64", 1, 2)),
+        "ids_rank": pack({"step0/input_ids": i64([2], 3, 6)}, meta),
+        "ids_empty": pack({"step0/input_ids": i64([1, 0])}, meta),
+        "rows_change": pack({**ids, "step1/input_ids": i64([2, 1], 5, 2)}, meta),
+        "mask_short": with_two(step1_attention_mask=i64([2, 1], 1, 1)),
+        "labels_shape": with_ids(labels=i64([2, 1], 1, 1)),
+        "tap_i64": with_ids(logits=i64([1, 2, 7], *range(14))),
+        "tap_transposed": with_ids(logits=tap("F32", 1, 7, 2)),
+        "tap_axis": named("step0/model.layers.0.self_attn.q_rope", tap("F32", 1, 2, 8)),
+        "cache_columns": pack({**two, "step1/cache.0.key": tap("F32", 2, 1, 1, 4)}, meta),
+        "conv_oldest": named("step0/cache.0.conv", tap("F32", 1, 13, 4)),
+        "too_many_logits": with_ids(logits=tap("F32", 1, 3, 7)),
+        "no_logits": with_ids(logits=tap("F32", 1, 0, 7)),
+        "loss_rank": with_ids(loss=tap("F32", 1)),
+        "gradient_shape": named("step0/grad.lm_head.weight", tap("F32", 5, 7)),
+        # inputs
+        "id_large": pack({"step0/input_ids": i64([1, 2], 3, 7)}, meta),
+        "id_negative": pack({"step0/input_ids": i64([1, 2], -1, 3)}, meta),
+        "mask_two": with_ids(attention_mask=i64([1, 2], 1, 2)),
+        "mask_hole": pack({"step0/input_ids": i64([1, 3], 3, 6, 1), "step0/attention_mask": i64([1, 3], 1, 0, 1)}, meta),
+        "mask_past": with_two(step1_attention_mask=i64([2, 3], 1, 1, 1, 0, 1, 1)),
+        "position_negative": with_ids(position_ids=i64([1, 2], -1, 0)),
+        "position_large": with_ids(position_ids=i64([1, 2], 0, (1 << 53) + 1)),
+        "document_negative": with_ids(seq_idx=i64([1, 2], -1, 0)),
+        "document_falls": with_ids(seq_idx=i64([1, 2], 3, 2)),
+        "document_falls_later": with_two(step0_seq_idx=i64([2, 2], 0, 4, 1, 1), step1_seq_idx=i64([2, 1], 3, 2)),
+        "label_large": with_ids(labels=i64([1, 2], 7, 1)),
+        "label_negative": with_ids(labels=i64([1, 2], -99, 1)),
+    }
+    sizes = {"input_layernorm": [5], "q_proj": [8], "in_proj": [25], "dt": [3], "act": [6], "ssd": [9], "logits": [7]}
+    tensors, metadata = unpack("golden/traces/odd/" + sorted(os.listdir("golden/traces/odd"))[0])
+    golden = dict(ids)
+    for name, (dtype, _, _) in sorted(tensors.items()):
+        size = sizes.get(name.split(".")[-1].split("/")[-1])
+        if size and name.startswith("step0/") and ".layers.2" not in name and ".layers.3" not in name:
+            golden[name] = tap(dtype, 1, 2, *size)
+    seeds["golden_odd"] = pack(golden, metadata)
+    return seeds
+
+
 def write(name, seeds):
     folder = os.path.join("fuzz", "corpus", name)
     os.makedirs(folder, exist_ok=True)
@@ -263,3 +363,4 @@ def write(name, seeds):
 if __name__ == "__main__":
     write("safetensors", safetensors_seeds())
     write("index", index_seeds())
+    write("trace", trace_seeds())

@@ -98,9 +98,7 @@ static void set_number(slow_json *v, size_t to)
     if (!v->text) abort();
 }
 
-/* Tensors one behind the other, as they stand in the header, and as many bytes of data; where the header is no JSON,
- * nothing changes. */
-static size_t lay_out(uint8_t *data, size_t size, size_t max_size, fuzz_rng *r)
+size_t fuzz_lay_out_safetensors(uint8_t *data, size_t size, size_t max_size, fuzz_rng *r)
 {
     const size_t header = header_size(data, size);
     slow_json *v = size < 8 ? NULL : slow_json_read((const char *)data + 8, header, 3);
@@ -177,9 +175,9 @@ size_t fuzz_mutate_safetensors(uint8_t *data, size_t size, size_t max_size, cons
     if (which == 0) return change_length(data, size, r);
     if (which < 3) return LLVMFuzzerMutate(data, size, max_size);
     if (which < 6) return change_data(data, size, max_size, r);
-    if (which < 10) return lay_out(data, size, max_size, r);
+    if (which < 10) return fuzz_lay_out_safetensors(data, size, max_size, r);
     for (uint64_t i = 1 + fuzz_below(r, 3); i > 0; i--) size = change_header(data, size, max_size, stock, r);
-    return fuzz_below(r, 2) ? lay_out(data, size, max_size, r) : size;
+    return fuzz_below(r, 2) ? fuzz_lay_out_safetensors(data, size, max_size, r) : size;
 }
 
 size_t fuzz_cross_safetensors(const uint8_t *a, size_t a_size, const uint8_t *b, size_t b_size, uint8_t *out,
@@ -190,5 +188,5 @@ size_t fuzz_cross_safetensors(const uint8_t *a, size_t a_size, const uint8_t *b,
     if (size < 10 || max_size < 16 || b_size < 10) return size;
     const fuzz_json_stock stock = {.other = (const char *)b + 8, .n_other = header_size(b, b_size)};
     const size_t n = change_header(out, size, max_size, &stock, r);
-    return lay_out(out, n, max_size, r);
+    return fuzz_lay_out_safetensors(out, n, max_size, r);
 }

@@ -101,7 +101,7 @@ static slow_words words_of(const char *line)
 /* ---- a model's line ---- */
 
 typedef struct {
-    const char *model, *make, *engine, *seed, *schedule, *positions, *contract, *variant, *fault, *tap, *step;
+    const char *model, *make, *engine, *seed, *schedule, *traffic, *positions, *contract, *variant, *fault, *tap, *step;
 } values;
 
 static bool sort_values(const slow_words *w, values *v)
@@ -112,7 +112,7 @@ static bool sort_values(const slow_words *w, values *v)
     } options[] = {{"--model=", &v->model},       {"--make=", &v->make},         {"--engine=", &v->engine},
                    {"--seed=", &v->seed},         {"--schedule=", &v->schedule}, {"--positions=", &v->positions},
                    {"--contract=", &v->contract}, {"--variant=", &v->variant},   {"--fault=", &v->fault},
-                   {"--tap=", &v->tap},           {"--step=", &v->step}};
+                   {"--tap=", &v->tap},           {"--step=", &v->step},         {"--traffic=", &v->traffic}};
     const int n = sizeof options / sizeof *options;
     for (int i = 0; i < w->n; i++) {
         int k = 0;
@@ -178,10 +178,28 @@ static bool read_positions(const char *value, gld_calls *calls)
            (take_count(value, &calls->first_position) && calls->first_position <= INT64_C(1) << 40);
 }
 
+/* Logits of every token, and keys and values as often as somebody may look at them. */
+static double kept_of(const gld_repro *r, double cells)
+{
+    const fh1_config *c = &r->make.config;
+    const double of_token = 2. * (double)c->n_layers * (double)c->Hkv * (double)c->A;
+    return cells * ((double)c->V + (r->traffic.n + 1) * of_token);
+}
+
+static bool read_traffic(const values *v, gld_repro *out)
+{
+    double cells;
+    out->is_traffic = true;
+    if (v->schedule || v->positions || v->tap || v->step) return false;
+    if (!slow_traffic_read(v->traffic, &out->traffic, &cells)) return false;
+    if (v->make && !slow_spec_read(v->make, &out->make)) return false;
+    return v->model || kept_of(out, cells) <= (double)(1 << 28);
+}
+
 static bool read_model_line(const values *v, gld_repro *out)
 {
     int64_t seed = 1;
-    if (!v->model == !v->make || !v->schedule || !v->engine) return false;
+    if (!v->model == !v->make || !v->schedule == !v->traffic || !v->engine) return false;
     if (!known_to_the_oracle(v)) return false;
     if (!take_text(v->model, out->model, sizeof out->model) || !take_text(v->engine, out->engine, sizeof out->engine) ||
         !take_text(v->contract, out->contract, sizeof out->contract) ||
@@ -190,6 +208,7 @@ static bool read_model_line(const values *v, gld_repro *out)
         return false;
     if (!take_count(v->seed, &seed) || !take_count(v->step, &out->step)) return false;
     out->seed = (uint64_t)seed;
+    if (v->traffic) return read_traffic(v, out);
     if (!read_positions(v->positions, &out->calls) || !slow_calls_read(v->schedule, &out->calls)) return false;
     if (v->make && !slow_spec_read(v->make, &out->make)) return false;
     if (out->step >= steps_of(&out->calls) && !fuzz_planted("step")) return false;

@@ -1,5 +1,5 @@
-/* A second reading of repro lines beside golden/repro.c, golden/words.c, golden/calls_text.c, golden/seeded_text.c and
- * golden/op_case.c: texts are cut into lists of words first, then looked at one by one. */
+/* A second reading of repro lines beside golden/repro.c, golden/words.c, golden/calls_text.c, golden/traffic_text.c,
+ * golden/seeded_text.c and golden/op_case.c: texts are cut into lists of words first, then looked at one by one. */
 #pragma once
 
 #include "golden/repro.h"
@@ -26,6 +26,7 @@ bool slow_number(const char *text, double *v);
 
 bool slow_calls_read(const char *text, gld_calls *out); /* slow_calls.c; positions are those of *out */
 bool slow_calls_hold(const gld_calls *s);
+bool slow_traffic_read(const char *text, gld_traffic *out, double *cells);
 bool slow_spec_read(const char *text, gld_seeded_spec *out); /* slow_spec.c */
 void slow_spec_usual(fh1_rope_type rope, gld_seeded_spec *s);
 bool slow_op_read(const char *line, gld_op_case *out); /* slow_op.c */

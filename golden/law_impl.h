@@ -5,7 +5,7 @@
 
 #include <stdlib.h>
 
-enum { LAW_ROWS = 4, LAW_SESSIONS = 32 };
+enum { LAW_ROWS = 8, LAW_SESSIONS = 32 }; /* rows of a session at most */
 
 /* ---- sides: what one road left behind ---- */
 

@@ -84,7 +84,7 @@ static double element_allowed(const gld_law_args *a, const law_place *p, const y
 static double ratio(double err, double allowed)
 {
     if (fh1_within(err, 0)) return 0;
-    return allowed > 0 ? err / allowed : (double)INFINITY;
+    return allowed > 0 && !isnan(err) ? err / allowed : (double)INFINITY; /* a NaN would not stay the largest one */
 }
 
 law_finding gld_place_compare(const gld_law_args *a, const law_place *p, const law_tensor *mine,

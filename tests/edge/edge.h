@@ -32,8 +32,9 @@ struct edge_run {
     unsigned bit;       /* EDGE_… of it */
     fh1_fault fault;    /* planted in the engine, FH1_FAULT_NONE */
     const char *plant;  /* name of a fault that is not an engine's, NULL */
-    char folder[64];    /* an empty folder of its own, for files */
-    int64_t checks;     /* comparisons made; none at all is a failure of the test */
+    uint64_t seed;
+    char folder[64]; /* an empty folder of its own, for files */
+    int64_t checks;  /* comparisons made; none at all is a failure of the test */
     /* what edge.c keeps between calls */
     fh1_engine *judged, *truth, *emulated;
     const fh1_profile *profile;
@@ -41,6 +42,9 @@ struct edge_run {
 
 /* Whether the fault of this name is planted in this run. */
 bool edge_plants(const edge_run *r, const char *name);
+
+/* Plants a fault of convert/fault.h, or none (NULL, or a name that is not of there); for the harness. */
+void edge_plant(const char *name);
 
 /* ---- engines: made at the first question, freed by the harness ---- */
 
@@ -73,6 +77,8 @@ fh1_status edge_law_all(edge_run *r, int64_t tokens, law_walk walk, unsigned not
 fh1_status edge_named_law(edge_run *r, const char *law, int64_t tokens);
 /* The judged engine's trace over a schedule (golden/calls.h) against the truth, tap by tap, as `fh1 check` does. */
 fh1_status edge_check(edge_run *r, const fh1_model *m, const char *schedule, uint64_t seed);
+/* The same where the engine runs another model than the truth: what a wrong config or a wrong conversion does. */
+fh1_status edge_check_as(edge_run *r, const fh1_model *ran, const fh1_model *m, const char *schedule, uint64_t seed);
 
 /* FH1_E_WRONG unless `holds`; counts as a comparison. */
 fh1_status edge_require(edge_run *r, bool holds, const char *what, ...) __attribute__((format(printf, 3, 4)));

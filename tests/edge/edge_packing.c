@@ -1,0 +1,3 @@
+#include "tests/edge/edge.h"
+
+const edge_case edge_packing[] = {{0}};

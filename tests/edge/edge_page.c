@@ -1,0 +1,63 @@
+/* docs/edge_cases.md, printed from the registry. */
+#include "tests/edge/edge_impl.h"
+
+#include <string.h>
+
+static const char head[] =
+    "# Edge cases\n\n"
+    "Every case is a test: `ctest --test-dir build/release -R D-36` runs one, `ctest --test-dir build/release -R "
+    "'edge\\.'` all. A test runs the\ncase on every engine, which must be green, and then with each of its planted "
+    "faults, which must turn it red.\nThis page is printed by `build/release/tests/edge_cases --markdown`; a test "
+    "holds "
+    "it up to date.\n\n"
+    "Engines: *all* are ref-f64, ref-f32, ref-bf16, cuda-host, and cuda where a GPU is. P(n)+D(k): prefill of n "
+    "tokens,\n"
+    "then k steps of one; F: one call; Q: chunk length; K: conv taps. Names like CP1 are families of bugs "
+    "([self_test.md](self_test.md)).\n";
+
+/* A table's cell: no bars, no line ends. */
+static void cell(FILE *out, const char *text)
+{
+    fputs(" ", out);
+    for (; *text; ++text) {
+        if (*text == '|') fputs("\\|", out);
+        else putc(*text == '\n' ? ' ' : *text, out);
+    }
+    fputs(" |", out);
+}
+
+static void names(FILE *out, const char *faults)
+{
+    fputs(" `", out);
+    for (; *faults; ++faults) {
+        if (*faults == ' ') fputs("`, `", out);
+        else putc(*faults, out);
+    }
+    fputs("` |", out);
+}
+
+static void row(FILE *out, const edge_case *c)
+{
+    fprintf(out, "| %s |", c->id);
+    cell(out, c->title);
+    cell(out, c->setup);
+    cell(out, c->invariant);
+    cell(out, c->catches);
+    names(out, c->faults);
+    cell(out, c->why ? c->why : "all");
+    fputs("\n", out);
+}
+
+void edge_page(FILE *out)
+{
+    int n = 0;
+    fputs(head, out);
+    for (const edge_chapter *ch = edge_chapters; ch->title; ++ch) {
+        fprintf(out,
+                "\n## %s\n| id | case | set-up | invariant | catches | planted faults that turn it red | engines |\n"
+                "|---|---|---|---|---|---|---|\n",
+                ch->title);
+        for (const edge_case *c = ch->cases; c->id; ++c, ++n) row(out, c);
+    }
+    fprintf(out, "\n%d cases.\n", n);
+}
