@@ -46,9 +46,9 @@ static int64_t pick(uint8_t byte, const int64_t *from, size_t n)
 /* The k-th divisor of n, counted down from n itself: byte 0 is multi-head attention, one group per head. */
 static int64_t divisor(uint8_t byte, int64_t n)
 {
-    int64_t count = 0;
-    for (int64_t d = 1; d <= n; d++) count += n % d == 0;
-    int64_t left = byte % count;
+    int64_t divisors = 0;
+    for (int64_t d = 1; d <= n; d++) divisors += n % d == 0;
+    int64_t left = byte % divisors;
     for (int64_t d = n; d > 1; d--)
         if (n % d == 0 && left-- == 0) return d;
     return 1;

@@ -31,8 +31,10 @@ static fh1_status open_base(const char *path, cvt_ckpt **out)
     cJSON *config;
     fh1_dtype dtype;
     FH1_TRY(cvt_ckpt_open(path, &c));
+    bool quantised;
     *out = c;
-    if (!cvt_bnb_is(c)) return NULL;
+    FH1_TRY(cvt_bnb_is(c, &quantised));
+    if (!quantised) return NULL;
     FH1_TRY(cvt_ckpt_config_json(c, &config));
     fh1_status s = cvt_hf_config_dtype_parse(config, path, &dtype);
     cJSON_Delete(config);
