@@ -20,7 +20,7 @@ for name in "${targets[@]}"; do
     rm -rf "$folder"
     mkdir -p "$folder" "$kept" "$fuzz/corpus/$name"
     mapfile -t options < <(fuzz_options "$name")
-    (cd "$fuzz" && OPENBLAS_NUM_THREADS=1 "$root/build/fuzz/fuzz/fuzz_$name" ${options[@]+"${options[@]}"} -set_cover_merge=1 "$folder" "$kept" "$fuzz/corpus/$name") \
+    (cd "$fuzz" && FH1_THREADS=1 OPENBLAS_NUM_THREADS=1 "$root/build/fuzz/fuzz/fuzz_$name" ${options[@]+"${options[@]}"} -set_cover_merge=1 "$folder" "$kept" "$fuzz/corpus/$name") \
         > "$fuzz/minimised/$name.log" 2>&1 || refuse "merging $name failed: build/fuzz-runs/minimised/$name.log"
     used=0 taken=0 most_bytes=$(most "$name")
     for file in "$kept"/*; do
