@@ -81,8 +81,9 @@ static fh1_status check_source(cvt_ckpt *c, const request *r)
 /* The views between source and sink; c becomes the last of them, also when this fails. */
 static fh1_status prepare(cvt_ckpt **c, const request *r)
 {
-    bool quantised = cvt_bnb_is(*c), to_gguf = r->format == CLI_TO_GGUF;
+    bool quantised, to_gguf = r->format == CLI_TO_GGUF;
     cvt_ckpt *below = *c;
+    FH1_TRY(cvt_bnb_is(below, &quantised));
     if (quantised && to_gguf && r->keep)
         return fh1_hint(fh1_where(FH1_BAD("a quantised model cannot be kept as it is in GGUF"), "%s", r->in),
                         "choose --dtype bf16, f16, f32 or q8_0");
@@ -115,7 +116,7 @@ static fh1_status convert(cvt_ckpt **c, const request *r)
     FH1_TRY(cli_write(*c, r->out, &sink));
     uint64_t after = cli_model_bytes(r->out, *c);
     cli_print_losses(r->in, losses);
-    if (r->format == CLI_TO_GGUF) FH1_TRY(cli_print_folding(r->out, r->gguf));
+    if (r->format == CLI_TO_GGUF) cli_print_folding(r->out, r->gguf);
     char safe[4096];
     if (!r->quiet)
         printf("%s: %s, %llu bytes -> %llu bytes, %.4f\n", fh1_printable(r->out, safe, sizeof safe),

@@ -241,7 +241,8 @@ static void print_machine(const cli_machine *m, bool json)
 static fh1_status open_model(const char *path, cvt_ckpt *c, fh1_model *m)
 {
     cvt_ckpt *again = NULL, *view = NULL;
-    bool quantised = cvt_bnb_is(c);
+    bool quantised;
+    FH1_TRY(cvt_bnb_is(c, &quantised));
     if (c->kind == CVT_KIND_HF && !quantised) return cvt_model_open(path, m);
     FH1_TRY(cvt_ckpt_open(path, &again));
     if (quantised) FH1_TRY(cvt_ckpt_dequantise(again, FH1_DTYPE_COUNT, &view));

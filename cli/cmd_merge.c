@@ -183,7 +183,7 @@ static fh1_status merge_and_write(request *r, cvt_ckpt *base, cvt_ckpt *other, c
     s = cli_write(merged, r->out, &sink);
     uint64_t bytes = s ? 0 : cli_model_bytes(r->out, merged);
     cvt_ckpt_close(merged);
-    if (!s && r->format == CLI_TO_GGUF) s = cli_print_folding(r->out, CVT_GGUF_KEEP);
+    if (!s && r->format == CLI_TO_GGUF) cli_print_folding(r->out, CVT_GGUF_KEEP);
     if (!s && !r->quiet && !r->json)
         printf("%s: %s, %llu bytes, %d %s with %lld low-rank pairs merged, rounding %s\n", r->out,
                cli_format_name(r->format), (unsigned long long)bytes, r->n, r->n == 1 ? "adapter" : "adapters",

@@ -1,4 +1,5 @@
 #include "cli/ids.h"
+#include "convert/file.h"
 
 #include "cli/options.h"
 #include "oracle/random.h"
@@ -84,7 +85,7 @@ static fh1_status read_rows(const char *path, FILE *f, int64_t V, ragged *r)
             e = fh1_where(fh1_expected(FH1_BAD("an empty line before the last row"), "one row of ids per line"),
                           "%s, line %" PRId64, path, empty);
     }
-    if (!e && ferror(f)) e = fh1_where(FH1_BAD("cannot read: %s", strerror(errno)), "%s", path);
+    if (!e && !feof(f)) e = fh1_where(cvt_cannot(errno, "cannot read"), "%s", path);
     if (!e && r->B == 0)
         e = fh1_where(fh1_expected(FH1_BAD("no token ids"), "one row per line, ids separated by blanks"), "%s, line 1",
                       path);
@@ -140,7 +141,7 @@ fh1_status cli_ids_read(const char *path, int64_t V, cli_ids *out)
     ragged r = {0};
     memset(out, 0, sizeof *out);
     FILE *f = fopen(path, "r");
-    if (!f) return fh1_where(FH1_BAD("cannot open: %s", strerror(errno)), "%s", path);
+    if (!f) return fh1_where(cvt_cannot(errno, "cannot open"), "%s", path);
     fh1_status e = read_rows(path, f, V, &r);
     if (!e) e = pad_left(&r, out);
     fclose(f);

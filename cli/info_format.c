@@ -56,6 +56,8 @@ fh1_status cli_print_format(cvt_ckpt *c, bool json)
     cvt_native_facts facts;
     const cvt_kind kind = c->kind;
     int64_t weights = 0;
+    bool quantised;
+    FH1_TRY(cvt_bnb_is(c, &quantised));
     if (kind == CVT_KIND_NATIVE) FH1_TRY(cvt_native_info(c, &facts));
     for (int64_t i = 0; i < c->n_files; i++) weights += c->files[i].weights;
     const char *name = cli_format_name(formats[kind]);
@@ -65,7 +67,7 @@ fh1_status cli_print_format(cvt_ckpt *c, bool json)
     number("weight_files", (uint64_t)weights, json);
     if (kind == CVT_KIND_NATIVE) print_native(&facts, json);
     if (kind == CVT_KIND_GGUF) print_losses(cvt_gguf_losses(c), json);
-    if (json) printf(",\"quantised\":%s}", cvt_bnb_is(c) ? "true" : "false");
-    else if (cvt_bnb_is(c)) printf("  %-26s bitsandbytes; sizes below are of the decoded weights\n", "quantised");
+    if (json) printf(",\"quantised\":%s}", quantised ? "true" : "false");
+    else if (quantised) printf("  %-26s bitsandbytes; sizes below are of the decoded weights\n", "quantised");
     return NULL;
 }

@@ -42,9 +42,12 @@ static fh1_status check_plain(const cli_base_choice *choice, bool original)
 static fh1_status open_original(const char *path, cvt_ckpt **out)
 {
     FH1_TRY(cvt_ckpt_open(path, out));
-    if (!cvt_bnb_is(*out)) return NULL;
+    bool quantised;
+    fh1_status s = cvt_bnb_is(*out, &quantised);
+    if (!s && !quantised) return NULL;
     cvt_ckpt_close(*out);
     *out = NULL;
+    if (s) return s;
     return fh1_where(FH1_BAD("--original: this model is quantised too"), "%s", path);
 }
 
@@ -56,13 +59,14 @@ fh1_status cli_merge_base(const cli_base_choice *choice, cvt_ckpt **base, cvt_ck
     *model = choice->path;
     FH1_TRY(wants_original(choice, &original));
     FH1_TRY(cvt_ckpt_open(choice->path, &c));
-    if (!cvt_bnb_is(c)) {
-        fh1_status s = check_plain(choice, original);
+    bool quantised;
+    fh1_status s = cvt_bnb_is(c, &quantised);
+    if (s || !quantised) {
+        if (!s) s = check_plain(choice, original);
         if (s) cvt_ckpt_close(c);
         else *base = c;
         return s;
     }
-    fh1_status s = NULL;
     if (original && !choice->original)
         s = fh1_hint(fh1_where(FH1_BAD("--base-image original: the base is quantised"), "%s", choice->path),
                      "name the model that it was quantised from with --original DIR");
@@ -86,7 +90,9 @@ fh1_status cli_merge_base_image(const cli_base_choice *choice, cvt_ckpt **out)
     FH1_TRY(wants_original(choice, &original));
     if (original) return NULL;
     FH1_TRY(cvt_ckpt_open(choice->path, &c));
-    if (cvt_bnb_is(c)) return cli_decode(c, out);
+    bool quantised;
+    fh1_status s = cvt_bnb_is(c, &quantised);
+    if (!s && quantised) return cli_decode(c, out);
     cvt_ckpt_close(c);
-    return NULL;
+    return s;
 }

@@ -21,10 +21,13 @@ static fh1_status open_decoded(const char *path, cvt_ckpt **out)
 {
     cvt_ckpt *c;
     FH1_TRY(cvt_ckpt_open(path, &c));
-    *out = c;
-    if (!cvt_bnb_is(c)) return NULL;
+    bool quantised;
+    fh1_status s = cvt_bnb_is(c, &quantised);
     *out = NULL;
-    return cli_decode(c, out);
+    if (s) cvt_ckpt_close(c);
+    else if (quantised) s = cli_decode(c, out);
+    else *out = c;
+    return s;
 }
 
 static void print_only(const diff *d, const char *tensor, const char *where)

@@ -1,6 +1,7 @@
 #include "cli/plan.h"
 
 #include "cli/commands.h"
+#include "convert/file.h"
 #include "convert/model_open.h"
 #include "golden/record.h"
 
@@ -29,7 +30,7 @@ static bool same_adapters(const cli_list *a, const cli_list *b)
 static fh1_status add_model(check_plan *p, const char *path, const cli_list *adapters, const fh1_model **out)
 {
     char *canonical = realpath(path, NULL);
-    if (!canonical) return fh1_where(FH1_BAD("cannot open the model folder: %s", strerror(errno)), "%s", path);
+    if (!canonical) return fh1_where(cvt_cannot(errno, "cannot open the model folder"), "%s", path);
     for (int i = 0; i < p->n_models; i++) {
         if (strcmp(p->models[i]->path, canonical) != 0 || !same_adapters(&p->models[i]->adapters, adapters)) continue;
         free(canonical);
@@ -168,7 +169,7 @@ static fh1_status plan_suite(const check_options *o, check_plan *p)
     fh1_status e = gld_suite_read(o->suite, &p->suite);
     if (e) return e;
     if (o->model && !(only = realpath(o->model, NULL)))
-        return fh1_where(FH1_BAD("cannot open the model folder: %s", strerror(errno)), "%s", o->model);
+        return fh1_where(cvt_cannot(errno, "cannot open the model folder"), "%s", o->model);
     for (int64_t i = 0; i < p->suite.n && !e; i++) {
         char *folder = only ? realpath(p->suite.cases[i].model, NULL) : NULL;
         if (!only || (folder && strcmp(folder, only) == 0)) {

@@ -1,5 +1,6 @@
 #include "cli/report_files.h"
 
+#include "convert/file.h"
 #include "convert/json.h"
 
 #include <errno.h>
@@ -130,7 +131,7 @@ static bool ends_inside_line(int fd)
 static fh1_status append(const char *path, const char *text, size_t n)
 {
     int fd = open(path, O_RDWR | O_APPEND | O_CREAT | O_CLOEXEC, 0666);
-    if (fd < 0) return fh1_where(FH1_BAD("the history cannot be opened: %s", strerror(errno)), "%s", path);
+    if (fd < 0) return fh1_where(cvt_cannot(errno, "the history cannot be opened"), "%s", path);
     const bool torn = ends_inside_line(fd);
     const char *from = torn ? text : text + 1; /* the text begins with a newline for this */
     const size_t size = torn ? n : n - 1;

@@ -48,7 +48,7 @@ static fh1_status real_target(const char *out, char real[PATH_MAX])
     const char *name = slash ? slash + 1 : dir, *around = slash == dir ? "/" : slash ? dir : ".";
     if (slash) *slash = '\0';
     if (!realpath(around, real_dir))
-        return fh1_hint(fh1_where(FH1_BAD("the folder of the target cannot be opened: %s", strerror(errno)), "%s", out),
+        return fh1_hint(fh1_where(cvt_cannot(errno, "the folder of the target cannot be opened"), "%s", out),
                         "make the folder first");
     return cvt_path_join(real, PATH_MAX, real_dir, name);
 }
@@ -83,7 +83,7 @@ fh1_status cli_check_apart(const char *source, const cvt_ckpt *c, const char *ou
     char real_source[PATH_MAX], real_out[PATH_MAX];
     struct stat a, b;
     if (!realpath(source, real_source) || stat(source, &a) != 0)
-        return fh1_where(FH1_BAD("the model cannot be opened: %s", strerror(errno)), "%s", source);
+        return fh1_where(cvt_cannot(errno, "the model cannot be opened"), "%s", source);
     FH1_TRY(real_target(out, real_out));
     bool there = stat(out, &b) == 0;
     if (strcmp(real_source, real_out) == 0 || (there && a.st_dev == b.st_dev && a.st_ino == b.st_ino))
@@ -161,14 +161,20 @@ void cli_print_losses(const char *path, const char *losses)
     }
 }
 
-fh1_status cli_print_folding(const char *path, cvt_gguf_type asked)
+void cli_print_folding(const char *path, cvt_gguf_type asked)
 {
     cvt_ckpt *c;
-    FH1_TRY(cvt_ckpt_open(path, &c));
+    char line[1024], why[1100];
+    const fh1_status s = cvt_ckpt_open(path, &c);
+    if (s) {
+        snprintf(why, sizeof why, "complete, but what it loses was not read: %s",
+                 fh1_status_line(s, line, sizeof line));
+        cli_print_losses(path, why);
+        return;
+    }
     const char *losses = cvt_gguf_losses(c);
     if (asked == CVT_GGUF_Q8_0 && !strstr(losses, "Q8_0"))
         cli_print_losses(path, "no matrix is stored as Q8_0: rows that blocks of 32 do not divide stay F32");
     cli_print_losses(path, losses);
     cvt_ckpt_close(c);
-    return NULL;
 }

@@ -29,7 +29,7 @@ fh1_status cli_write(cvt_ckpt *c, const char *out, const cli_sink *sink);
 /* Sentences of cvt_gguf_losses, as notes on stderr. */
 void cli_print_losses(const char *path, const char *losses);
 /* What the way back from a new GGUF file could not undo, and a type that was asked for and fits no matrix. */
-fh1_status cli_print_folding(const char *path, cvt_gguf_type asked);
+void cli_print_folding(const char *path, cvt_gguf_type asked);
 
 /* Bytes of a model file, or of all files of the folder that c is (laid out). */
 uint64_t cli_model_bytes(const char *path, const cvt_ckpt *c);

@@ -126,19 +126,19 @@ static fh1_status verify_file(const char *path, const cvt_progress *progress, cl
     static const char lfs[] = "version https://git-lfs";
     unsigned char begin[64] = {0};
     struct stat before, after;
-    size_t size;
+    size_t size, n;
     int fd;
     FH1_TRY(cvt_file_open(path, &fd, &size));
-    bool known = fstat(fd, &before) == 0;
-    ssize_t n = pread(fd, begin, sizeof begin, 0);
-    int why = errno;
+    fh1_status bad =
+        fstat(fd, &before) == 0 ? NULL : fh1_where(cvt_cannot(errno, "the file cannot be examined"), "%s", path);
+    if (!bad) bad = cvt_read_begin(fd, path, begin, sizeof begin, &n);
     close(fd);
-    if (n < 0 || !known) return fh1_where(FH1_BAD("reading failed: %s", strerror(why)), "%s, byte 0", path);
-    file_kind kind = kind_of(path, begin, (size_t)n, size);
+    FH1_TRY(bad);
+    file_kind kind = kind_of(path, begin, n, size);
     if (kind == NOTHING)
         return fh1_hint(fh1_where(FH1_BAD("this is no file that fh1 knows"), "%s, byte 0", path),
                         "give a model folder, an adapter folder, a .fh1, a .gguf or a .safetensors file");
-    if ((size_t)n >= sizeof lfs - 1 && memcmp(begin, lfs, sizeof lfs - 1) == 0)
+    if (n >= sizeof lfs - 1 && memcmp(begin, lfs, sizeof lfs - 1) == 0)
         return fh1_hint(fh1_where(fh1_fail(FH1_E_WRONG, "this is a git-lfs pointer, not the file itself"), "%s", path),
                         "fetch the file with `git lfs pull`");
     fh1_status s = verify_kind(kind, path, progress, out);
@@ -151,6 +151,6 @@ fh1_status cli_verify(const char *path, const cvt_progress *progress, cli_verifi
 {
     struct stat st;
     memset(out, 0, sizeof *out);
-    if (stat(path, &st) != 0) return fh1_where(FH1_BAD("the path cannot be opened: %s", strerror(errno)), "%s", path);
+    if (stat(path, &st) != 0) return fh1_where(cvt_cannot(errno, "the path cannot be opened"), "%s", path);
     return S_ISDIR(st.st_mode) ? verify_folder(path, progress, out) : verify_file(path, progress, out);
 }

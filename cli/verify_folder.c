@@ -34,7 +34,7 @@ static fh1_status look_around(const char *dir, known_folder *out)
 {
     *out = (known_folder){0};
     DIR *d = opendir(dir);
-    if (!d) return fh1_where(FH1_BAD("the folder cannot be read: %s", strerror(errno)), "%s", dir);
+    if (!d) return fh1_where(cvt_cannot(errno, "the folder cannot be read"), "%s", dir);
     fh1_status s = NULL;
     for (struct dirent *e; !s && (e = readdir(d)) != NULL;) {
         if (strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0) continue;
@@ -192,7 +192,9 @@ static fh1_status check_model(cvt_ckpt *c, cli_verified *out)
         cli_verify_note(out, "model_type is %.60s: names and shapes of the tensors were not checked",
                         type->valuestring);
     if (!s && ours) s = cvt_ckpt_config(c, config);
-    if (!s && ours && cvt_bnb_is(c)) {
+    bool quantised = false;
+    if (!s && ours) s = cvt_bnb_is(c, &quantised);
+    if (!s && quantised) {
         cvt_ckpt *below = c;
         s = cvt_ckpt_dequantise(below, FH1_DTYPE_COUNT, &c); /* checks the state of every tensor */
         if (s) c = NULL;

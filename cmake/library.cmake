@@ -22,7 +22,8 @@ install(TARGETS fh1 EXPORT fh1Targets ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR
 # What the parts of one folder share among themselves is not installed; of the reference only its engines are.
 set(FH1_INTERNAL judge_rules.h judge_state.h map_rules.h trace_owner.h report_impl.h clones.h law_impl.h op_case_impl.h
     explain.h find_name.h judge_tally.h fault_cases.h shrink_impl.h report_html.h native_impl.h bnb_state.h bnb_parts.h target_live.h
-    adapter_config.h adapter_match.h adapter_parts.h merge_block.h merge_kernel.h merge_plan.h)
+    adapter_config.h adapter_match.h adapter_parts.h merge_block.h merge_kernel.h merge_plan.h
+    convert/fault.h convert/fault_list.h)
 foreach(folder oracle convert golden)
   file(GLOB headers CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/${folder}/*.h)
   foreach(internal IN LISTS FH1_INTERNAL)

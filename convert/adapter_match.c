@@ -1,5 +1,7 @@
 #include "convert/adapter_match.h"
 
+#include "convert/fault.h"
+
 #include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -170,7 +172,7 @@ static fh1_status targeted(const rules *x, const cvt_module *m, bool *out)
     const cJSON *t = x->c->target_modules;
     bool no;
     *out = false;
-    if (!t) return NULL;
+    if (!t || (CVT_FAULT(MIXER_TARGETS_DROPPED) && strstr(m->path, "mamba"))) return NULL;
     FH1_TRY(excluded(x, m->path, &no));
     if (no) return NULL;
     if (x->target) return cvt_pattern_match(x->target, m->path, out, NULL);
@@ -204,7 +206,10 @@ static fh1_status set_scale(const rules *x, cvt_module *m, const char *path)
     m->r = x->c->r;
     if (r) cvt_json_is_int(r, &m->r);
     double a = alpha ? alpha->valuedouble : x->c->alpha;
-    m->scale = x->c->rslora ? a / sqrt((double)m->r) : a / (double)m->r;
+    if (CVT_FAULT(ALPHA_PATTERN_IGNORED)) a = x->c->alpha;
+    const double rank = (double)(CVT_FAULT(RANK_PATTERN_NOT_IN_SCALE) ? x->c->r : m->r);
+    m->scale = x->c->rslora && !CVT_FAULT(RSLORA_BY_RANK) ? a / sqrt(rank) : a / rank;
+    if (CVT_FAULT(ALPHA_NOT_DIVIDED)) m->scale = a;
     return NULL;
 }
 

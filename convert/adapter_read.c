@@ -1,4 +1,5 @@
 #include "convert/adapter_parts.h"
+#include "convert/fault.h"
 #include "convert/file.h"
 #include "convert/hash.h"
 
@@ -63,7 +64,7 @@ static fh1_status check_init(const cvt_adapter_config *c, const char *path, bool
     if (c->init == CVT_INIT_LOFTQ)
         s = fh1_hint(FH1_BAD("the adapter belongs to the base that LoftQ made, not to the original one"),
                      "if BASE is that base, set init_lora_weights to true; an initial adapter does not help");
-    else if (c->init == CVT_INIT_RESIDUAL && !has_initial)
+    else if (c->init == CVT_INIT_RESIDUAL && !has_initial && !CVT_FAULT(PISSA_ONTO_BASE))
         s = fh1_hint(FH1_BAD("the adapter was trained on a base that its initialisation had changed"),
                      "give the initial adapter with --initial, or save it with "
                      "path_initial_model_for_weight_conversion");

@@ -1,6 +1,8 @@
 /* The tensors of an adapter file: what each one is, and that none is missing, left over, misshapen or not finite. */
 #include "convert/adapter_parts.h"
 
+#include "convert/fault.h"
+
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -62,6 +64,7 @@ void *cvt_adapter_own(cvt_adapter *a, size_t n)
 
 static fh1_status no_match(const cvt_adapter *a, const char *name)
 {
+    if (CVT_FAULT(UNMATCHED_TENSOR_SKIPPED)) return NULL;
     return fh1_hint(cvt_adapter_at(a, name, FH1_BAD("the tensor matches nothing of this base")),
                     "is it the base that the adapter was trained on? PEFT would drop the tensor silently");
 }
@@ -101,6 +104,7 @@ static fh1_status take_part(sorter *x, const cvt_st_entry *e, const char *name, 
     snprintf(path, sizeof path, "%.*s", (int)len, name);
     const cvt_module *m = len < sizeof path ? cvt_modules_find(x->m, path) : NULL;
     if (!m) return no_match(x->a, e->name);
+    if (!m->targeted && (CVT_FAULT(UNMATCHED_TENSOR_SKIPPED) || CVT_FAULT(MIXER_TARGETS_DROPPED))) return NULL;
     if (!m->targeted)
         return fh1_hint(cvt_adapter_at(x->a, e->name, FH1_BAD("adapter_config.json does not adapt this module")),
                         "PEFT would drop the tensor silently; correct target_modules, exclude_modules or "
@@ -234,6 +238,17 @@ static fh1_status check_bias(const sorter *x, const cvt_module *m, const slot *s
     return check_shape(x, s->of[PART_BIAS], 1, m->out, 0);
 }
 
+/* Takes the matrices for those of a layer that stores its weight [in, out]. */
+static fh1_status faulty_fan_in(cvt_adapter *a, fh1_tensor *t)
+{
+    fh1_tensor v = fh1_view2(cvt_adapter_own(a, fh1_n_bytes(t)), t->dtype, t->shape[0], t->shape[1]);
+    if (!v.data) return fh1_no_memory(fh1_n_bytes(t), "an adapter");
+    for (int64_t i = 0; i < v.shape[0]; i++)
+        for (int64_t k = 0; k < v.shape[1]; k++) fh1_set(&v, i * v.shape[1] + k, fh1_get(t, k * v.shape[0] + i));
+    *t = v;
+    return NULL;
+}
+
 static fh1_status take_lora(sorter *x, const cvt_module *m, const slot *s)
 {
     bool embedding = m->kind == CVT_MODULE_EMBEDDING && !m->parameter;
@@ -253,6 +268,8 @@ static fh1_status take_lora(sorter *x, const cvt_module *m, const slot *s)
     l->scale = m->scale;
     l->A = A->t;
     l->B = B->t;
+    if (CVT_FAULT(FAN_IN_OBEYED) && x->c->fan_in_fan_out) FH1_TRY(faulty_fan_in(x->a, &l->A));
+    if (CVT_FAULT(FAN_IN_OBEYED) && x->c->fan_in_fan_out) FH1_TRY(faulty_fan_in(x->a, &l->B));
     if (s->of[PART_BIAS]) l->bias = s->of[PART_BIAS]->t;
     if (s->of[PART_MAGNITUDE]) l->magnitude = s->of[PART_MAGNITUDE]->t;
     if (l->scale == 0) FH1_TRY(cvt_adapter_warn(x->a, "%s: lora_alpha is 0, the adapter adds nothing", m->path));

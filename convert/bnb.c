@@ -2,6 +2,7 @@
 #include "convert/bnb.h"
 
 #include "convert/bnb_parts.h"
+#include "oracle/reached.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -54,6 +55,10 @@ typedef struct {
 static fh1_status decode4(cvt_ckpt *c, const cvt_bnb_weight *w, int64_t first, int64_t n, scratch *x)
 {
     int64_t block = w->state.blocksize, from = first / block, to = (first + n - 1) / block + 1;
+    FH1_REACHED((first + n) % block != 0); /* the last block is not full */
+    FH1_REACHED(w->state.n_elems % 2 != 0);
+    FH1_REACHED(w->state.rank == 2 && w->state.shape[1] % block != 0); /* blocks straddle rows */
+    FH1_REACHED(w->state.nested);
     uint64_t byte = (uint64_t)first / 2, n_bytes = (uint64_t)(first + n + 1) / 2 - byte;
     FH1_TRY(cvt_ckpt_read(c, w->weight, byte, n_bytes, x->packed));
     FH1_TRY(read_scales(c, w, from, to - from, x->scale));
@@ -158,17 +163,19 @@ static fh1_status attach(cvt_ckpt *c)
     return cvt_ckpt_edit_config(c, "quantization_config", NULL);
 }
 
-bool cvt_bnb_is(cvt_ckpt *c)
+fh1_status cvt_bnb_is(cvt_ckpt *c, bool *yes)
 {
     cJSON *config;
-    bool named = false;
-    if (!cvt_ckpt_config_json(c, &config)) {
+    *yes = false;
+    const fh1_status s = cvt_ckpt_config_json(c, &config);
+    if (s && s->code == FH1_E_INTERNAL) return s;
+    if (!s) {
         const cJSON *q = cJSON_GetObjectItemCaseSensitive(config, "quantization_config");
-        named = q && !cJSON_IsNull(q);
+        *yes = q && !cJSON_IsNull(q);
         cJSON_Delete(config);
     }
-    for (int64_t i = 0; i < c->n_tensors && !named; i++) named = cvt_bnb_is_part(c->tensors[i].name);
-    return named;
+    for (int64_t i = 0; i < c->n_tensors && !*yes; i++) *yes = cvt_bnb_is_part(c->tensors[i].name);
+    return NULL;
 }
 
 fh1_status cvt_ckpt_dequantise(cvt_ckpt *below, fh1_dtype dtype, cvt_ckpt **out)

@@ -1,5 +1,6 @@
 #include "convert/bnb_state.h"
 
+#include "convert/fault.h"
 #include "convert/fields.h"
 
 #include <math.h>
@@ -147,13 +148,17 @@ void cvt_bnb_scales(const uint8_t *code, const float *map, const float *absmax, 
     int64_t block = first / blocksize;
     for (int64_t i = 0; i < n; i++) {
         float residual = map[code[i]] * absmax[(first + i) / blocksize - block];
-        out[i] = residual + offset;
+        out[i] = CVT_FAULT(NF4_NESTED_OFFSET_DROPPED) ? residual : residual + offset;
     }
 }
 
 void cvt_bnb_decode4(cvt_bnb_kind kind, const uint8_t *packed, const float *scale, int64_t blocksize, int64_t first,
                      int64_t n, float *out)
 {
+    if (CVT_FAULT(PACKED_READ_AS_VALUES)) {
+        for (int64_t i = 0; i < n; i++) out[i] = (float)packed[i / 2];
+        return;
+    }
     const float *codes = cvt_bnb_codes(kind);
     int64_t even = first & ~(int64_t)1, block = first / blocksize;
     for (int64_t i = first; i < first + n;) {
@@ -168,6 +173,7 @@ void cvt_bnb_decode4(cvt_bnb_kind kind, const uint8_t *packed, const float *scal
         }
         for (; i + 1 < end; i += 2) {
             uint8_t byte = packed[(i - even) / 2];
+            if (CVT_FAULT(NF4_NIBBLES_SWAPPED)) byte = (uint8_t)(byte << 4 | byte >> 4);
             out[i - first] = table[byte >> 4];
             out[i - first + 1] = table[byte & 15];
         }

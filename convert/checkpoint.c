@@ -19,21 +19,20 @@ static fh1_status kind_of_file(const char *path, cvt_kind *out)
 {
     char begin[64];
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
-    if (fd < 0) return fh1_where(FH1_BAD("the file cannot be opened: %s", strerror(errno)), "%s", path);
-    ssize_t n = pread(fd, begin, sizeof begin, 0);
-    int why = errno;
+    if (fd < 0) return fh1_where(cvt_cannot(errno, "the file cannot be opened"), "%s", path);
+    size_t n;
+    fh1_status s = cvt_read_begin(fd, path, begin, sizeof begin, &n);
     close(fd);
-    if (n < 0) return fh1_where(FH1_BAD("reading failed: %s", strerror(why)), "%s, byte 0", path);
-    if (cvt_native_is(begin, (size_t)n)) *out = CVT_KIND_NATIVE;
-    else if (cvt_gguf_is(begin, (size_t)n)) *out = CVT_KIND_GGUF;
-    return NULL;
+    if (!s && cvt_native_is(begin, n)) *out = CVT_KIND_NATIVE;
+    else if (!s && cvt_gguf_is(begin, n)) *out = CVT_KIND_GGUF;
+    return s;
 }
 
 fh1_status cvt_ckpt_kind(const char *path, cvt_kind *out)
 {
     struct stat st;
     *out = CVT_KIND_NONE;
-    if (stat(path, &st) != 0) return fh1_where(FH1_BAD("the model cannot be opened: %s", strerror(errno)), "%s", path);
+    if (stat(path, &st) != 0) return fh1_where(cvt_cannot(errno, "the model cannot be opened"), "%s", path);
     if (S_ISDIR(st.st_mode)) *out = CVT_KIND_HF;
     return S_ISREG(st.st_mode) ? kind_of_file(path, out) : NULL;
 }

@@ -81,12 +81,16 @@ static fh1_status open_same(const char *path, const identity *was, int *fd)
 {
     struct stat st;
     *fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
-    if (*fd < 0) return fh1_where(FH1_BAD("the file cannot be opened: %s", strerror(errno)), "%s", path);
-    bool known = fstat(*fd, &st) == 0;
-    identity is = known ? identify(&st) : (identity){0};
-    if (known && same(&is, was)) return NULL;
-    close(*fd);
-    return changed_meanwhile(path);
+    if (*fd < 0) return fh1_where(cvt_cannot(errno, "the file cannot be opened"), "%s", path);
+    fh1_status s = NULL;
+    if (fstat(*fd, &st) != 0) {
+        s = fh1_where(cvt_cannot(errno, "the file cannot be examined"), "%s", path);
+    } else {
+        const identity is = identify(&st);
+        if (!same(&is, was)) s = changed_meanwhile(path);
+    }
+    if (s) close(*fd);
+    return s;
 }
 
 /* The slot of a file if it is open, else the one to use for it: free, or the longest unused; NULL when all are busy. */
@@ -164,7 +168,7 @@ static fh1_status unchanged(cvt_ckpt *c)
         struct stat st;
         FH1_TRY(full_path(c, i, path, sizeof path));
         if (stat(path, &st) != 0)
-            return fh1_where(FH1_BAD("the file went away while it was read: %s", strerror(errno)), "%s", path);
+            return fh1_where(cvt_cannot(errno, "the file went away while it was read"), "%s", path);
         identity is = identify(&st);
         if (!same(&is, &h->files[c->files[i].source])) return changed_meanwhile(path);
     }
@@ -218,7 +222,7 @@ static fh1_status walk_entry(walk *w)
 {
     struct stat st;
     if (stat(w->path, &st) != 0)
-        return fh1_hint(fh1_where(FH1_BAD("the file cannot be examined: %s", strerror(errno)), "%s", w->path),
+        return fh1_hint(fh1_where(cvt_cannot(errno, "the file cannot be examined"), "%s", w->path),
                         "a symbolic link without its target? remove it");
     if (S_ISREG(st.st_mode)) return add_file(w, &st);
     if (!S_ISDIR(st.st_mode))
@@ -234,7 +238,7 @@ static fh1_status walk_folder(walk *w)
 {
     size_t n = strlen(w->path);
     DIR *d = opendir(w->path);
-    if (!d) return fh1_where(FH1_BAD("the folder cannot be read: %s", strerror(errno)), "%s", w->path);
+    if (!d) return fh1_where(cvt_cannot(errno, "the folder cannot be read"), "%s", w->path);
     fh1_status s = NULL;
     for (struct dirent *e; !s && (e = readdir(d)) != NULL;) {
         if (strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0) continue;
@@ -261,7 +265,7 @@ static fh1_status list_files(cvt_ckpt *c, hf_source *h)
         w->h = h;
         memcpy(w->path, c->path, n + 1);
         w->root = n + (c->path[n - 1] == '/' ? 0 : 1);
-        if (stat(w->path, &st) != 0) s = FH1_BAD("the folder cannot be opened: %s", strerror(errno));
+        if (stat(w->path, &st) != 0) s = cvt_cannot(errno, "the folder cannot be opened");
     }
     if (!s) s = enter(w, &st);
     if (!s) s = walk_folder(w);

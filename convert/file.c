@@ -9,13 +9,21 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+fh1_status cvt_cannot(int why, const char *what)
+{
+    static const int ours[] = {ENOMEM, ENFILE, EMFILE, EIO, EAGAIN, ENOSPC, ENOBUFS};
+    for (size_t i = 0; i < sizeof ours / sizeof *ours; i++)
+        if (why == ours[i]) return fh1_fail(FH1_E_INTERNAL, "%s: %s", what, strerror(why));
+    return FH1_BAD("%s: %s", what, strerror(why));
+}
+
 fh1_status cvt_file_open(const char *path, int *fd, size_t *n)
 {
     struct stat st;
     *fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
-    if (*fd < 0) return fh1_where(FH1_BAD("the file cannot be opened: %s", strerror(errno)), "%s", path);
+    if (*fd < 0) return fh1_where(cvt_cannot(errno, "the file cannot be opened"), "%s", path);
     fh1_status s = NULL;
-    if (fstat(*fd, &st) != 0) s = FH1_BAD("the file cannot be examined: %s", strerror(errno));
+    if (fstat(*fd, &st) != 0) s = cvt_cannot(errno, "the file cannot be examined");
     else if (S_ISDIR(st.st_mode)) s = fh1_expected(fh1_found(FH1_BAD("this is not a file"), "a folder"), "a file");
     else if (!S_ISREG(st.st_mode))
         s = fh1_expected(fh1_found(FH1_BAD("this is not a regular file"), "a pipe or device"), "a regular file");
@@ -35,7 +43,7 @@ static fh1_status read_all(int fd, const char *path, char *buf, size_t n, size_t
     while (*got < n) {
         ssize_t k = read(fd, buf + *got, n - *got);
         if (k < 0 && errno == EINTR) continue;
-        if (k < 0) return fh1_where(FH1_BAD("reading failed: %s", strerror(errno)), "%s, byte %zu", path, *got);
+        if (k < 0) return fh1_where(cvt_cannot(errno, "reading failed"), "%s, byte %zu", path, *got);
         if (k == 0) break;
         *got += (size_t)k;
     }
@@ -49,14 +57,26 @@ fh1_status cvt_read_at(int fd, const char *path, void *dst, size_t n, uint64_t o
         ssize_t k = pread(fd, p, n, (off_t)offset);
         if (k < 0 && errno == EINTR) continue;
         if (k < 0)
-            return fh1_where(FH1_BAD("reading failed: %s", strerror(errno)), "%s, byte %llu", path,
-                             (unsigned long long)offset);
+            return fh1_where(cvt_cannot(errno, "reading failed"), "%s, byte %llu", path, (unsigned long long)offset);
         if (k == 0)
             return fh1_where(FH1_BAD("the file ended while it was read: it was changed meanwhile"), "%s, byte %llu",
                              path, (unsigned long long)offset);
         p += k;
         n -= (size_t)k;
         offset += (uint64_t)k;
+    }
+    return NULL;
+}
+
+fh1_status cvt_read_begin(int fd, const char *path, void *dst, size_t n, size_t *got)
+{
+    *got = 0;
+    while (*got < n) {
+        ssize_t k = pread(fd, (char *)dst + *got, n - *got, (off_t)*got);
+        if (k < 0 && errno == EINTR) continue;
+        if (k < 0) return fh1_where(cvt_cannot(errno, "reading failed"), "%s, byte %zu", path, *got);
+        if (k == 0) break;
+        *got += (size_t)k;
     }
     return NULL;
 }
@@ -96,7 +116,7 @@ fh1_status cvt_file_map(const char *path, const void **data, size_t *n)
     void *map = *n ? mmap(NULL, *n, PROT_READ, MAP_SHARED, fd, 0) : NULL;
     int why = errno;
     close(fd);
-    if (map == MAP_FAILED) return fh1_where(FH1_BAD("the file cannot be mapped: %s", strerror(why)), "%s", path);
+    if (map == MAP_FAILED) return fh1_where(cvt_cannot(why, "the file cannot be mapped"), "%s", path);
     *data = map;
     return NULL;
 }

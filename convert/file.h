@@ -8,11 +8,18 @@
 
 #include <stdint.h>
 
+/* Why a call of the system on somebody's file failed, "WHAT: REASON": FH1_E_INTERNAL where this machine is short of
+ * something or the disk does not work, which says nothing about the file, else FH1_E_INPUT. */
+fh1_status cvt_cannot(int why, const char *what);
+
 /* Opens a regular file, without waiting for the other end of a pipe. */
 fh1_status cvt_file_open(const char *path, int *fd, size_t *n);
 
 /* All `n` bytes at the offset; FH1_E_INPUT when the file ends before. */
 fh1_status cvt_read_at(int fd, const char *path, void *dst, size_t n, uint64_t offset);
+
+/* The first `n` bytes into dst, fewer (*got) where the file ends before. */
+fh1_status cvt_read_begin(int fd, const char *path, void *dst, size_t n, size_t *got);
 
 /* A whole regular file of at most `max_bytes`; *text is malloc'ed, with a zero behind its n bytes. */
 fh1_status cvt_file_read(const char *path, size_t max_bytes, char **text, size_t *n);

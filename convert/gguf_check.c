@@ -2,6 +2,8 @@
  * without a word and compute something else. */
 #include "convert/gguf_export.h"
 
+#include "convert/fault.h"
+
 #include <math.h>
 
 #define MAX_LAYERS 512 /* llama.cpp's table */
@@ -42,6 +44,9 @@ static fh1_status check_folded(cvt_ckpt *c, const cJSON *config, const fh1_confi
 {
     const cJSON *key = cJSON_GetObjectItemCaseSensitive(config, CVT_GGUF_FOLDED_KEY);
     const char *meta = cvt_ckpt_meta(c, CVT_GGUF_FOLDED_META);
+    const int64_t conv = cvt_ckpt_find(c, "model.layers.0.mamba.conv1d.weight");
+    if (CVT_FAULT(FOLDED_MARK_IGNORED)) return NULL;
+    if (CVT_FAULT(FOLDED_BY_SHAPE) && conv >= 0 && c->tensors[conv].rank == 3) return NULL; /* PyTorch's layout */
     bool unit = g->m_emb == 1 && g->m_lm == 1 && g->m_key == 1 && g->m_attn_in == 1 && g->m_attn_out == 1 &&
                 g->m_ssm_in == 1 && g->m_ssm_out == 1 && g->m_gate == 1 && g->m_down == 1;
     for (int k = 0; k < 5; k++) unit &= g->m_ssm[k] == 1;

@@ -1,5 +1,6 @@
 /* An open GGUF file: its life, its bytes, its values. */
 #include "convert/gguf_file.h"
+#include "convert/file.h"
 
 #include "convert/find_name.h"
 #include "oracle/round.h"
@@ -34,7 +35,7 @@ fh1_status cvt_gguf_read(const cvt_gguf_file *f, uint64_t at, uint64_t n, void *
     while (n > 0) {
         ssize_t k = pread(f->fd, p, n, (off_t)at);
         if (k < 0 && errno == EINTR) continue;
-        if (k < 0) return cvt_gguf_at(FH1_BAD("reading failed: %s", strerror(errno)), f, at);
+        if (k < 0) return cvt_gguf_at(cvt_cannot(errno, "reading failed"), f, at);
         if (k == 0) return cvt_gguf_at(FH1_BAD("the file has become shorter while it was read"), f, at);
         p += k;
         at += (uint64_t)k;
@@ -47,9 +48,9 @@ static fh1_status open_file(cvt_gguf_file *f)
 {
     struct stat st;
     f->fd = open(f->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
-    if (f->fd < 0) return fh1_where(FH1_BAD("the file cannot be opened: %s", strerror(errno)), "%s", f->path);
-    if (fstat(f->fd, &st) != 0 || !S_ISREG(st.st_mode))
-        return fh1_where(FH1_BAD("this is not a regular file"), "%s", f->path);
+    if (f->fd < 0) return fh1_where(cvt_cannot(errno, "the file cannot be opened"), "%s", f->path);
+    if (fstat(f->fd, &st) != 0) return fh1_where(cvt_cannot(errno, "the file cannot be examined"), "%s", f->path);
+    if (!S_ISREG(st.st_mode)) return fh1_where(FH1_BAD("this is not a regular file"), "%s", f->path);
     f->device = (uint64_t)st.st_dev;
     f->inode = (uint64_t)st.st_ino;
     f->file_bytes = (uint64_t)st.st_size;

@@ -1,6 +1,8 @@
 /* One piece of a tensor: read, fold in f64, round once, and see what would not come back. */
 #include "convert/gguf_export.h"
 
+#include "convert/fault.h"
+
 #include "oracle/clones.h"
 
 #include <math.h>
@@ -91,6 +93,27 @@ static void free_buffers(buffers *b)
     free(b->narrow);
 }
 
+static void round_each(fh1_dtype dtype, double *v, int64_t n)
+{
+    double narrow;
+    for (int64_t i = 0; i < n; i++) {
+        fh1_from_f64(&narrow, dtype, &v[i], 1);
+        fh1_to_f64(&v[i], &narrow, dtype, 1);
+    }
+}
+
+/* A part of the factor, a rounding, the rest. */
+static void faulty_fold(const cvt_gguf_job *j, fh1_dtype dtype, int64_t first, int64_t rows, double *v)
+{
+    cvt_gguf_entry part = *j->e;
+    for (int k = 0; k < part.n_factors; k++) part.factor[k] = sqrt(fabs(part.factor[k]));
+    cvt_gguf_fold_rows(&part, first, rows, v);
+    if (part.fold == CVT_GGUF_NEG_EXP || cvt_gguf_factor_is_one(j->e)) return;
+    round_each(dtype, v, rows * part.cols);
+    for (int k = 0; k < part.n_factors; k++) part.factor[k] = j->e->factor[k] / part.factor[k];
+    cvt_gguf_fold_rows(&part, first, rows, v);
+}
+
 static fh1_status fold(cvt_ckpt *c, const cvt_gguf_job *j, int64_t first, int64_t rows, buffers *b, unsigned char *out,
                        uint64_t *inexact)
 {
@@ -99,7 +122,9 @@ static fh1_status fold(cvt_ckpt *c, const cvt_gguf_job *j, int64_t first, int64_
     FH1_TRY(cvt_ckpt_read_rows(c, j->source, first, rows, b->original));
     const fh1_tensor original = fh1_view1(b->original, t->dtype, n);
     fh1_to_f64(b->v, b->original, t->dtype, n);
-    cvt_gguf_fold_rows(j->e, first, rows, b->v);
+    if (CVT_FAULT(FOLD_ROUNDS_TWICE)) faulty_fold(j, t->dtype, first, rows, b->v);
+    else cvt_gguf_fold_rows(j->e, first, rows, b->v);
+    if (CVT_FAULT(SSM_PARAMETERS_QUANTISED) && strstr(j->e->name, ".ssm_")) round_each(FH1_BF16, b->v, n);
     FH1_TRY(check_range(c, j, first, n, b->v, &original));
     if (j->format->id == CVT_GGUF_ID_Q8_0) {
         for (int64_t i = 0; i < n; i++) b->narrow[i] = (float)b->v[i];

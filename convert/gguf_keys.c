@@ -1,6 +1,8 @@
 /* The keys of a GGUF file that describe the model, with the types and names of stock llama.cpp's converter. */
 #include "convert/gguf_import.h"
 
+#include "convert/fault.h"
+
 #include <string.h>
 
 static int file_type(cvt_gguf_type type)
@@ -68,7 +70,7 @@ fh1_status cvt_gguf_put_model_keys(cvt_gguf_writer *w, cvt_ckpt *c, const fh1_co
     cvt_gguf_put_uint(w, "general.file_type", (uint64_t)file_type(type));
     for (int i = 0; i < N_SIZES; i++) cvt_gguf_put_uint(w, sizes[i].key, (uint64_t)sizes[i].value);
     cvt_gguf_put_real(w, "falcon-h1.attention.layer_norm_rms_epsilon", g->eps);
-    cvt_gguf_put_real(w, "falcon-h1.rope.freq_base", g->rope.theta);
+    if (!CVT_FAULT(THETA_NOT_WRITTEN)) cvt_gguf_put_real(w, "falcon-h1.rope.freq_base", g->rope.theta);
     if (g->rope.type == FH1_ROPE_LINEAR) {
         put_text(w, "falcon-h1.rope.scaling.type", "linear");
         cvt_gguf_put_real(w, "falcon-h1.rope.scaling.factor", g->rope.factor);

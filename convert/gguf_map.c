@@ -1,5 +1,7 @@
 #include "convert/gguf_map.h"
 
+#include "convert/fault.h"
+
 #include "oracle/clones.h"
 
 #include <math.h>
@@ -47,7 +49,8 @@ static void add_attention(builder *b)
     const fh1_config *c = b->c;
     const int64_t q = c->Hq * c->A, kv = c->Hkv * c->A;
     scaled(b, "blk.%.attn_q.weight", "model.layers.%.self_attn.q_proj.weight", q, c->D, c->m_attn_in);
-    scaled(b, "blk.%.attn_k.weight", "model.layers.%.self_attn.k_proj.weight", kv, c->D, c->m_attn_in * c->m_key);
+    scaled(b, "blk.%.attn_k.weight", "model.layers.%.self_attn.k_proj.weight", kv, c->D,
+           c->m_attn_in * (CVT_FAULT(KEY_FOLD_MATCHES_NOTHING) ? 1 : c->m_key));
     scaled(b, "blk.%.attn_v.weight", "model.layers.%.self_attn.v_proj.weight", kv, c->D, c->m_attn_in);
     scaled(b, "blk.%.attn_output.weight", "model.layers.%.self_attn.o_proj.weight", c->D, q, c->m_attn_out);
     if (!c->attention_bias) return;
@@ -66,7 +69,7 @@ static void add_mixer(builder *b)
     e->n_factors = 5;
     for (int k = 0; k < 5; k++) {
         e->until[k] = (k ? e->until[k - 1] : 0) + width[k];
-        e->factor[k] = c->m_ssm_in * c->m_ssm[k];
+        e->factor[k] = c->m_ssm_in * (CVT_FAULT(SEGMENTS_FOLDED_AS_ONE) ? 1 : c->m_ssm[k]);
     }
     e = add(b, "blk.%.ssm_conv1d.weight", "model.layers.%.mamba.conv1d.weight", conv, c->K);
     e->rank = 3; /* [c, 1, K] */
@@ -121,7 +124,8 @@ fh1_status cvt_gguf_map_new(const fh1_config *c, cvt_gguf_map *out)
         add_mlp(&b);
     }
     add(&b, "output_norm.weight", "model.final_layernorm.weight", c->D, 0);
-    scaled(&b, "output.weight", c->tied ? "model.embed_tokens.weight" : "lm_head.weight", c->V, c->D, c->m_lm);
+    scaled(&b, "output.weight", c->tied ? "model.embed_tokens.weight" : "lm_head.weight", c->V, c->D,
+           c->tied && CVT_FAULT(TIED_HEAD_FOLDED_AS_EMBEDDING) ? c->m_emb : c->m_lm);
     return NULL;
 }
 

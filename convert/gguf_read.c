@@ -3,6 +3,7 @@
 #include "convert/gguf_file.h"
 
 #include "convert/json_scan.h" /* cvt_utf8_len */
+#include "oracle/reached.h"
 #include "oracle/tensor.h"
 
 #include <stdio.h>
@@ -137,6 +138,8 @@ static fh1_status take_array(parser *p, cvt_gguf_kv *kv)
                                           (unsigned long long)CVT_GGUF_MAX_ITEMS),
                              "%llu", (unsigned long long)kv->n),
                    head + 4);
+    FH1_REACHED(kv->n == 0);
+    FH1_REACHED(kv->item == CVT_GGUF_STRING);
     kv->value_at = p->at;
     uint64_t at, n;
     if (kv->item == CVT_GGUF_STRING)

@@ -1,5 +1,6 @@
 #include "convert/hf_config.h"
 
+#include "convert/fault.h"
 #include "convert/fields.h"
 #include "convert/hf_rope.h"
 
@@ -35,6 +36,7 @@ static fh1_status read_attention(const cvt_fields *f, fh1_config *c)
     FH1_TRY(cvt_need_bool(f, "mlp_bias", &c->mlp_bias));
     FH1_TRY(cvt_need_bool(f, "projectors_bias", &c->projectors_bias));
     FH1_TRY(cvt_need_bool(f, "tie_word_embeddings", &c->tied));
+    c->tied |= CVT_FAULT(RETIED_ON_LOAD);
     FH1_TRY(cvt_need_string(f, "hidden_act", &act));
     if (strcmp(act, "silu") != 0)
         return cvt_bad_value(f, "hidden_act", cvt_optional(f, "hidden_act"), "this activation is not supported",
@@ -230,7 +232,9 @@ fh1_status cvt_hf_config_dtype_parse(const cJSON *json, const char *path, fh1_dt
     const char *key = now ? "dtype" : "torch_dtype", *name;
     *out = FH1_F32;
     if (!now && !old) return NULL;
-    if (now && old && !cJSON_Compare(now, old, true))
+    bool same = true;
+    if (now && old) FH1_TRY(cvt_json_same(now, old, &same));
+    if (!same)
         return cvt_bad_value(&f, "dtype", now, "the value contradicts torch_dtype", "the same type in both keys");
     FH1_TRY(cvt_need_string(&f, key, &name));
     for (int i = 0; i < N_DTYPES; i++) {

@@ -32,8 +32,7 @@ static fh1_status check_folder(const char *dir)
 {
     struct stat st;
     char config[PATH_MAX];
-    if (stat(dir, &st) != 0)
-        return fh1_where(FH1_BAD("the model folder cannot be opened: %s", strerror(errno)), "%s", dir);
+    if (stat(dir, &st) != 0) return fh1_where(cvt_cannot(errno, "the model folder cannot be opened"), "%s", dir);
     if (!S_ISDIR(st.st_mode))
         return fh1_hint(fh1_where(FH1_BAD("this is not a model folder"), "%s", dir),
                         "give the folder that holds config.json and the weights");

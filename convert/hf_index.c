@@ -1,5 +1,6 @@
 #include "convert/hf_index.h"
 
+#include "convert/fault.h"
 #include "convert/fields.h"
 #include "convert/file.h"
 
@@ -38,6 +39,7 @@ static fh1_status in_index(const hf_index *x, fh1_status s)
 /* The name of a file in this folder: nothing that could lead out of it. */
 static fh1_status check_file_name(const hf_index *x, const mapping *m)
 {
+    if (CVT_FAULT(TRAVERSAL_FOLLOWED)) return NULL;
     bool plain = m->file[0] != '\0' && m->file[0] != '.' && !strpbrk(m->file, "/\\") && strlen(m->file) <= NAME_MAX;
     if (plain && cvt_has_suffix(m->file, ".safetensors")) return NULL;
     return fh1_found(
@@ -63,6 +65,12 @@ static const mapping *find_mapping(const hf_index *x, const char *tensor)
     return bsearch(&key, x->map, x->n, sizeof key, by_tensor);
 }
 
+static bool faulty_missing(const hf_index *x, const char *name)
+{
+    char path[PATH_MAX];
+    return cvt_path_join(path, sizeof path, x->dir, name) == NULL && !cvt_path_exists(path);
+}
+
 static fh1_status read_weight_map(hf_index *x)
 {
     const cJSON *map = cJSON_GetObjectItemCaseSensitive(x->json, "weight_map");
@@ -78,6 +86,7 @@ static fh1_status read_weight_map(hf_index *x)
         x->map[i] = (mapping){v->string, v->valuestring, 0};
         x->names[i] = v->valuestring;
         FH1_TRY(check_file_name(x, &x->map[i]));
+        if (CVT_FAULT(MISSING_SHARD_DROPPED) && faulty_missing(x, v->valuestring)) x->n--, i--;
     }
     qsort(x->map, x->n, sizeof *x->map, by_tensor);
     return NULL;
@@ -130,6 +139,7 @@ static fh1_status audit_shard(const hf_index *x, const cvt_hf_files *f, int64_t 
 static fh1_status audit(const hf_index *x, const cvt_hf_files *f)
 {
     uint64_t total = 0;
+    if (CVT_FAULT(STALE_INDEX_BELIEVED)) return NULL;
     for (int64_t i = 0; i < f->n_files; i++) {
         FH1_TRY(audit_shard(x, f, i));
         for (int64_t k = 0; k < cvt_st_count(f->files[i]); k++)
@@ -140,6 +150,9 @@ static fh1_status audit(const hf_index *x, const cvt_hf_files *f)
             return in_index(x, FH1_BAD("tensor \"%.100s\" is missing in %s", x->map[i].tensor, x->map[i].file));
     const cJSON *metadata = cJSON_GetObjectItemCaseSensitive(x->json, "metadata");
     const cJSON *size = metadata ? cJSON_GetObjectItemCaseSensitive(metadata, "total_size") : NULL;
+    if (CVT_FAULT(MISSING_SHARD_DROPPED) &&
+        x->n < (size_t)cJSON_GetArraySize(cJSON_GetObjectItemCaseSensitive(x->json, "weight_map")))
+        return NULL;
     if (size && !(cJSON_IsNumber(size) && size->valuedouble == (double)total))
         return fh1_found(fh1_expected(in_index(x, FH1_BAD("metadata.total_size is not the size of the tensors")),
                                       "%llu", (unsigned long long)total),
@@ -165,12 +178,34 @@ static void warn_unused(const char *dir, const char *const *names, int64_t n_nam
                 n == 1 ? " is" : "s are", first, n == 1 ? "" : ", ...");
 }
 
+/* The files of the folder that the index does not name, too. */
+static fh1_status faulty_glob(const hf_index *x, cvt_hf_files *out)
+{
+    char path[PATH_MAX];
+    fh1_status s = NULL;
+    DIR *d = opendir(x->dir);
+    for (struct dirent *e; d && !s && (e = readdir(d)) != NULL;) {
+        bool known = !cvt_has_suffix(e->d_name, ".safetensors");
+        for (int64_t i = 0; i < out->n_files && !known; i++)
+            known = cvt_has_suffix(cvt_st_path(out->files[i]), e->d_name);
+        cvt_st **grown = known ? NULL : realloc(out->files, ((size_t)out->n_files + 1) * sizeof *grown);
+        if (!grown) continue;
+        out->files = grown;
+        s = cvt_path_join(path, sizeof path, x->dir, e->d_name);
+        if (!s) s = open_weights(x, path, &out->files[out->n_files]);
+        if (!s) out->n_files++;
+    }
+    if (d) closedir(d);
+    return s;
+}
+
 static fh1_status open_indexed(hf_index *x, cvt_hf_files *out)
 {
     FH1_TRY(cvt_json_read(x->path, MAX_INDEX, MAX_DEPTH, &x->json));
     FH1_TRY(read_weight_map(x));
     FH1_TRY(open_shards(x, out));
     FH1_TRY(audit(x, out));
+    if (CVT_FAULT(EVERY_FILE_LOADED)) FH1_TRY(faulty_glob(x, out));
     if (!x->scan) warn_unused(x->dir, x->names, out->n_files);
     return NULL;
 }

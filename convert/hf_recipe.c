@@ -4,6 +4,8 @@
  * size `out` (before the multiplier behind it) gets weights of standard deviation out / (in·sqrt(fan_in)). */
 #include "convert/hf_recipe.h"
 
+#include "convert/fault.h"
+
 #include "oracle/random.h"
 
 #include <math.h>
@@ -96,7 +98,7 @@ fh1_status cvt_hf_recipe(const fh1_config *c, const char *name, int64_t n_elems,
     const char *part = within_layer(name);
     for (size_t i = 0; i < sizeof around_one / sizeof *around_one; i++) {
         if (strcmp(part, around_one[i]) != 0) continue;
-        normal(out, 1, 0.1, n_elems);
+        normal(out, CVT_FAULT(INIT_D_ZERO) && strcmp(part, "mamba.D") == 0 ? 0 : 1, 0.1, n_elems);
         return NULL;
     }
     if (strcmp(part, "model.embed_tokens.weight") == 0) {
@@ -157,10 +159,11 @@ void cvt_hf_recipe_fill(const fh1_config *c, const cvt_recipe *r, uint64_t seed,
     for (int64_t i = 0; i < n; i++) {
         int64_t at = first + i;
         if (r->kind == CVT_RECIPE_A_LOG) {
-            out[i] = log(decay_of_head(s, at));
+            out[i] =
+                CVT_FAULT(INIT_A_LOG_NORMAL) ? 0.02 * fh1_random_normal(s, (uint64_t)at) : log(decay_of_head(s, at));
         } else if (r->kind == CVT_RECIPE_DT_BIAS) {
             double dt = step_of_head(c, s, a_log, at);
-            out[i] = dt + log(-expm1(-dt)); /* softplus(out) = dt */
+            out[i] = CVT_FAULT(INIT_DT_BIAS_ZERO) ? 0 : dt + log(-expm1(-dt)); /* softplus(out) = dt */
         } else {
             while (at >= r->end[k] && k < r->n_segments - 1) k++;
             out[i] = r->mean + r->std[k] * bell(fh1_random_u64(s, (uint64_t)at));

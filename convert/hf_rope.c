@@ -1,9 +1,12 @@
 #include "convert/hf_rope.h"
 
+#include "convert/fault.h"
+
 #include <stdio.h>
 #include <string.h>
 
 #define MAX_LENGTH (INT64_C(1) << 31)
+#define MAX_KEYS 256 /* of an object of rope keys, each of which is looked for in the other form; some 15 are known */
 
 static fh1_status contradiction(const cvt_fields *f, const char *key_a, const cJSON *a, const char *key_b,
                                 const cJSON *b)
@@ -24,6 +27,9 @@ static fh1_status rope_object(const cvt_fields *f, const char *key, const char *
     const cJSON *v = cvt_optional(f, key);
     *out = (cvt_fields){NULL, f->path, prefix};
     if (v && !cJSON_IsObject(v)) return cvt_bad_value(f, key, v, "the value is not an object", "an object or null");
+    if (v && cJSON_GetArraySize(v) > MAX_KEYS)
+        return fh1_expected(fh1_where(FH1_BAD("the object has too many keys"), "%s, key %s", f->path, key),
+                            "at most %d", MAX_KEYS);
     if (v && v->child) out->object = v;
     return NULL;
 }
@@ -32,7 +38,9 @@ static fh1_status rope_object(const cvt_fields *f, const char *key, const char *
 static fh1_status rope_type_name(const cvt_fields *r, const char **out)
 {
     const cJSON *now = cvt_optional(r, "rope_type"), *old = cvt_optional(r, "type");
-    if (now && old && !cJSON_Compare(now, old, true)) return contradiction(r, "rope_type", now, "type", old);
+    bool same = true;
+    if (now && old) FH1_TRY(cvt_json_same(now, old, &same));
+    if (!same) return contradiction(r, "rope_type", now, "type", old);
     return cvt_need_string(r, !now && old ? "type" : "rope_type", out);
 }
 
@@ -49,7 +57,9 @@ static fh1_status compare_objects(const cvt_fields *f, const cvt_fields *a, cons
     for (const cJSON *v = a->object->child; v; v = v->next) {
         if (is_type_or_theta(v->string) || cJSON_IsNull(v)) continue;
         const cJSON *other = cvt_optional(b, v->string);
-        if (other && cJSON_Compare(v, other, true)) continue;
+        bool same = false;
+        if (other) FH1_TRY(cvt_json_same(v, other, &same));
+        if (same) continue;
         snprintf(key_a, sizeof key_a, "%s.%.100s", name_a, v->string);
         snprintf(key_b, sizeof key_b, "%s.%.100s", name_b, v->string);
         return contradiction(f, key_a, v, key_b, other);
@@ -78,9 +88,14 @@ static fh1_status read_theta(const cvt_fields *f, const cvt_fields *v4, const cv
         const cJSON *v = places[i]->object ? cvt_optional(places[i], "rope_theta") : NULL;
         if (!v) continue;
         FH1_TRY(cvt_need_number(places[i], "rope_theta", theta));
-        if (first && first->valuedouble != v->valuedouble) return contradiction(f, names[at], first, names[i], v);
+        if (first && CVT_FAULT(CONTRADICTION_ACCEPTED)) *theta = first->valuedouble;
+        else if (first && first->valuedouble != v->valuedouble) return contradiction(f, names[at], first, names[i], v);
         if (!first) at = i;
         if (!first) first = v;
+    }
+    if (!first && CVT_FAULT(ROPE_PARAMETERS_IGNORED)) {
+        *theta = 1e5; /* the default of the class */
+        return NULL;
     }
     if (!first) return cvt_need_number(f, "rope_theta", theta);
     return NULL;
@@ -184,6 +199,7 @@ fh1_status cvt_hf_rope_parse(const cvt_fields *f, fh1_config *c)
     cvt_fields v4, v5;
     FH1_TRY(rope_object(f, "rope_scaling", "rope_scaling.", &v4));
     FH1_TRY(rope_object(f, "rope_parameters", "rope_parameters.", &v5));
+    if (CVT_FAULT(ROPE_PARAMETERS_IGNORED)) v5.object = NULL;
     if (v4.object && v5.object) FH1_TRY(compare_forms(f, &v4, &v5));
     FH1_TRY(read_theta(f, &v4, &v5, &rope->theta));
     FH1_TRY(check_partial(f));

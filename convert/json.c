@@ -2,7 +2,9 @@
 
 #include "convert/file.h"
 #include "convert/json_scan.h"
+#include "oracle/reached.h"
 
+#include <errno.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -48,8 +50,9 @@ static fh1_status prescan(cvt_scan *s, int max_depth, marks *m)
                              s->begin);
         if (s->kind == CVT_TOKEN_NUMBER && !s->exact) FH1_TRY(marks_add(m, n_numbers));
         if (s->kind == CVT_TOKEN_NUMBER) n_numbers++;
-        if (s->kind == CVT_TOKEN_COLON) n_values--; /* the string before it was a key */
+        if (s->kind == CVT_TOKEN_COLON && n_values > 0) n_values--; /* the string before it was a key */
         if (s->kind != CVT_TOKEN_COLON && s->kind != CVT_TOKEN_COMMA && s->kind != CVT_TOKEN_CLOSE) n_values++;
+        FH1_REACHED(depth == max_depth);
         if (n_values > MAX_VALUES)
             return fh1_where(FH1_BAD("the text has more than %zu values", MAX_VALUES), "%s", s->what);
     }
@@ -127,7 +130,9 @@ static fh1_status check_tree(walk *w, cJSON *v)
 static fh1_status build(const char *text, size_t n, const char *what, const marks *m, cJSON **out)
 {
     const char *stop = text;
+    errno = 0;
     cJSON *root = cJSON_ParseWithLengthOpts(text, n, &stop, false);
+    if (!root && errno == ENOMEM) return fh1_no_memory(n, what); /* it does not say so itself */
     if (!root)
         return fh1_where(FH1_BAD("the text is not well-formed JSON"), "%s, byte %zu", what, (size_t)(stop - text));
     cvt_scan rest = {.text = text, .n = n, .what = what, .at = (size_t)(stop - text)};
@@ -170,6 +175,41 @@ bool cvt_json_is_int(const cJSON *v, int64_t *out)
     if (!(fabs(d) <= 9007199254740992.0 /* 2^53 */) || d != floor(d)) return false;
     *out = (int64_t)d;
     return true;
+}
+
+static int by_key(const void *a, const void *b)
+{
+    return strcmp((*(const cJSON *const *)a)->string, (*(const cJSON *const *)b)->string);
+}
+
+/* The children of v, n of them, those of an object in the order of their keys. */
+static const cJSON **children(const cJSON *v, size_t n)
+{
+    const cJSON **list = malloc((n + 1) * sizeof *list);
+    size_t i = 0;
+    if (!list) return NULL;
+    for (const cJSON *c = v->child; c; c = c->next) list[i++] = c;
+    if (cJSON_IsObject(v) && n > 1) qsort(list, n, sizeof *list, by_key);
+    return list;
+}
+
+/* The recursion is as deep as the brackets, which are bounded. */
+fh1_status cvt_json_same(const cJSON *a, const cJSON *b, bool *same)
+{
+    const size_t n = (size_t)cJSON_GetArraySize(a);
+    *same = (a->type & 0xff) == (b->type & 0xff) && n == (size_t)cJSON_GetArraySize(b);
+    if (*same && cJSON_IsNumber(a)) *same = a->valuedouble == b->valuedouble;
+    if (*same && cJSON_IsString(a)) *same = strcmp(a->valuestring, b->valuestring) == 0;
+    if (!*same || n == 0) return NULL;
+    const cJSON **x = children(a, n), **y = children(b, n);
+    fh1_status s = x && y ? NULL : fh1_no_memory(n * sizeof *x, "the values of a JSON text");
+    for (size_t i = 0; i < n && *same && !s; i++) {
+        *same = !cJSON_IsObject(a) || by_key(&x[i], &y[i]) == 0;
+        if (*same) s = cvt_json_same(x[i], y[i], same);
+    }
+    free(x);
+    free(y);
+    return s;
 }
 
 bool cvt_json_find_value(const char *text, size_t n, const char *key, size_t *begin, size_t *end)

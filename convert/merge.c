@@ -1,5 +1,6 @@
 #include "convert/merge.h"
 
+#include "convert/fault.h"
 #include "convert/file.h"
 #include "convert/hash.h"
 #include "convert/json.h"
@@ -42,7 +43,9 @@ static fh1_status read_rows(cvt_ckpt *c, int64_t t, int64_t first, int64_t n, vo
 {
     const cvt_merge_plan *p = c->state;
     const cvt_ckpt_tensor *e = &c->tensors[t];
-    FH1_TRY(cvt_ckpt_read_rows(c->below, e->source, first, n, dst));
+    if (CVT_FAULT(MERGED_ONTO_OTHER_IMAGE) && p->o->other_image)
+        FH1_TRY(cvt_ckpt_read_rows(p->o->other_image, cvt_ckpt_find(p->o->other_image, e->name), first, n, dst));
+    else FH1_TRY(cvt_ckpt_read_rows(c->below, e->source, first, n, dst));
     const cvt_merge_target *target = cvt_merge_plan_find(p, e->name);
     return target ? cvt_merge_rows(target, p->o->rounding, first, n, dst) : NULL;
 }
@@ -121,7 +124,7 @@ static fh1_status hash_base(cvt_ckpt *base, cvt_hash_text *out)
             char dim[32];
             cvt_hash_add(h, dim, (size_t)snprintf(dim, sizeof dim, "%lld ", (long long)e->shape[i]));
         }
-        cvt_hash_add(h, j.of[t].hex, strlen(j.of[t].hex));
+        if (!CVT_FAULT(BASE_HASH_OF_SHAPES)) cvt_hash_add(h, j.of[t].hex, strlen(j.of[t].hex));
     }
     if (!s) *out = cvt_hash_end(h);
     if (!s) cvt_hash_free(h);
@@ -140,7 +143,7 @@ static fh1_status read_provenance(const cvt_merge_plan *p, cJSON **out)
 {
     const char *text = cvt_ckpt_meta(p->base, PROVENANCE);
     *out = NULL;
-    if (!text) return NULL;
+    if (!text || CVT_FAULT(PROVENANCE_NOT_READ)) return NULL;
     if (strlen(text) > MAX_PROVENANCE) return bad_provenance(p->base);
     FH1_TRY(cvt_json_parse(text, strlen(text), 8, PROVENANCE, out));
     if (!cJSON_IsArray(*out)) return bad_provenance(p->base);
@@ -172,10 +175,10 @@ static fh1_status write_provenance(cvt_ckpt *c, const cvt_merge_plan *p, const c
     FH1_TRY(hash_base(p->base, &base));
     cvt_text_add(&b, "[");
     for (const cJSON *v = earlier ? earlier->child : NULL; v; v = v->next) {
-        char *text = cJSON_PrintUnformatted(v);
+        char *text = cvt_json_print(v);
         if (!text) b.failed = true;
         else cvt_text_add(&b, "%s,", text);
-        cJSON_free(text);
+        free(text);
     }
     for (int i = 0; i < p->n_parts; i++) {
         const cvt_adapter *a = p->parts[i].adapter;

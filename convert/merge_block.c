@@ -2,6 +2,7 @@
  * library does (docs/merge.md); between two operations a value is one of the base's type. */
 #include "convert/merge_block.h"
 
+#include "convert/fault.h"
 #include "convert/merge_kernel.h"
 
 #include <math.h>
@@ -104,9 +105,22 @@ static void load_right(cvt_block *b, const cvt_lora *l, int64_t from, int64_t n)
 
 /* ---- exact ---- */
 
+static void faulty_column_norm(cvt_block *b, const fh1_tensor *m)
+{
+    for (int64_t j = 0; j < b->cols; j++) {
+        double sum = 0;
+        for (int64_t i = 0; i < b->rows; i++) sum += b->x[i * b->cols + j] * b->x[i * b->cols + j];
+        for (int64_t i = 0; i < b->rows; i++) b->x[i * b->cols + j] *= fh1_get(m, b->first + i) / sqrt(sum);
+    }
+}
+
 static void dora_exact(cvt_block *b, const cvt_merge_op *op)
 {
     const fh1_tensor *m = &op->lora->magnitude;
+    if (CVT_FAULT(DORA_COLUMN_NORM) && !op->lora->embedding) {
+        faulty_column_norm(b, m);
+        return;
+    }
     for (int64_t i = 0; i < b->rows; i++) {
         double *x = b->x + i * b->cols, sum = 0;
         if (op->lora->embedding) {
@@ -119,9 +133,17 @@ static void dora_exact(cvt_block *b, const cvt_merge_op *op)
     }
 }
 
+/* Planted in both kinds of arithmetic; in the product the scale as it is. */
+static double faulty_scale(const cvt_lora *l, double s)
+{
+    if (CVT_FAULT(SCALE_ON_A_AND_B)) s *= s;
+    if (CVT_FAULT(EMBEDDING_NOT_SCALED) && l->embedding) s = 1;
+    return CVT_FAULT(DELTA_ADDED_TWICE) ? 2 * s : s;
+}
+
 static void delta_exact(cvt_block *b, const cvt_merge_op *op)
 {
-    double s = op->weight * op->lora->scale;
+    double s = faulty_scale(op->lora, op->weight * op->lora->scale);
     load_left(b, op->lora);
     for (int64_t j = 0; j < b->cols; j += PANEL) {
         int64_t n = b->cols - j < PANEL ? b->cols - j : PANEL;
@@ -141,7 +163,8 @@ static void op_exact(cvt_block *b, const cvt_merge_op *op)
         break;
     case CVT_MERGE_BIAS:
         for (int64_t i = 0; i < b->rows; i++)
-            b->x[i] += op->weight * op->lora->scale * fh1_get(&op->lora->bias, b->first + i);
+            b->x[i] += op->weight * (CVT_FAULT(LORA_BIAS_NOT_SCALED) ? 1 : op->lora->scale) *
+                       fh1_get(&op->lora->bias, b->first + i);
         break;
     case CVT_MERGE_ROWS:
         for (int64_t k = 0; k < op->tokens->n; k++) {
@@ -162,6 +185,7 @@ static void load_f32(float *dst, const fh1_tensor *t, int64_t at, int64_t n)
 /* Are the adapter's numbers rounded to the base's type before anything is computed? */
 static bool rounds_adapter(cvt_rounding r)
 {
+    if (CVT_FAULT(NOAUTOCAST_IN_F32)) return false;
     return r == CVT_ROUND_PEFT_NOAUTOCAST || r == CVT_ROUND_PEFT_LOW_MEMORY;
 }
 
@@ -221,7 +245,7 @@ static void dora_f32(cvt_block *b, const cvt_merge_op *op)
 static void delta_f32(cvt_block *b, const cvt_merge_op *op)
 {
     int64_t n = b->rows * b->cols;
-    float s = (float)op->lora->scale;
+    float s = (float)faulty_scale(op->lora, op->lora->scale);
     bool dora = op->lora->magnitude.data, two = op->lora->embedding || op->lora->parameter || op->lora->mica;
     product_f32(b, op->lora);
     if (b->rounding == CVT_ROUND_UNSLOTH16) {
@@ -230,6 +254,8 @@ static void delta_f32(cvt_block *b, const cvt_merge_op *op)
     }
     for (int64_t i = 0; i < n; i++) b->d[i] *= s;
     bool narrow = b->rounding == CVT_ROUND_PEFT_NOAUTOCAST || (!dora && (two || b->rounding == CVT_ROUND_PEFT_SAFE));
+    if (CVT_FAULT(SAFE_MERGE_ROUNDS_ONCE) && b->rounding == CVT_ROUND_PEFT_SAFE) narrow = false;
+    if (CVT_FAULT(PLAIN_MERGE_ROUNDS_TWICE) && b->rounding == CVT_ROUND_PEFT) narrow = true;
     if (narrow) round_all(b, b->d, n);
     for (int64_t i = 0; i < n; i++) b->f[i] += b->d[i];
     if (dora && b->rounding == CVT_ROUND_PEFT_NOAUTOCAST) round_all(b, b->f, n);
@@ -240,7 +266,7 @@ static void bias_f32(cvt_block *b, const cvt_merge_op *op)
     for (int64_t i = 0; i < b->rows; i++) {
         float v = (float)fh1_get(&op->lora->bias, b->first + i);
         if (rounds_adapter(b->rounding)) round_all(b, &v, 1);
-        v *= (float)op->lora->scale;
+        if (!CVT_FAULT(LORA_BIAS_NOT_SCALED)) v *= (float)op->lora->scale;
         if (b->rounding == CVT_ROUND_PEFT_NOAUTOCAST) round_all(b, &v, 1);
         b->f[i] += v;
     }

@@ -2,6 +2,8 @@
 #include "convert/merge_block.h"
 #include "oracle/thread.h"
 
+#include "oracle/reached.h"
+
 #include <math.h>
 #include <stdlib.h>
 
@@ -31,6 +33,9 @@ static void some_rows(void *ctx, int64_t begin, int64_t end, int thread)
         for (b->from = 0; b->from < j->t->cols; b->from += b->cols) {
             int64_t left = j->t->cols - b->from;
             b->cols = left < cvt_block_cols(j->t) ? left : cvt_block_cols(j->t);
+            FH1_REACHED(b->rows == CVT_BLOCK_ROWS);
+            FH1_REACHED(b->rows < CVT_BLOCK_ROWS);
+            FH1_REACHED(b->from > 0); /* rows in several pieces */
             cvt_block_read(b, data);
             cvt_block_run(b, j->t->n_ops - 1, false);
             int64_t bad = cvt_block_write(b, data);

@@ -1,6 +1,8 @@
 /* How large ΔW is beside what quantisation did to the base. */
 #include "convert/merge_plan.h"
 
+#include "convert/fault.h"
+
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -66,7 +68,7 @@ static fh1_status image_rms(cvt_ckpt *c, int64_t t, cvt_ckpt *other, int64_t u, 
     }
     free(wide);
     free(raw);
-    *out = sqrt(sum / ((double)rows * (double)cols));
+    *out = CVT_FAULT(QUANTISATION_NOT_TOLD) ? 0 : sqrt(sum / ((double)rows * (double)cols));
     return s;
 }
 

@@ -2,6 +2,8 @@
  * two where they differ. The chains of PEFT write into the one tensor what either end asks for, as PEFT does. */
 #include "convert/merge_plan.h"
 
+#include "convert/fault.h"
+
 #include <stdlib.h>
 #include <string.h>
 
@@ -135,7 +137,7 @@ fh1_status cvt_merge_plan_tie(cvt_merge_plan *p)
 {
     cvt_merge_target *e = cvt_merge_plan_find(p, embed), *h = cvt_merge_plan_find(p, head);
     if (!e && !h) return NULL;
-    bool chain = p->o->rounding != CVT_ROUND_EXACT;
+    bool chain = p->o->rounding != CVT_ROUND_EXACT || CVT_FAULT(DELTA_ON_BOTH_ENDS);
     if (chain && !peft_unties(p, e) && !peft_unties(p, h)) return tie_as_peft(p);
     if (!chain && same_ops(e, h)) {
         if (!head_is_stored(p)) drop(p, h);

@@ -3,6 +3,8 @@
 #include "convert/native_impl.h"
 #include "oracle/clones.h"
 
+#include "oracle/reached.h"
+
 #include <stdlib.h>
 #include <string.h>
 #include <zstd.h>
@@ -217,6 +219,11 @@ fh1_status native_encode(native_lane *l, const void *raw, size_t n, bool split16
     record->bytes = (uint32_t)n;
     if (split16 && n % 2 == 0) FH1_TRY(encode_split(l, raw, n, out, record, &done));
     if (!done) FH1_TRY(encode_plain(l, raw, n, out, record));
+    FH1_REACHED(record->layout == NATIVE_SPLIT16 && record->codec[1] == NATIVE_RAW);
+    FH1_REACHED(record->layout == NATIVE_SPLIT16 && record->codec[1] == NATIVE_ZSTD);
+    FH1_REACHED(record->layout == NATIVE_PLAIN && record->codec[0] == NATIVE_RAW);
+    FH1_REACHED(record->layout == NATIVE_PLAIN && record->codec[0] == NATIVE_ZSTD);
+    FH1_REACHED(split16 && !done); /* exponents that do not shrink */
     record->checksum = cvt_hash64(out, (size_t)native_span(record));
     return NULL;
 }

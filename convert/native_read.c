@@ -175,7 +175,7 @@ static fh1_status unchanged(cvt_ckpt *c)
     const struct stat *was = &n->opened;
     struct stat st;
     if (stat(c->path, &st) != 0)
-        return fh1_where(FH1_BAD("the file went away while it was read: %s", strerror(errno)), "%s", c->path);
+        return fh1_where(cvt_cannot(errno, "the file went away while it was read"), "%s", c->path);
     if (st.st_ino == was->st_ino && st.st_dev == was->st_dev && st.st_size == was->st_size &&
         st.st_mtim.tv_sec == was->st_mtim.tv_sec && st.st_mtim.tv_nsec == was->st_mtim.tv_nsec)
         return NULL;
@@ -290,7 +290,7 @@ fh1_status native_open(const char *path, bool *is_native, cvt_ckpt **out)
     }
     s = cvt_file_open(path, &n->fd, &size);
     if (s) n->fd = -1;
-    else if (fstat(n->fd, &n->opened) != 0) s = FH1_BAD("the file cannot be examined: %s", strerror(errno));
+    else if (fstat(n->fd, &n->opened) != 0) s = cvt_cannot(errno, "the file cannot be examined");
     if (!s) {
         s = read_index(c, n, is_native);
         if (!s) s = read_headers(c);

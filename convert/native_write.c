@@ -6,6 +6,8 @@
 #include "convert/work.h"
 #include "oracle/thread.h"
 
+#include "oracle/reached.h"
+
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
@@ -141,6 +143,8 @@ static fh1_status turn_slot(writing *w, int k, int64_t chunk)
     unsigned char *raw = s->raw[w->side];
     s->file[w->side] = what >= 0 ? w->c->tensors[what].file : -1 - what;
     s->raw_bytes[w->side] = native_chunk_bytes(&w->index.streams[s->stream], chunk);
+    FH1_REACHED(s->raw_bytes[w->side] == NATIVE_CHUNK);
+    FH1_REACHED(s->raw_bytes[w->side] == 1);
     FH1_TRY(read_raw(w, s, chunk, raw));
     native_lane *lane = take_lane(w);
     fh1_status st = native_encode(lane, raw, s->raw_bytes[w->side], is_split(w, s->stream), s->out, &s->record);

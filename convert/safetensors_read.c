@@ -1,7 +1,9 @@
 #include "convert/safetensors.h"
 
+#include "convert/fault.h"
 #include "convert/file.h"
 #include "convert/json.h"
+#include "oracle/reached.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -38,11 +40,17 @@ static uint64_t read_u64_le(const char *p)
     return v;
 }
 
+static void faulty_room(uint64_t n)
+{
+    char *volatile room = malloc(n < SIZE_MAX / 2 ? (size_t)n : SIZE_MAX / 2);
+    free(room);
+}
+
 /* The length word, checked against the file; *n is the header's length. */
 static fh1_status read_length(const cvt_st *f, size_t *n)
 {
     static const char lfs[] = "version https://git-lfs";
-    if (f->n_bytes >= sizeof lfs - 1 && memcmp(f->bytes, lfs, sizeof lfs - 1) == 0)
+    if (!CVT_FAULT(LFS_POINTER_PARSED) && f->n_bytes >= sizeof lfs - 1 && memcmp(f->bytes, lfs, sizeof lfs - 1) == 0)
         return fh1_hint(fh1_where(FH1_BAD("this is a git-lfs pointer, not the file itself"), "%s, byte 0", f->path),
                         "fetch the file with `git lfs pull`");
     if (f->n_bytes < 8)
@@ -51,6 +59,7 @@ static fh1_status read_length(const cvt_st *f, size_t *n)
                          "at least 8 bytes"),
             "%zu", f->n_bytes);
     uint64_t length = read_u64_le(f->bytes);
+    if (CVT_FAULT(HEADER_ROOM_BEFORE_CHECK)) faulty_room(length);
     if (length > MAX_HEADER)
         return fh1_found(fh1_expected(fh1_where(FH1_BAD("the header length is too large; is this a safetensors file?"),
                                                 "%s, byte 0", f->path),
@@ -93,7 +102,8 @@ static fh1_status read_shape(const cvt_st *f, const char *name, const cJSON *v, 
         int64_t dim;
         if (!cvt_json_is_int(d, &dim) || dim < 0)
             return in_tensor(f, name, FH1_BAD("dimension %d of the shape is not a whole number from 0 to 2^53", *rank));
-        if (!fh1_mul_i64(*count, dim, count))
+        if (CVT_FAULT(SHAPE_PRODUCT_WRAPS)) *count = (int64_t)((uint64_t)*count * (uint64_t)dim);
+        else if (!fh1_mul_i64(*count, dim, count))
             return in_tensor(f, name, FH1_BAD("the product of the shape overflows at dimension %d", *rank));
         shape[*rank] = dim;
     }
@@ -162,6 +172,10 @@ static fh1_status read_entry(const cvt_st *f, const cJSON *entry, cvt_st_entry *
         return in_tensor(
             f, name,
             FH1_BAD("%lld elements of %s are not a whole number of bytes", (long long)count, fh1_dtype_name(dtype)));
+    FH1_REACHED(rank == 0);
+    FH1_REACHED(rank == FH1_MAX_RANK);
+    FH1_REACHED(count == 0);
+    FH1_REACHED(end == (int64_t)(f->n_bytes - f->data_begin)); /* the last one */
     if (end - begin != bits / 8)
         return fh1_found(fh1_expected(in_tensor(f, name, FH1_BAD("data_offsets do not fit shape and dtype")),
                                       "%lld bytes", (long long)(bits / 8)),
@@ -194,7 +208,7 @@ static fh1_status check_cover(const cvt_st *f)
     uint64_t at = f->data_begin;
     for (int64_t i = 0; i < f->count; i++) {
         const cvt_st_entry *e = &f->entries[i];
-        if (e->begin != at)
+        if (e->begin != at && !CVT_FAULT(HOLES_ACCEPTED))
             return fh1_found(fh1_expected(in_tensor(f, e->name,
                                                     FH1_BAD("%s before this tensor",
                                                             e->begin > at ? "there is a hole" : "tensors overlap")),
@@ -202,7 +216,7 @@ static fh1_status check_cover(const cvt_st *f)
                              "%llu", (unsigned long long)e->begin);
         at = e->end;
     }
-    if (at != f->n_bytes)
+    if (at != f->n_bytes && !CVT_FAULT(HOLES_ACCEPTED))
         return fh1_found(fh1_expected(fh1_where(FH1_BAD("the file goes on after the last tensor"), "%s, byte %llu",
                                                 f->path, (unsigned long long)at),
                                       "%llu bytes", (unsigned long long)at),
@@ -224,6 +238,10 @@ static fh1_status read_header(cvt_st *f, size_t n)
     for (const cJSON *v = f->header->child; v; v = v->next) count++;
     f->entries = calloc(count + 1, sizeof *f->entries);
     if (!f->entries) return fh1_no_memory(count * sizeof *f->entries, "the table of tensors");
+    FH1_REACHED(count == 0); /* no tensor */
+    FH1_REACHED(n % 8 != 0);
+    FH1_REACHED(count == 1 && f->header->child &&
+                strcmp(f->header->child->string, "__metadata__") == 0); /* metadata alone */
     for (const cJSON *v = f->header->child; v; v = v->next) {
         if (strcmp(v->string, "__metadata__") == 0) FH1_TRY(read_metadata(f, v));
         else FH1_TRY(read_entry(f, v, &f->entries[f->count++]));

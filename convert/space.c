@@ -39,7 +39,7 @@ fh1_status cvt_check_space(const char *path, uint64_t bytes)
     struct statvfs fs;
     FH1_TRY(folder_of(path, dir, sizeof dir));
     if (statvfs(dir, &fs) != 0)
-        return fh1_where(FH1_BAD("the folder of the target cannot be examined: %s", strerror(errno)), "%s", path);
+        return fh1_where(cvt_cannot(errno, "the folder of the target cannot be examined"), "%s", path);
     uint64_t blocks = fs.f_bavail, block = fs.f_frsize ? fs.f_frsize : fs.f_bsize;
     if (fs.f_blocks == 0) return NULL; /* a file system that does not count its blocks */
     uint64_t has = block && blocks > UINT64_MAX / block ? UINT64_MAX : blocks * block;

@@ -1,3 +1,4 @@
+#include "convert/fault.h"
 #include "convert/file.h"
 #include "convert/target_live.h"
 
@@ -84,7 +85,7 @@ static fh1_status check_replaceable(const char *path)
 {
     bool config = false, weights = false, empty = true, plain = true, history = false;
     DIR *d = opendir(path);
-    if (!d) return fh1_where(FH1_BAD("the folder cannot be read: %s", strerror(errno)), "%s", path);
+    if (!d) return fh1_where(cvt_cannot(errno, "the folder cannot be read"), "%s", path);
     for (struct dirent *e; (e = readdir(d)) != NULL;) {
         struct stat st;
         if (strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0) continue;
@@ -197,6 +198,14 @@ static bool create_temp(cvt_target *t)
     }
 }
 
+/* The target itself, cut to nothing. */
+static fh1_status faulty_begin(cvt_target *t)
+{
+    t->temp = strdup(t->target);
+    t->fd = open(t->target, O_RDWR | O_TRUNC | O_CLOEXEC);
+    return t->temp && t->fd >= 0 ? NULL : os_error(t->target, "opening the target");
+}
+
 fh1_status cvt_target_begin(const char *path, bool folder, bool force, cvt_target *t)
 {
     *t = (cvt_target){.fd = -1, .folder = folder, .force = force};
@@ -207,6 +216,7 @@ fh1_status cvt_target_begin(const char *path, bool folder, bool force, cvt_targe
         return fh1_where(FH1_BAD("the target needs a name"), "%s", path);
     FH1_TRY(check_target(t->target, folder, force));
     remove_orphans(t->target);
+    if (CVT_FAULT(WRITTEN_IN_PLACE) && !folder && cvt_path_exists(t->target)) return faulty_begin(t);
     for (int i = 0; i < 100; i++) {
         free(t->temp);
         if (asprintf(&t->temp, "%.*s.%s.fh1-%ld-%d", (int)dir_len(t->target), t->target, base, (long)getpid(), i) < 0) {

@@ -1,5 +1,6 @@
 #include "convert/weights.h"
 
+#include "convert/fault.h"
 #include "convert/file.h"
 
 #include <ctype.h>
@@ -37,7 +38,8 @@ fh1_status cvt_weights_drop_tied_head(const char *path, fh1_weight *w, int64_t *
     int64_t head = find_weight(w, *n, "lm_head.weight"), embed = find_weight(w, *n, "model.embed_tokens.weight");
     if (head < 0 || embed < 0) return NULL;
     const fh1_tensor *a = &w[head].t, *b = &w[embed].t;
-    bool same = a->dtype == b->dtype && fh1_same_shape(a, b) && memcmp(a->data, b->data, fh1_n_bytes(a)) == 0;
+    bool same = CVT_FAULT(RETIED_ON_LOAD) ||
+                (a->dtype == b->dtype && fh1_same_shape(a, b) && memcmp(a->data, b->data, fh1_n_bytes(a)) == 0);
     if (!same)
         return fh1_hint(
             fh1_where(FH1_BAD("lm_head.weight differs from model.embed_tokens.weight, but tie_word_embeddings "

@@ -13,6 +13,11 @@
 #include <stdint.h>
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max_size, unsigned int seed);
+size_t LLVMFuzzerCustomCrossOver(const uint8_t *a, size_t a_size, const uint8_t *b, size_t b_size, uint8_t *out,
+                                 size_t max_size, unsigned int seed);
+/* A random change of the bytes, given by whoever runs the target; returns the new size. */
+size_t LLVMFuzzerMutate(uint8_t *data, size_t size, size_t max_size);
 
 /* Tells what was expected and aborts: a finding. */
 #define FUZZ_CHECK(cond, ...) ((cond) ? (void)0 : fuzz_finding(__FILE__, __LINE__, #cond, __VA_ARGS__))
@@ -36,9 +41,9 @@ typedef struct {
 void fuzz_bounds_begin(fuzz_bounds *b);
 /* Heap: at most base_bytes + per_byte · size at any moment since begin. Time of the processor: at most base_ms +
  * per_kb_ms · size / 1024; one that takes longer is run again by `again` (NULL: not) up to five times, the shortest
- * counts: the machine is shared. */
-void fuzz_bounds_end(fuzz_bounds *b, size_t size, size_t base_bytes, double per_byte, void (*again)(void *),
-                     void *user);
+ * counts: the machine is shared. Builds with sanitizers are given eight times as long. */
+void fuzz_bounds_end(fuzz_bounds *b, size_t size, size_t base_bytes, double per_byte, double base_ms, double per_kb_ms,
+                     void (*again)(void *), void *user);
 /* Nothing that the parse allocated is still there. */
 void fuzz_nothing_left(const fuzz_bounds *b);
 

@@ -215,7 +215,7 @@ static fh1_status open_slots(gld_judgement *j)
 
 static void close_slots(gld_judgement *j)
 {
-    for (int64_t i = 0; i < j->n_slots; ++i) {
+    for (int64_t i = 0; j->slots && i < j->n_slots; ++i) {
         gld_slot *s = &j->slots[i];
         free(s->value);
         free(s->local);

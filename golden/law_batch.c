@@ -1,10 +1,12 @@
 /* Laws of a batch: what a row computes depends neither on its neighbours nor on its place. */
 #include "golden/law_impl.h"
 
+enum { RAGGED = 4 }; /* rows of the ragged batch */
+
 /* Rows of a ragged batch: padded on the left, on the right, not at all, on both sides; T columns each. */
 static law_row ragged_row(const law_run *r, int which)
 {
-    const int64_t T = r->T / 2 + 4, left[LAW_ROWS] = {5, 0, 0, 2}, right[LAW_ROWS] = {0, 3, 0, 1};
+    const int64_t T = r->T / 2 + 4, left[RAGGED] = {5, 0, 0, 2}, right[RAGGED] = {0, 3, 0, 1};
     return (law_row){r->text[which], left[which], T - left[which] - right[which], right[which]};
 }
 
@@ -45,20 +47,20 @@ fh1_status gld_law_batch_mate(const gld_law_args *a, gld_law_result *r)
 
 static fh1_status walk_permutation(law_run *r, fh1_engine *e, law_road road, law_side *out)
 {
-    static const int order[2][LAW_ROWS] = {{0, 1, 2, 3}, {2, 0, 3, 1}};
+    static const int order[2][RAGGED] = {{0, 1, 2, 3}, {2, 0, 3, 1}};
     const int *place = order[road != LAW_LEFT]; /* which row stands in each place */
-    law_row first[LAW_ROWS], second[LAW_ROWS];
+    law_row first[RAGGED], second[RAGGED];
     law_session *s;
-    for (int i = 0; i < LAW_ROWS; ++i) {
+    for (int i = 0; i < RAGGED; ++i) {
         first[i] = ragged_row(r, place[i]);
-        if (road == LAW_PLANTED) first[i].text = r->text[place[(i + 1) % LAW_ROWS]]; /* the masks did not move along */
+        if (road == LAW_PLANTED) first[i].text = r->text[place[(i + 1) % RAGGED]]; /* the masks did not move along */
         second[i] = (law_row){first[i].text, 0, 2, 0};
     }
-    FH1_TRY(gld_session_open(r, e, LAW_ROWS, &s));
+    FH1_TRY(gld_session_open(r, e, RAGGED, &s));
     FH1_TRY(gld_session_rows(s, first, 0));
     FH1_TRY(gld_session_rows(s, second, 0));
-    for (int b = 0; b < LAW_ROWS; ++b)
-        for (int i = 0; i < LAW_ROWS; ++i)
+    for (int b = 0; b < RAGGED; ++b)
+        for (int i = 0; i < RAGGED; ++i)
             if (place[i] == b) FH1_TRY(gld_session_take(s, i, 0, -1, true, false, out));
     return NULL;
 }

@@ -5,7 +5,7 @@
 
 #include <stdlib.h>
 
-enum { LAW_ROWS = 4, LAW_SESSIONS = 32 };
+enum { LAW_ROWS = 8, LAW_SESSIONS = 32 }; /* rows of a session at most */
 
 /* ---- sides: what one road left behind ---- */
 
@@ -61,6 +61,27 @@ fh1_status gld_law_judge(const gld_law_args *a, law_walk walk, unsigned notices,
 /* Tokens of the longest row. */
 int64_t gld_law_tokens(const gld_law_args *a);
 fh1_status gld_law_skip(gld_law_result *r, const char *why, ...) __attribute__((format(printf, 2, 3)));
+
+/* The tensor at one place of every road. */
+typedef struct {
+    const law_tensor *left, *right, *true_left, *true_right, *planted;
+    const law_tensor *emulated_left, *emulated_right; /* NULL: none */
+    double pooled; /* square of the relative error of the emulated pipeline, over all tensors of this tap and layer */
+} law_place;
+
+typedef struct {
+    double margin, allowed; /* of the element that decided */
+    int64_t at;
+    int64_t first; /* element beyond what is allowed; -1: none */
+    double first_allowed;
+    double whole; /* what the RMS of the difference may be */
+} law_finding;
+
+/* mine against other by what is allowed at this place; of a->engine the contract is read. */
+law_finding gld_place_compare(const gld_law_args *a, const law_place *p, const law_tensor *mine,
+                              const law_tensor *other);
+/* Of a, or of a - b without what is not finite. */
+double gld_mean_square(const law_tensor *a, const law_tensor *b);
 
 /* left against right; the truth's own roads and the emulated ones (n = 0: none) give what is allowed. */
 fh1_status gld_law_compare(const law_run *run, const law_side mine[2], const law_side truth[3],

@@ -12,20 +12,13 @@
 
 /* ---- what two honest runs may differ by ---- */
 
-/* The tensor at one place of every road. */
-typedef struct {
-    const law_tensor *left, *right, *true_left, *true_right, *planted;
-    const law_tensor *emulated_left, *emulated_right; /* NULL: none */
-    double pooled; /* square of the relative error of the emulated pipeline, over all tensors of this tap and layer */
-} place;
-
 typedef struct {
     double whole;    /* RMS over the tensor */
     double variance; /* of the difference of two honest runs, per element */
     double fiber;    /* the same of the fiber that is looked at */
 } yardstick;
 
-static double mean_square(const law_tensor *a, const law_tensor *b)
+double gld_mean_square(const law_tensor *a, const law_tensor *b)
 {
     fh1_rms r = {0};
     for (int64_t i = 0; i < a->n * a->width; ++i) {
@@ -36,9 +29,9 @@ static double mean_square(const law_tensor *a, const law_tensor *b)
     return v * v;
 }
 
-static fh1_dtype storage_of(const law_run *run, fh1_tap_id id)
+static fh1_dtype storage_of(const gld_law_args *a, fh1_tap_id id)
 {
-    return fh1_profile_tap_dtype(run->a->engine->profile, id, false, &run->m->config);
+    return fh1_profile_tap_dtype(a->engine->profile, id, false, &a->model->config);
 }
 
 /* Behind a chain of ops the errors of one token are not independent, they came through the same hidden vector: the
@@ -51,21 +44,22 @@ static double band(const law_tensor *t)
 
 /* Both roads of the emulated pipeline are off by an RMS of their own, which in a tensor of few tokens is luck: what it
  * is off by in all of them is always possible, and an ulp. */
-static yardstick measure(const law_run *run, const place *p)
+static yardstick measure(const gld_law_args *a, const law_place *p)
 {
-    const double ref2 = mean_square(p->true_left, NULL);
+    const double ref2 = gld_mean_square(p->true_left, NULL);
     if (!p->emulated_left) {
-        const double relative = run->a->engine->profile->relative * sqrt(ref2);
+        const double relative = a->engine->profile->relative * sqrt(ref2);
         return (yardstick){relative, 0, 0};
     }
-    const double ulp = fh1_dtype_ulp(storage_of(run, p->left->id), sqrt(ref2));
-    const double here = mean_square(p->emulated_left, p->true_left) + mean_square(p->emulated_right, p->true_right);
+    const double ulp = fh1_dtype_ulp(storage_of(a, p->left->id), sqrt(ref2));
+    const double here =
+        gld_mean_square(p->emulated_left, p->true_left) + gld_mean_square(p->emulated_right, p->true_right);
     const double variance = fmax(here, 2 * p->pooled * ref2) + ulp * ulp;
     return (yardstick){band(p->left) * sqrt(variance), variance, 0};
 }
 
 /* Square errors of both emulated roads in the fiber that begins at i: one ill-conditioned number reaches all of it. */
-static double fiber_variance(const place *p, int64_t i)
+static double fiber_variance(const law_place *p, int64_t i)
 {
     const int64_t fiber = p->left->fiber;
     double sum = 0;
@@ -77,49 +71,45 @@ static double fiber_variance(const place *p, int64_t i)
     return sum / (double)fiber;
 }
 
-static double element_allowed(const law_run *run, const place *p, const yardstick *y, int64_t i)
+static double element_allowed(const gld_law_args *a, const law_place *p, const yardstick *y, int64_t i)
 {
-    const double smallest = run->a->engine->profile->underflow;
+    const double smallest = a->engine->profile->underflow;
     if (p->left->exact) return 0;
     if (p->left->allowed && p->right->allowed) return p->left->allowed[i] + p->right->allowed[i] + smallest;
     if (!p->emulated_left) return y->whole + smallest;
-    const double ulp = fh1_dtype_ulp(storage_of(run, p->left->id), p->true_left->v[i]);
+    const double ulp = fh1_dtype_ulp(storage_of(a, p->left->id), p->true_left->v[i]);
     return fh1_rule.chain_element * sqrt(fmax(y->variance, y->fiber)) + fh1_rule.chain_ulps * ulp + smallest;
 }
-
-typedef struct {
-    double margin, allowed;
-    int64_t at;
-} finding;
 
 static double ratio(double err, double allowed)
 {
     if (fh1_within(err, 0)) return 0;
-    return allowed > 0 ? err / allowed : (double)INFINITY;
+    return allowed > 0 && !isnan(err) ? err / allowed : (double)INFINITY; /* a NaN would not stay the largest one */
 }
 
-/* a against b by what is allowed at this place. */
-static finding compare_at(const law_run *run, const place *p, const law_tensor *a, const law_tensor *b)
+law_finding gld_place_compare(const gld_law_args *a, const law_place *p, const law_tensor *mine,
+                              const law_tensor *other)
 {
-    yardstick y = p->left->exact ? (yardstick){0} : measure(run, p);
-    finding f = {0, 0, 0};
+    yardstick y = p->left->exact ? (yardstick){0} : measure(a, p);
+    law_finding f = {.first = -1, .whole = y.whole};
     fh1_rms rms = {0};
-    for (int64_t i = 0; i < a->n * a->width; ++i) {
+    for (int64_t i = 0; i < mine->n * mine->width; ++i) {
         if (p->emulated_left && i % p->left->fiber == 0) y.fiber = fiber_variance(p, i);
-        const double err = fh1_error_of(a->v[i], b->v[i]), allowed = element_allowed(run, p, &y, i);
+        const double err = fh1_error_of(mine->v[i], other->v[i]), allowed = element_allowed(a, p, &y, i);
         const double margin = ratio(err, allowed);
-        fh1_rms_add(&rms, err, a->v[i], i);
-        if (i == 0 || !fh1_within(margin, f.margin)) f = (finding){margin, allowed, i};
+        fh1_rms_add(&rms, err, mine->v[i], i);
+        if (f.first < 0 && !fh1_within(margin, 1)) f.first = i, f.first_allowed = allowed;
+        if (i == 0 || !fh1_within(margin, f.margin)) f.margin = margin, f.allowed = allowed, f.at = i;
     }
     const bool whole = !p->left->exact && !p->left->allowed && rms.n >= fh1_rule.min_elements;
-    const double margin = whole ? ratio(fh1_rms_err(&rms), y.whole + run->a->engine->profile->underflow) : 0;
-    if (whole && !fh1_within(margin, f.margin)) f = (finding){margin, y.whole, rms.argmax};
+    const double margin = whole ? ratio(fh1_rms_err(&rms), y.whole + a->engine->profile->underflow) : 0;
+    if (whole && !fh1_within(margin, f.margin)) f.margin = margin, f.allowed = y.whole, f.at = rms.argmax;
     return f;
 }
 
 /* ---- one verdict for all tensors ---- */
 
-static void tell_where(const place *p, const finding *f, gld_law_result *r)
+static void tell_where(const law_place *p, const law_finding *f, gld_law_result *r)
 {
     const law_tensor *t = p->left;
     fh1_tap_name(t->id, t->layer, r->tap);
@@ -131,7 +121,7 @@ static void tell_where(const place *p, const finding *f, gld_law_result *r)
     r->allowed = f->allowed;
 }
 
-static void tell_failure(const place *p, gld_law_result *r, const char *whose)
+static void tell_failure(const law_place *p, gld_law_result *r, const char *whose)
 {
     char token[32] = "";
     if (r->token >= 0) snprintf(token, sizeof token, ", token %lld", (long long)r->token);
@@ -164,8 +154,8 @@ static double *pool(const law_side truth[3], const law_side emulated[2], int64_t
         for (int i = 0; i < emulated[road].n; ++i) {
             const law_tensor *t = &truth[road].t[i];
             const int64_t at = t->id * n_layers + t->layer, n = t->n * t->width;
-            sums[at] += (double)n * mean_square(&emulated[road].t[i], t);
-            size[at] += (double)n * mean_square(t, NULL);
+            sums[at] += (double)n * gld_mean_square(&emulated[road].t[i], t);
+            size[at] += (double)n * gld_mean_square(t, NULL);
         }
     for (int64_t i = 0; i < FH1_TAP_COUNT * n_layers; ++i) sums[i] = size[i] > 0 ? sums[i] / size[i] : 0;
     return sums;
@@ -194,16 +184,16 @@ fh1_status gld_law_compare(const law_run *run, const law_side mine[2], const law
     r->verdict = FH1_PASS;
     r->margin = 0;
     for (int i = 0; i < truth[0].n; ++i) {
-        place p = {.left = &mine[0].t[i],
-                   .right = &mine[1].t[i],
-                   .true_left = &truth[0].t[i],
-                   .true_right = &truth[1].t[i],
-                   .planted = &truth[2].t[i]};
+        law_place p = {.left = &mine[0].t[i],
+                       .right = &mine[1].t[i],
+                       .true_left = &truth[0].t[i],
+                       .true_right = &truth[1].t[i],
+                       .planted = &truth[2].t[i]};
         if (emulated[0].n) p.emulated_left = &emulated[0].t[i], p.emulated_right = &emulated[1].t[i];
         p.pooled = pooled[p.left->id * n_layers + p.left->layer];
         if (p.left->n * p.left->width == 0) continue;
-        const finding f = compare_at(run, &p, p.left, p.right);
-        const finding plant = compare_at(run, &p, p.true_left, p.planted);
+        const law_finding f = gld_place_compare(run->a, &p, p.left, p.right);
+        const law_finding plant = gld_place_compare(run->a, &p, p.true_left, p.planted);
         double *most = &seen[p.left->id];
         if (!fh1_within(plant.margin, *most)) *most = plant.margin;
         if (fh1_within(f.margin, r->margin)) continue;

@@ -37,6 +37,7 @@ enum {
     OPT_ENGINE,
     OPT_SEED,
     OPT_SCHEDULE,
+    OPT_TRAFFIC,
     OPT_POSITIONS,
     OPT_CONTRACT,
     OPT_VARIANT,
@@ -45,8 +46,8 @@ enum {
     OPT_STEP,
     N_OPTIONS
 };
-static const char *const option_names[N_OPTIONS] = {"model",    "make",    "engine", "seed", "schedule", "positions",
-                                                    "contract", "variant", "fault",  "tap",  "step"};
+static const char *const option_names[N_OPTIONS] = {"model",     "make",     "engine",  "seed",  "schedule", "traffic",
+                                                    "positions", "contract", "variant", "fault", "tap",      "step"};
 
 static fh1_status keep(const char *value, char *to, size_t size)
 {
@@ -96,6 +97,7 @@ static fh1_status take(int which, const char *value, gld_repro *r)
         r->calls.first_position = first;
         return NULL;
     }
+    case OPT_TRAFFIC: r->is_traffic = true; return gld_traffic_parse(value, &r->traffic);
     case OPT_POSITIONS:
         r->calls.no_positions = strcmp(value, "none") == 0;
         return r->calls.no_positions ? NULL : read_number(value, &r->calls.first_position);
@@ -124,13 +126,30 @@ static fh1_status find_option(gld_word *w, int *which, const char **value)
     return fh1_hint(FH1_BAD("unknown option '%s'", shown), "see fh1 repro --help");
 }
 
+/* What a made model and its traffic may take; a double does not overflow. */
+static fh1_status check_traffic_line(const gld_repro *r, unsigned given)
+{
+    static const int others[] = {OPT_SCHEDULE, OPT_POSITIONS, OPT_TAP, OPT_STEP};
+    for (size_t i = 0; i < sizeof others / sizeof *others; i++)
+        if (given >> others[i] & 1) return FH1_BAD("--traffic and --%s contradict each other", option_names[others[i]]);
+    if (*r->model) return NULL;
+    const fh1_config *c = &r->make.config;
+    const double looks = (double)(r->traffic.n + 1), kv = 2 * (double)c->n_layers * (double)(c->Hkv * c->A);
+    const double kept = (double)gld_traffic_cells(&r->traffic) * ((double)c->V + looks * kv);
+    if (kept <= 0x1p28) return NULL;
+    return fh1_found(fh1_expected(FH1_BAD("the traffic is too much for this model"), "up to 2^28 numbers to keep"),
+                     "%.3g", kept);
+}
+
 static fh1_status check_model_line(const gld_repro *r, unsigned given)
 {
     if (given >> OPT_MODEL & given >> OPT_MAKE & 1) return FH1_BAD("--model and --make contradict each other");
     if (!(given & (1u << OPT_MODEL | 1u << OPT_MAKE)))
         return fh1_expected(FH1_BAD("a line without its subject"), "--op=NAME, --model=FOLDER or --make=SIZES");
-    if (!(given >> OPT_SCHEDULE & 1)) return fh1_expected(FH1_BAD("--schedule is missing"), "as --schedule=p9x2;d3");
+    if (!(given & (1u << OPT_SCHEDULE | 1u << OPT_TRAFFIC)))
+        return fh1_expected(FH1_BAD("--schedule is missing"), "as --schedule=p9x2;d3, or --traffic=a=2;a+9;a*3");
     if (!*r->engine) return fh1_expected(FH1_BAD("--engine is missing"), "as --engine=ref-f32");
+    if (r->is_traffic) return check_traffic_line(r, given);
     if (r->step >= gld_calls_steps(&r->calls))
         return fh1_found(
             fh1_expected(FH1_BAD("--step is behind the schedule"), "below %" PRId64, gld_calls_steps(&r->calls)),
@@ -144,10 +163,13 @@ static fh1_status check_model_line(const gld_repro *r, unsigned given)
                      "%.3g", recorded);
 }
 
+/* A word of its own: a folder may be called "a --op=b". */
 static bool names_an_op(const char *line)
 {
-    while (*line == ' ' || *line == '\t' || *line == '\n') line++;
-    return strncmp(line, "--op=", 5) == 0 || strstr(line, " --op=");
+    gld_word w;
+    while (next_option(&line, &w))
+        if (strncmp(w.text, "--op=", 5) == 0) return true;
+    return false;
 }
 
 static fh1_status parse_op(const char *line, gld_repro *out)
@@ -205,8 +227,9 @@ static void print_model(const gld_repro *r, FILE *out)
         gld_seeded_print(&r->make, out);
     }
     print_text("engine", r->engine, out);
-    fprintf(out, " --seed=%" PRIu64 " --schedule=", r->seed);
-    gld_calls_print(&r->calls, out);
+    fprintf(out, " --seed=%" PRIu64 " --%s=", r->seed, r->is_traffic ? "traffic" : "schedule");
+    if (r->is_traffic) gld_traffic_print(&r->traffic, out);
+    else gld_calls_print(&r->calls, out);
     if (r->calls.no_positions) fputs(" --positions=none", out);
     else if (r->calls.first_position) fprintf(out, " --positions=%" PRId64, r->calls.first_position);
     print_text("contract", r->contract, out);

@@ -5,6 +5,8 @@
  * Of a model, which lies in a folder or is made from the seed (golden/seeded_model.h), over a schedule
  * (golden/calls.h):
  *   --make=layers=2,D=32,…,m_key=0.25 --engine=ref-f32 --seed=7 --schedule=p9x2l:3;d2 --fault=key_multiplier_dropped
+ * or under traffic on several caches (golden/traffic.h) instead of a schedule:
+ *   --make=layers=2,D=32,… --engine=ref-f64 --seed=7 --traffic=a=2;a+9,4;b=a;a*3;a<b;a+2
  *
  * Options are separated by blanks; a backslash keeps the character behind it, so that a path may hold a blank. */
 #pragma once
@@ -12,6 +14,7 @@
 #include "golden/calls.h"
 #include "golden/op_case.h"
 #include "golden/seeded_model.h"
+#include "golden/traffic.h"
 
 /* Copied with gld_repro_copy. */
 typedef struct {
@@ -22,6 +25,8 @@ typedef struct {
     gld_seeded_spec make; /* made from the seed */
     uint64_t seed;        /* of ids, and of the weights of a made model */
     gld_calls calls;
+    bool is_traffic; /* instead of calls; has no taps and no step, and its variants are the judged engine's alone */
+    gld_traffic traffic;
     char engine[32], contract[128], variant[256], fault[64]; /* empty: the usual one, none */
     char taps[256];                                          /* only these are judged; empty: all */
     int64_t step;                                            /* calls after this one are not run; -1: all are */
@@ -48,14 +53,15 @@ typedef struct {
     fh1_engine *(*make_faulty)(const char *name, const fh1_profile *p, unsigned variants, fh1_fault fault);
 } gld_repro_env;
 
-/* The verdicts on every tap, or on the op, into `report`; the subject is closed. */
+/* The verdicts on every tap, or the one on the op or the traffic, into `report`; the subject is closed. */
 fh1_status gld_repro_run(const gld_repro *r, const gld_repro_env *env, fh1_report *report);
 
 typedef struct {
     fh1_verdict verdict;
-    char tap[FH1_TAP_NAME_SIZE]; /* first divergence, or the op; empty where nothing fails */
+    char tap[FH1_TAP_NAME_SIZE]; /* first divergence, or the op; empty where nothing fails; "traffic" where it broke a
+                                    promise that is no number */
     fh1_tap_id id;               /* of a model's tap */
-    int64_t step;
+    int64_t step;                /* of traffic: the move, from 0 */
 } gld_repro_outcome;
 
 /* Runs it without telling anybody. */

@@ -5,6 +5,7 @@
 #include "golden/record.h"
 
 #include <cjson/cJSON.h>
+#include <errno.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,10 +16,11 @@ static fh1_status make_judged(const gld_repro_env *env, const char *name, const 
                               const char *fault, fh1_engine **out)
 {
     char shown[64];
+    errno = 0;
     *out = env->make(name, p, variants, *fault ? fh1_fault_find(fault) : FH1_FAULT_NONE);
-    return *out ? NULL
-                : fh1_where(FH1_BAD("no such engine, or no memory for it"), "--engine=%s",
-                            fh1_printable(name, shown, sizeof shown));
+    if (*out) return NULL;
+    if (errno == ENOMEM) return fh1_no_memory(sizeof **out, "an engine");
+    return fh1_where(FH1_BAD("no such engine"), "--engine=%s", fh1_printable(name, shown, sizeof shown));
 }
 
 static fh1_status run_op(const gld_op_case *c, const gld_repro_env *env, gld_op_result *result)
@@ -71,6 +73,83 @@ static fh1_status report_op(const gld_op_case *c, const gld_repro_env *env, fh1_
     return NULL;
 }
 
+/* -- traffic ------------------------------------------------------------------------------------- */
+
+/* An engine under another contract than its own: it computes what it computes. */
+static fh1_status forward_inner(fh1_engine *e, const fh1_model *m, const fh1_batch *b, fh1_cache *cache,
+                                int64_t n_logits, void *logits, const fh1_tap_sink *sink)
+{
+    fh1_engine *inner = e->ctx;
+    return inner->forward(inner, m, b, cache, n_logits, logits, sink);
+}
+
+/* Contract and variants are those of the judged engine; switches of the contract are the truth's, too. */
+static fh1_status judge_traffic(const gld_repro *r, const gld_repro_env *env, const fh1_model *m,
+                                gld_traffic_result *result)
+{
+    const fh1_profile *declared = NULL;
+    unsigned switches = 0, variants = 0;
+    fh1_engine *e;
+    if (*r->contract) FH1_TRY(fh1_contract_parse(r->contract, &declared, &switches));
+    FH1_TRY(fh1_variants_parse(r->variant, &variants));
+    const bool own = strcmp(r->engine, "ref-f64") == 0 || strcmp(r->engine, "ref-f32") == 0;
+    FH1_TRY(make_judged(env, r->engine, own ? NULL : declared, variants | switches, r->fault, &e));
+    fh1_status s = fh1_engine_open(e, m);
+    fh1_engine judged = *e;
+    if (declared) {
+        judged.profile = declared;
+        judged.forward = forward_inner;
+        judged.open = NULL;
+        judged.ctx = e;
+    }
+    gld_law_args a = {.engine = &judged, .model = m, .seed = r->seed};
+    a.truth = env->make_truth("ref-f64", NULL, switches);
+    a.emulated = env->make_truth("ref-bf16", judged.profile, switches);
+    if (!s && (!a.truth || !a.emulated)) s = fh1_no_memory(sizeof judged, "the truth");
+    if (!s) s = gld_traffic_judge(&r->traffic, &a, result);
+    if (a.truth) a.truth->free(a.truth);
+    if (a.emulated) a.emulated->free(a.emulated);
+    e->free(e);
+    return s;
+}
+
+static fh1_status run_traffic(const gld_repro *r, const gld_repro_env *env, gld_traffic_result *result)
+{
+    fh1_model m;
+    FH1_TRY(*r->model ? cvt_model_open(r->model, &m) : gld_seeded_model_new(&r->make, r->seed, &m));
+    fh1_status s = judge_traffic(r, env, &m, result);
+    fh1_model_free(&m);
+    return s;
+}
+
+/* Where: row, token of its document, channel. At the end is the last move. */
+static fh1_status report_traffic(const gld_repro *r, const gld_repro_env *env, fh1_report *report)
+{
+    gld_traffic_result result;
+    FH1_TRY(run_traffic(r, env, &result));
+    fh1_tap_result t = {.subject = r->engine,
+                        .step = result.move >= 0 ? result.move : r->traffic.n - 1,
+                        .verdict = result.verdict,
+                        .margin = result.margin,
+                        .rms_ratio = (double)NAN,
+                        .max_err = fabs(result.value - result.truth),
+                        .allowed = result.allowed,
+                        .rel_rms = (double)NAN,
+                        .free_rms = (double)NAN,
+                        .id = FH1_TAP_COUNT,
+                        .layer = -1};
+    snprintf(t.tap, sizeof t.tap, "%s", *result.tap ? result.tap : "traffic");
+    if (result.verdict != FH1_PASS) snprintf(t.reason, sizeof t.reason, "%.159s", result.sentence);
+    const int64_t where[] = {result.row, result.token, result.channel};
+    for (int i = 0; i < 3; i++)
+        if (where[i] >= 0) t.where[t.rank++] = where[i];
+    FH1_TRY(fh1_report_add(report, &t));
+    char label[96];
+    snprintf(label, sizeof label, "%s traffic", r->engine);
+    fh1_report_end_subject(report, label, NULL, 0);
+    return NULL;
+}
+
 /* -- a model ------------------------------------------------------------------------------------- */
 
 static fh1_status judge_trace(const gld_repro *r, const gld_repro_env *env, const fh1_model *m, const gld_trace *inputs,
@@ -94,8 +173,10 @@ static fh1_status judge_trace(const gld_repro *r, const gld_repro_env *env, cons
     FH1_TRY(make_judged(env, r->engine, own ? NULL : declared, o.variants, r->fault, &e));
     fh1_status s = gld_record_like(e, m, inputs, &all, &recorded);
     o.profile = declared ? declared : e->profile;
-    if (!s) s = gld_judge(&recorded, &o, report);
-    if (!s) gld_trace_free(&recorded);
+    if (!s) {
+        s = gld_judge(&recorded, &o, report);
+        gld_trace_free(&recorded);
+    }
     e->free(e);
     return s;
 }
@@ -124,6 +205,7 @@ fh1_status gld_repro_run(const gld_repro *r, const gld_repro_env *env, fh1_repor
 {
     char label[96];
     if (r->is_op) return report_op(&r->op, env, report);
+    if (r->is_traffic) return report_traffic(r, env, report);
     FH1_TRY(run_model(r, env, report));
     snprintf(label, sizeof label, "%s repro", r->engine);
     fh1_report_end_subject(report, label, NULL, 0);
@@ -168,6 +250,16 @@ fh1_status gld_repro_try(const gld_repro *r, const gld_repro_env *env, gld_repro
         FH1_TRY(run_op(&r->op, env, &result));
         out->verdict = result.verdict;
         if (result.verdict == FH1_FAIL) snprintf(out->tap, sizeof out->tap, "%s", gld_op_name(r->op.op));
+        return NULL;
+    }
+    if (r->is_traffic) {
+        gld_traffic_result result;
+        int64_t layer;
+        FH1_TRY(run_traffic(r, env, &result));
+        out->verdict = result.verdict;
+        out->step = result.move >= 0 ? result.move : r->traffic.n - 1;
+        if (result.verdict == FH1_FAIL) snprintf(out->tap, sizeof out->tap, "%s", *result.tap ? result.tap : "traffic");
+        if (!fh1_tap_parse(out->tap, INT64_MAX, &out->id, &layer)) out->id = FH1_TAP_COUNT;
         return NULL;
     }
     gld_repro_env quiet = *env;

@@ -13,6 +13,7 @@ bool gld_search_over(const gld_search *s)
 static bool same_failure(const gld_repro *r, const gld_repro_outcome *a, const gld_repro_outcome *b)
 {
     if (b->verdict != FH1_FAIL) return false;
+    if (r->is_traffic) return true; /* what is shared wrongly shows here or there */
     return r->is_op ? strcmp(a->tap, b->tap) == 0 : a->id == b->id;
 }
 
@@ -26,7 +27,7 @@ static void tell(const gld_search *s)
 static fh1_status check(const gld_repro *r)
 {
     if (r->is_op) return gld_op_case_check(&r->op);
-    FH1_TRY(gld_calls_check(&r->calls));
+    FH1_TRY(r->is_traffic ? gld_traffic_check(&r->traffic) : gld_calls_check(&r->calls));
     return *r->model ? NULL : gld_seeded_check(&r->make);
 }
 
@@ -143,7 +144,7 @@ static fh1_status does_not_fail(const gld_repro_outcome *o)
 static void cut_to_failure(gld_search *s)
 {
     gld_calls *c = &s->candidate->calls;
-    if (s->best->is_op) return;
+    if (s->best->is_op || s->best->is_traffic) return;
     if (s->best->step >= 0) {
         gld_calls_end_at(c, s->best->step);
         s->candidate->step = -1;
@@ -168,7 +169,8 @@ static void search(gld_search *s)
         if (s->best->is_op) {
             gld_shrink_op(s);
         } else {
-            gld_shrink_calls(s);
+            if (s->best->is_traffic) gld_shrink_traffic(s);
+            else gld_shrink_calls(s);
             if (!*s->best->model) gld_shrink_model(s);
         }
     } while (s->changed && !gld_search_over(s));

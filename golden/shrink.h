@@ -1,6 +1,7 @@
 /* Makes the line of a failure small: fewer calls, rows, tokens, layers, heads and widths, no padding, documents or
- * options that do not matter, lattice weights. A change stays only if the smaller line still FAILs, first at the same
- * kind of tap (in whichever layer), or at the same op. Deterministic. */
+ * options that do not matter, lattice weights; of traffic fewer moves and caches. A change stays only if the smaller
+ * line still FAILs, first at the same kind of tap (in whichever layer), or at the same op; traffic, anywhere.
+ * Deterministic. */
 #pragma once
 
 #include "golden/repro.h"

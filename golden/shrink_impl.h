@@ -26,6 +26,7 @@ void gld_search_number(gld_search *s, gld_set set, int arg, int64_t now, int64_t
 /* One round over everything that can be made smaller. */
 void gld_shrink_op(gld_search *s);
 void gld_shrink_calls(gld_search *s);
+void gld_shrink_traffic(gld_search *s);
 void gld_shrink_model(gld_search *s);
 /* All widths small at once, which makes the other runs quick; a model from a folder is replaced by a made one. Nothing
  * changes where no such model fails alike. */

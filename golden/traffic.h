@@ -31,6 +31,7 @@
 #include <stdio.h>
 
 enum { GLD_TRAFFIC_MOVES = 64, GLD_TRAFFIC_CACHES = 8, GLD_TRAFFIC_ROWS = 4, GLD_TRAFFIC_CUTS = 4 };
+enum { GLD_TRAFFIC_REPAIRED_COLUMNS = 40, GLD_TRAFFIC_REPAIRED_CELLS = 320 };
 
 typedef enum {
     GLD_MOVE_NEW,
@@ -50,7 +51,7 @@ typedef enum {
 
 typedef struct {
     gld_move_kind kind;
-    int cache, other;                                        /* 0 … 7; `other` of COPY and RESTORE: Y */
+    int cache, other;                                        /* X, 0 … 7; `other` of COPY and RESTORE: Y */
     int rows;                                                /* NEW, REORDER: rows afterwards */
     int64_t n[GLD_TRAFFIC_ROWS];                             /* CALL: tokens; REORDER: old rows; SPECULATE: J */
     int64_t left[GLD_TRAFFIC_ROWS], right[GLD_TRAFFIC_ROWS]; /* CALL: padding beside those up to the longest */
@@ -72,8 +73,9 @@ void gld_traffic_print(const gld_traffic *t, FILE *out);
 /* Columns of all calls times rows: what it costs. */
 int64_t gld_traffic_cells(const gld_traffic *t);
 
-/* Drops moves that cannot be done where they stand and cuts numbers to what is possible, so that any moves become
- * traffic: for those who draw or edit moves. */
+/* Drops moves that cannot be done where they stand and folds numbers into what is possible, so that any struct becomes
+ * traffic, of at most the columns per cache and cells above: for those who draw or edit moves. A second repair changes
+ * nothing. */
 void gld_traffic_repair(gld_traffic *t);
 
 typedef struct {

@@ -1,6 +1,7 @@
 #include "oracle/batch.h"
 
 #include "oracle/cache.h"
+#include "oracle/reached.h"
 #include "oracle/tensor.h"
 
 #include <stdlib.h>
@@ -115,6 +116,7 @@ static fh1_status pack_token(const fh1_batch *in, int64_t V, int64_t b, int64_t 
         fh1_status s = at(FH1_BAD("a position is out of range"), b, t);
         return found_int(fh1_expected(s, "0 to 2^53"), position);
     }
+    FH1_REACHED(position == MAX_POSITION);
     if (in->seq_idx) {
         int64_t d = in->seq_idx[i];
         if (d < *doc) {
@@ -182,6 +184,9 @@ static fh1_status pack_rows(const fh1_batch *in, int64_t V, const fh1_cache *pas
         int64_t doc = first_doc(row);
         if (in->mask) FH1_TRY(check_past_mask(in, b, row, out->past));
         FH1_TRY(check_new_mask(in, b, &out->n_left[b], &out->n_right[b]));
+        FH1_REACHED(out->n_left[b] == in->T);
+        FH1_REACHED(out->n_left[b] > 0 && out->n_right[b] > 0);
+        FH1_REACHED(row && row->n == 0 && out->past > 0); /* a row that starts late */
         out->row_begin[b] = out->M;
         for (int64_t t = out->n_left[b]; t < in->T - out->n_right[b]; t++) FH1_TRY(pack_token(in, V, b, t, &doc, out));
     }
@@ -200,6 +205,10 @@ fh1_status fh1_tokens_pack(const fh1_batch *b, int64_t V, const fh1_cache *past,
         fh1_tokens_free(&t);
         return s;
     }
+    FH1_REACHED(t.M == 0); /* nothing but padding */
+    FH1_REACHED(b->T == 1 && t.past > 0);
+    FH1_REACHED(b->seq_idx && t.past > 0);
+    FH1_REACHED(b->mask && t.past > 0);
     t.max_position = max_position(b, t.past);
     *out = t;
     return NULL;

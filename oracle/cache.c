@@ -1,6 +1,8 @@
 /* The rows of a cache: their memory, and the books of a call. */
 #include "oracle/cache_row.h"
 
+#include "oracle/reached.h"
+
 #include <stdlib.h>
 #include <string.h>
 
@@ -154,6 +156,8 @@ fh1_status fh1_row_new(const fh1_cache *c, fh1_cache_row *r, int64_t cap)
 fh1_status fh1_row_copy(const fh1_cache *c, fh1_cache_row *to, const fh1_cache_row *from)
 {
     const fh1_config *g = c->config;
+    FH1_REACHED(from->n == 0);
+    FH1_REACHED(from->n > 0 && from->n < from->cap);
     FH1_TRY(fh1_row_new(c, to, from->n));
     to->n = from->n;
     to->doc = from->doc;
@@ -174,6 +178,9 @@ fh1_status fh1_cache_reserve(fh1_cache *c, int64_t b, int64_t n)
     fh1_cache_row *r = &c->rows[b];
     if (n > INT64_MAX / 2 - r->n) return FH1_BAD("%lld more tokens are too many for the cache", (long long)n);
     int64_t need = r->n + n;
+    FH1_REACHED(need == r->cap && n > 0);
+    FH1_REACHED(need > r->cap && need > 2 * r->cap);
+    FH1_REACHED(need > r->cap && need <= 2 * r->cap);
     if (need <= r->cap) return NULL;
     /* A prefill gets what it asks for; what then grows token by token doubles. */
     return set_capacity(c, r, need > 2 * r->cap ? need : 2 * r->cap);

@@ -2,6 +2,8 @@
 #include "oracle/cache_row.h"
 #include "oracle/engine.h"
 
+#include "oracle/reached.h"
+
 #include <stdlib.h>
 #include <string.h>
 
@@ -66,12 +68,15 @@ static fh1_status check_from(const fh1_cache *c, const int64_t *from, int64_t n)
 fh1_status fh1_cache_reorder(fh1_cache *c, const int64_t *from, int64_t n)
 {
     FH1_TRY(check_from(c, from, n));
+    FH1_REACHED(n < c->B);
+    FH1_REACHED(n > c->B);
     fh1_cache_row *rows = calloc((size_t)n, sizeof *rows);
     bool *taken = calloc((size_t)c->B, sizeof *taken);
     fh1_status s = rows && taken ? NULL : fh1_no_memory((size_t)n * sizeof *rows, "the rows of a cache");
 
     /* Repeated rows are copied while all old ones still stand; then the first use of each moves. */
     for (int64_t i = 0; !s && i < n; i++) {
+        FH1_REACHED(taken[from[i]]); /* a beam with two children */
         if (taken[from[i]]) s = fh1_row_copy(c, &rows[i], &c->rows[from[i]]);
         taken[from[i]] = true;
     }
@@ -100,6 +105,9 @@ fh1_status fh1_cache_truncate(fh1_cache *c, int64_t b, int64_t n)
 {
     if (b < 0 || b >= c->B) return FH1_BAD("row %lld is not in a cache of %lld", (long long)b, (long long)c->B);
     const fh1_cache_row *r = &c->rows[b];
+    FH1_REACHED(n == r->n && n > 0);
+    FH1_REACHED(n == 0 && r->n > 0);
+    FH1_REACHED(n == r->n - 1 && n > 0);
     if (n == r->n) return NULL;
     if (n != 0) {
         fh1_status s = fh1_where(FH1_BAD("a row cannot go back to an earlier moment"), "row %lld", (long long)b);

@@ -1,5 +1,7 @@
 #include "oracle/round.h"
 
+#include "oracle/reached.h"
+
 #include <math.h>
 
 float fh1_f16_to_f32(uint16_t h)
@@ -19,6 +21,11 @@ uint16_t fh1_f32_to_f16(float v)
     uint32_t u = fh1_f32_bits(v);
     uint32_t sign = u >> 16 & 0x8000u;
     uint32_t m = u & 0x7fffffffu;
+    FH1_REACHED(m == 0x477fefffu); /* the last that stays finite */
+    FH1_REACHED(m == 0x477ff000u);
+    FH1_REACHED(m == 0x387fffffu); /* below the smallest normal */
+    FH1_REACHED(m == 0x33000000u); /* half of the smallest */
+    FH1_REACHED(m == 0x33000001u);
     if (m > 0x7f800000u) return (uint16_t)(sign | 0x7e00u | (m >> 13 & 0x3ffu)); /* quiet NaN */
     if (m >= 0x477ff000u) return (uint16_t)(sign | 0x7c00u);                     /* from 65520, the tie above 65504 */
     if (m >= 0x38800000u) { /* from 2^-14: normal; a carry out of the mantissa is the next exponent */

@@ -2,6 +2,7 @@
  * through gemm; the last keys, where causality cuts, go one by one, so that no key a query must not see is touched. */
 #include "reference/attention.h"
 
+#include "oracle/reached.h"
 #include "oracle/thread.h"
 #include "reference/attention_row.h"
 #include "reference/attention_step.h"
@@ -45,6 +46,8 @@ static void tile(const attention_job *j, int64_t t0, int64_t t1, int64_t h, real
     real *out = a->out + (t0 * a->Hq + h) * A;
     int64_t shared = keys_seen(a, t0) - 1; /* keys before the tile */
     if (shared < MIN_GEMM || t1 - t0 < 2) shared = 0;
+    FH1_REACHED(shared > 0);
+    FH1_REACHED(first > 0);
     if (shared > 0) REF(ref_gemm)(CblasTrans, t1 - t0, shared, A, q, ld, k, A, s, a->S);
     for (int64_t t = t0; t < t1; ++t) {
         const int64_t n = keys_seen(a, t);
@@ -80,10 +83,14 @@ fh1_status REF(ref_attention_fwd)(const REF(ref_attention_args) * a, const fh1_p
 {
     if (a->T == 0) return NULL;
     if (a->T == 1) return REF(ref_attention_step_fwd)(a, p);
+    FH1_REACHED(a->S > a->T);                      /* several tokens on a cache */
+    FH1_REACHED(a->first[a->T - 1] > a->first[0]); /* documents */
+    FH1_REACHED(a->Hq > a->Hkv);
     int64_t n_tile = SCORES / a->S;
     if (n_tile > TILE) n_tile = TILE;
     if (n_tile > a->T) n_tile = a->T;
     if (n_tile < 1) n_tile = 1;
+    FH1_REACHED(n_tile < a->T && a->T % n_tile != 0);
     const size_t n = (size_t)fh1_threads() * (size_t)(n_tile * a->S) * sizeof(real);
     attention_job j = {a, p, n_tile, malloc(n)};
     if (!j.scores) return fh1_no_memory(n, "attention scores");

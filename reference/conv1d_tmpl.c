@@ -1,5 +1,6 @@
 #include "reference/conv1d.h"
 
+#include "oracle/reached.h"
 #include "oracle/thread.h"
 
 #include <stdlib.h>
@@ -78,6 +79,7 @@ static int64_t kept_column(const REF(ref_conv1d_args) * a, int64_t i)
 static void next_window(const REF(ref_conv1d_args) * a, const real *window_t)
 {
     if (a->T == 0 || (REF_FAULT(CONV_WINDOW_NOT_STORED_IN_SHORT_CALLS) && a->T < a->K - 1)) return;
+    FH1_REACHED(a->doc && a->T > 1 && a->doc[a->T - 1] != a->doc[0]); /* the window is cut by a document */
     for (int64_t i = 0; i < a->K - 1; ++i) {
         const int64_t s = kept_column(a, i);
         const real *col = s < a->T ? column(a, window_t, s, a->T - 1) : NULL;
@@ -105,6 +107,12 @@ fh1_status REF(ref_conv1d_fwd)(const REF(ref_conv1d_args) * a, const fh1_profile
     }
     memset(wt + a->K * a->c, 0, (size_t)a->c * sizeof *wt);
     if (a->b->data) REF(ref_widen)(wt + a->K * a->c, a->b, a->c);
+    FH1_REACHED(a->T < a->K - 1);
+    FH1_REACHED(a->T == a->K - 1);
+    FH1_REACHED(a->T >= a->K);
+    FH1_REACHED(a->K == 2);
+    FH1_REACHED(!a->b->data);
+    FH1_REACHED(a->c > BLOCK && a->c % BLOCK != 0);
     conv_ctx ctx = {{a, p, wt}, window_t};
     fh1_parallel_for(a->c, BLOCK, channels, &ctx);
     next_window(a, window_t);

@@ -1,5 +1,7 @@
 #include "reference/cross_entropy.h"
 
+#include "oracle/reached.h"
+
 ref_wide REF(ref_cross_entropy_fwd)(int64_t M, int64_t V, const real *logits, const int64_t *labels)
 {
     real total = 0;
@@ -16,6 +18,8 @@ ref_wide REF(ref_cross_entropy_fwd)(int64_t M, int64_t V, const real *logits, co
         total += r_log(sum) + max - row[labels[m]];
         ++n;
     }
+    FH1_REACHED(n == 0); /* no label counts */
+    FH1_REACHED(n > 0 && n < M);
     if (REF_FAULT(LOSS_SUMMED)) n = n > 0;
     return n ? (ref_wide)(total / (real)n) : (ref_wide)NAN;
 }

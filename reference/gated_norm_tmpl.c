@@ -1,5 +1,6 @@
 #include "reference/gated_norm.h"
 
+#include "oracle/reached.h"
 #include "oracle/thread.h"
 #include "reference/linear.h" /* ref_dot */
 
@@ -80,6 +81,10 @@ fh1_status REF(ref_gated_norm_fwd)(int64_t M, int64_t d, int64_t G, const real *
 {
     if (REF_FAULT(GATED_NORM_OVER_WHOLE_WIDTH)) G = 1;
     gate_job j = {d, G, ldz, y, z, NULL, (real)eps, norm_before_gate, p, out};
+    FH1_REACHED(!w->data);
+    FH1_REACHED(w->data && G > 1);
+    FH1_REACHED(w->data && norm_before_gate);
+    FH1_REACHED(w->data && !norm_before_gate);
     if (!w->data) {
         fh1_parallel_for(M * d, 768, elements, &j); /* two pieces even for one token of the 0.5B */
         return NULL;

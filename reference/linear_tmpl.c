@@ -3,6 +3,7 @@
  * would pack the weights and run at a fraction of the memory bandwidth. */
 #include "reference/linear.h"
 
+#include "oracle/reached.h"
 #include "oracle/thread.h"
 #include "reference/faulty_linear.h"
 #include "reference/gemm.h"
@@ -199,6 +200,10 @@ static int64_t few_grain(const linear_job *j)
 
 static fh1_status run(linear_job *j)
 {
+    FH1_REACHED(j->M == 0);
+    FH1_REACHED(j->M == 1);
+    FH1_REACHED(j->M == FEW_ROWS);
+    FH1_REACHED(j->M == FEW_ROWS + 1);
     if (j->M == 0) return NULL;
     const bool few = j->M <= FEW_ROWS && j->form == PLAIN;
     j->panel = few ? 1 : PANEL_BYTES / (int64_t)sizeof(real) / j->K / 16 * 16;

@@ -1,5 +1,7 @@
 #include "reference/rope.h"
 
+#include "oracle/reached.h"
+
 #define MAX_HALF 4096 /* A/2; fh1_config_check keeps the head width below 8192 */
 
 #if REF_BITS == 32
@@ -58,6 +60,7 @@ void REF(ref_rope_fwd)(int64_t M, int64_t heads, int64_t A, const real *cos_sin,
 {
     const int64_t half = A / 2;
     const fh1_round r = p->at[FH1_RP_ROPE], of_sum = p->at[FH1_RP_ROPE_SUM];
+    FH1_REACHED(A == 2);
     const int64_t rotated = REF_FAULT(ROPE_HALF_OF_HEAD) ? half / 2 : half, step = REF_FAULT(ROPE_INTERLEAVED) ? 2 : 1;
     const int64_t apart = REF_FAULT(ROPE_INTERLEAVED) ? 1 : half;
     const real sign = REF_FAULT(ROPE_SIGN_FLIPPED) ? -1 : 1;

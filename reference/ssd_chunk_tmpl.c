@@ -1,5 +1,6 @@
 #include "reference/ssd_chunk.h"
 
+#include "oracle/reached.h"
 #include "oracle/thread.h"
 #include "reference/linear.h" /* ref_dot */
 
@@ -94,6 +95,8 @@ static void heads(void *ctx, int64_t h0, int64_t h1, int thread)
             }
             int64_t n = 1;
             while (n < j->Q && t + n < a->T && !REF(ref_ssd_cut)(a, t + n, doc)) ++n;
+            FH1_REACHED(n < j->Q && t + n < a->T); /* a document begins inside of a chunk */
+            FH1_REACHED(n == j->Q && t + n < a->T && REF(ref_ssd_cut)(a, t + n, doc)); /* and at its edge */
             chunk(j, t, n, h, j->scratch + thread * (j->Q + a->N));
             t += n;
         }
@@ -102,6 +105,11 @@ static void heads(void *ctx, int64_t h0, int64_t h1, int thread)
 
 fh1_status REF(ref_ssd_chunk_fwd)(const REF(ref_ssd_args) * a, int64_t Q, const fh1_profile *p)
 {
+    FH1_REACHED(a->T == 1);
+    FH1_REACHED(a->T < Q);
+    FH1_REACHED(a->T == Q);
+    FH1_REACHED(a->T > Q && a->T % Q == 0);
+    FH1_REACHED(a->T > Q && a->T % Q == 1);
     if (Q > a->T) Q = a->T;
     const size_t bytes = ((size_t)fh1_threads() * (size_t)(Q + a->N) + 1) * sizeof(real);
     chunk_job j = {a, p, Q, malloc(bytes)};

@@ -1,5 +1,6 @@
 #include "reference/ssd_scan.h"
 
+#include "oracle/reached.h"
 #include "oracle/thread.h"
 #include "reference/lanes.h"
 
@@ -122,6 +123,10 @@ static void heads(void *ctx, int64_t h0, int64_t h1, int thread)
 
 void REF(ref_ssd_scan_fwd)(const REF(ref_ssd_args) * a, const fh1_profile *p)
 {
+    FH1_REACHED(a->T == 1);
+    FH1_REACHED(a->N < REF_LANES);
+    FH1_REACHED(a->N > REF_LANES && a->N % REF_LANES != 0);
+    FH1_REACHED(a->H > a->G && a->G > 1); /* heads share groups */
     scan_job j = {a, p};
     fh1_parallel_for(a->H, 1, heads, &j);
 }

@@ -29,6 +29,22 @@ run 0 repro --shrink --runs 3 "$faulty" && says 'there may be a smaller one'
 [[ ! -s $dir/err ]] || complain 'progress where there is no terminal'
 bad 'does not fail' repro --shrink "$honest"
 
+# -- traffic
+traffic='--make=layers=2,D=12,V=23 --engine=ref-f64 --seed=7 --traffic=a=2;a+9,4;b=a;a*3;a<b;a+2'
+run 0 repro "$traffic" && says PASS
+run 0 repro --make=layers=1,D=8 --engine=ref-f32 '--traffic=a=2;a+5,3<0,1;a*2' && says PASS # in pieces
+run 0 repro '--model=golden/models/odd --engine=ref-bf16 --traffic=a=2;a+5,3<0,1;b=a;a*2;a@1,0;a<b;a+1' && says PASS
+run 1 repro --json "$traffic --fault=restore_keeps_conv" && says '"first_divergence":{"tap":"logits","step":5,"where":[0,9,0]}'
+run 1 repro "$traffic --fault=restore_keeps_conv" && says "--traffic=a=2;a+9,4;b=a;a*3;a<b;a+2 --fault=restore_keeps_conv'"
+run 0 repro --shrink "$traffic --fault=restore_keeps_conv" && says '# FAIL at cache.0.conv'
+command=$(head -n1 "$dir/out")
+line=${command#fh1 repro \'}
+run 1 repro "${line%\'}" && says 'first divergence  cache.0.conv step 3'
+bad 'does not fail' repro --shrink "$traffic --fault=truncate_off_by_one"
+bad 'move 3: cache c is not there' repro '--make=D=8 --engine=ref-f64 --traffic=a=1;a+3;c+1'
+bad 'contradict' repro "$traffic --schedule=p3"
+run 1 repro '--make=D=8 --engine=ref-f64 --traffic=a=1;a.' && says MISTRUSTED
+
 # -- a failing engine of fh1 check prints such a line
 run 1 check golden/models/odd --engine ref-f32 --contract exact
 repro=$(sed -n "s/^repro  //p" "$dir/out")

@@ -5,7 +5,7 @@ set(FH1_STAGES oracle blas ops engines model)
 
 # unit.TOPIC of these, by topic; what is not named belongs to the engines.
 set(FH1_STAGE_oracle arena batch bnb bnb_damage cache cast checkpoint compare config contract fields gauge gauge_request history judge_classes judge_rules
-    json hf_config hf_write layout map model native native_damage native_lies options progress random report report_forms report_html rope_frequencies round safetensors
+    json hf_config hf_write layout map model mutate_json native native_damage native_lies options progress random report report_forms report_html rope_frequencies round safetensors slow_json
     safetensors_write status suite tap target tensor text thread trace)
 set(FH1_STAGE_blas blas)
 set(FH1_STAGE_ops attention attention_step conv1d conv1d_step cross_entropy dt_softplus embed gated_norm

@@ -230,6 +230,9 @@ static const struct {
     {"\"rope_scaling\": {\"type\": \"linear\", \"factor\": 2}, \"rope_parameters\": " TYPE(
          "\"linear\", \"factor\": 4") ",",
      "rope_scaling.factor = 2 contradicts rope_parameters.factor = 4", FH1_ROPE_DEFAULT},
+    {"\"rope_scaling\": {\"type\": \"linear\", \"factor\": 4}, \"rope_parameters\": " TYPE(
+         "\"linear\", \"factor\": 4.000000000000001") ",", /* an ulp of 4 */
+     "contradicts rope_parameters.factor", FH1_ROPE_DEFAULT},
     {"\"rope_scaling\": {\"type\": \"linear\", \"factor\": 2}, \"rope_parameters\": " TYPE("\"default\"") ",",
      "contradicts rope_parameters", FH1_ROPE_DEFAULT},
     {"\"rope_theta\": 1e4, \"rope_scaling\": {\"type\": \"su\"},", "default, linear, dynamic, yarn, llama3 or longrope",

@@ -36,7 +36,9 @@ static cvt_ckpt *open_base(const char *name)
     fh1_dtype dtype;
     snprintf(path, sizeof path, MERGES "/bases/%s", name);
     expect_ok(cvt_ckpt_open(path, &c), path);
-    if (!cvt_bnb_is(c)) return c;
+    bool quantised;
+    expect_ok(cvt_bnb_is(c, &quantised), path);
+    if (!quantised) return c;
     expect_ok(cvt_ckpt_config_json(c, &config), path);
     expect_ok(cvt_hf_config_dtype_parse(config, path, &dtype), path);
     cJSON_Delete(config);

@@ -22,6 +22,8 @@ static const char *const lines[] = {
     "--make=D=8 --engine=ref-f32 --schedule=p1;d4 --positions=100003 --tap=*.ssd,logits --step=3",
     "--op=ssd_scan --T=129 --H=2 --seed=7 --regime=adversarial",
     "  --op=conv1d --K=3 --engine=ref-bf16 --contract=hf-eager-bf16",
+    "--model=a\\ --op=b --engine=ref-f32 --schedule=p5", /* a folder, not an op */
+    "--T=3\t--op=linear",
 };
 
 START_TEST(test_round_trip)

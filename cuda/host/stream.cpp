@@ -136,8 +136,12 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t *s, unsigned flags)
 {
     const Locked lock;
     if (flags > cudaStreamNonBlocking) return fail(cudaErrorInvalidValue, "cudaStreamCreateWithFlags(%u)", flags);
-    *s = new Stream{{}, 0, 0, flags != cudaStreamNonBlocking, false, nullptr, {}};
-    all().push_back(*s);
+    try {
+        *s = new Stream{{}, 0, 0, flags != cudaStreamNonBlocking, false, nullptr, {}};
+        all().push_back(*s);
+    } catch (const std::bad_alloc &) {
+        return cudaErrorMemoryAllocation;
+    }
     return cudaSuccess;
 }
 

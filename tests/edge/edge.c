@@ -196,14 +196,19 @@ static fh1_status judge_recorded(edge_run *r, const fh1_model *m, const gld_trac
 
 fh1_status edge_check(edge_run *r, const fh1_model *m, const char *schedule, uint64_t seed)
 {
+    return edge_check_as(r, m, m, schedule, seed);
+}
+
+fh1_status edge_check_as(edge_run *r, const fh1_model *ran, const fh1_model *m, const char *schedule, uint64_t seed)
+{
     gld_calls *calls = malloc(sizeof *calls);
     gld_trace inputs = {0}, recorded = {0};
     fh1_engine *e;
     if (!calls) return fh1_no_memory(sizeof *calls, "a schedule");
     fh1_status s = gld_calls_parse(schedule, calls);
     if (!s) s = gld_calls_trace(calls, m->config.V, seed, &inputs);
-    if (!s) s = edge_engine(r, m, &e);
-    if (!s) s = gld_record_like(e, m, &inputs, NULL, &recorded);
+    if (!s) s = edge_engine(r, ran, &e);
+    if (!s) s = gld_record_like(e, ran, &inputs, NULL, &recorded);
     if (!s) s = judge_recorded(r, m, &recorded, e->profile);
     gld_trace_free(&recorded);
     gld_trace_free(&inputs);

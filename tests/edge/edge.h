@@ -77,6 +77,8 @@ fh1_status edge_law_all(edge_run *r, int64_t tokens, law_walk walk, unsigned not
 fh1_status edge_named_law(edge_run *r, const char *law, int64_t tokens);
 /* The judged engine's trace over a schedule (golden/calls.h) against the truth, tap by tap, as `fh1 check` does. */
 fh1_status edge_check(edge_run *r, const fh1_model *m, const char *schedule, uint64_t seed);
+/* The same where the engine runs another model than the truth: what a wrong config or a wrong conversion does. */
+fh1_status edge_check_as(edge_run *r, const fh1_model *ran, const fh1_model *m, const char *schedule, uint64_t seed);
 
 /* FH1_E_WRONG unless `holds`; counts as a comparison. */
 fh1_status edge_require(edge_run *r, bool holds, const char *what, ...) __attribute__((format(printf, 3, 4)));

@@ -10,5 +10,10 @@ const edge_case *edge_find(const char *id);
 
 void edge_engines_free(edge_run *r);
 
+/* Whether a fault of this name needs the other program. */
+bool edge_planted_elsewhere(const char *name);
+/* Runs it ("D-90 --fault NAME …"): true where the case turned red, with the reason in `line`. */
+bool edge_run_elsewhere(const char *command, char *line, size_t size);
+
 /* docs/edge_cases.md. */
 void edge_page(FILE *out);

@@ -113,6 +113,16 @@ static bool turns_red(options *o, const edge_case *c, const char *name, char *li
     return false;
 }
 
+static bool turns_red_elsewhere(const options *o, const edge_case *c, const char *name, char *line, size_t size)
+{
+    char command[256];
+    int n = snprintf(command, sizeof command, "%s --fault %s --seed %llu --engine", c->id, name,
+                     (unsigned long long)o->seed);
+    for (int e = 0; e < N_ENGINES; ++e)
+        if (engines[e].bit & o->engines) n += snprintf(command + n, sizeof command - (size_t)n, " %s", engines[e].name);
+    return edge_run_elsewhere(command, line, size);
+}
+
 static void planted(options *o, const edge_case *c)
 {
     char names[512], *save = NULL;
@@ -120,7 +130,8 @@ static void planted(options *o, const edge_case *c)
     for (char *name = strtok_r(names, " ", &save); name; name = strtok_r(NULL, " ", &save)) {
         char line[1024];
         if (o->only && strcmp(o->only, name) != 0) continue;
-        const bool red = turns_red(o, c, name, line, sizeof line);
+        const bool red = edge_planted_elsewhere(name) ? turns_red_elsewhere(o, c, name, line, sizeof line)
+                                                      : turns_red(o, c, name, line, sizeof line);
         o->runs++;
         o->bad += !red;
         printf("%s fault     %s  %s: %.300s\n", c->id, red ? "RED " : "MISSED", name, line);

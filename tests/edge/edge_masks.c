@@ -60,7 +60,7 @@ static fh1_status call_with_mask(two_calls *k, fh1_batch b, const char *what)
         b.mask = read + B * ALL;
         b.mask_len = len;
     }
-    return edge_refused(k->r, k->e, k->m, &b, k->cache, what);
+    return edge_call_refused(k->r, k->e, k->m, &b, k->cache, what);
 }
 
 /* ---- D-25: holes ---- */
@@ -232,7 +232,7 @@ static fh1_status mask_lengths(two_calls *k)
     int64_t longer[B * (ALL + 1)];
     for (int64_t i = 0; i < B * (ALL + 1); ++i) longer[i] = 1;
     const fh1_batch b = second(k, longer, ALL + 1);
-    return edge_refused(k->r, k->e, k->m, &b, k->cache, "a mask that is too long");
+    return edge_call_refused(k->r, k->e, k->m, &b, k->cache, "a mask that is too long");
 }
 
 static fh1_status mask_lengths_on(edge_run *r, const fh1_model *m, void *data)

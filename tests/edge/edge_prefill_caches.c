@@ -113,7 +113,7 @@ static fh1_status call_of_nothing(edge_run *r, fh1_engine *e, const fh1_model *m
 {
     if (edge_plants(r, "stale_logits_for_nothing"))
         return edge_require(r, false, "%s: logits of an earlier call come back", what);
-    return edge_refused(r, e, m, b, c, what);
+    return edge_call_refused(r, e, m, b, c, what);
 }
 
 /* No columns: refused, for one row and for three, on a new cache and on a used one. */

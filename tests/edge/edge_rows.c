@@ -320,8 +320,8 @@ fh1_status edge_finite(edge_run *r, const double *v, int64_t n, const char *what
     return edge_require(r, i == n, "%s: number %lld is %g", what, (long long)i, i < n ? v[i] : 0.0);
 }
 
-fh1_status edge_refused(edge_run *r, fh1_engine *e, const fh1_model *m, const fh1_batch *b, fh1_cache *cache,
-                        const char *what)
+fh1_status edge_call_refused(edge_run *r, fh1_engine *e, const fh1_model *m, const fh1_batch *b, fh1_cache *cache,
+                             const char *what)
 {
     fh1_cache *before;
     FH1_TRY(fh1_cache_clone(cache, &before));

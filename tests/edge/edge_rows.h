@@ -51,5 +51,5 @@ fh1_status edge_zero_memory(edge_run *r, const fh1_cache *c, int64_t row, const 
 /* FH1_E_WRONG unless all n numbers are finite. */
 fh1_status edge_finite(edge_run *r, const double *v, int64_t n, const char *what);
 /* FH1_E_WRONG unless the engine refuses the call with FH1_E_INPUT and the cache stays as it was, bit for bit. */
-fh1_status edge_refused(edge_run *r, fh1_engine *e, const fh1_model *m, const fh1_batch *b, fh1_cache *cache,
-                        const char *what);
+fh1_status edge_call_refused(edge_run *r, fh1_engine *e, const fh1_model *m, const fh1_batch *b, fh1_cache *cache,
+                             const char *what);
