@@ -286,6 +286,22 @@ def trace_seeds():
              "step0/cache.1.conv": tap("F16", 2, 13, 3)}, meta),
         "gradient": pack({**ids, "step0/grad.lm_head.weight": tap("F32", 7, 5),
                           "step0/grad.model.layers.1.mamba.conv1d.weight": tap("BF16", 13, 1, 4)}, meta),
+        # through a map
+        "map": pack({"tokens": i64([2], 3, 6), "out": tap("F32", 1, 7, 2), "k1": tap("BF16", 1, 2, 4), "debug": tap("U8", 3)},
+                    {"map": "tokens -> input_ids reshape 1,-1  # a comment\nout -> logits transpose 0,2,1\n"
+                            "k{i} -> cache.{i}.key reshape B,S,1,-1 transpose 0,2,1,3\nignore de*"}),
+        "map_steps": pack({"a0": i64([1, 2], 3, 6), "a1": i64([1, 1], 2), "b1": tap("F32", 1, 7)},
+                          {**meta, "map": "a{j} -> step{j}/input_ids\nb{j} -> step{j}/logits reshape B,T,7"}),
+        "map_native": pack(ids, {**meta, "map": "# nothing\n\n"}),
+        "map_unused": pack(ids, {**meta, "map": "x -> logits"}),
+        "map_no_layer": pack({**ids, "x9": tap("F32", 1, 2, 5)}, {**meta, "map": "x{i} -> model.layers.{i}"}),
+        "map_wrong_axes": pack({**ids, "x": logits}, {**meta, "map": "x -> logits transpose 0,1"}),
+        "map_wrong_size": pack({**ids, "x": logits}, {**meta, "map": "x -> logits reshape B,T,8"}),
+        "map_twice": pack({**ids, "x": logits, "step0/logits": logits}, {**meta, "map": "x -> logits"}),
+        "map_no_rule": pack(ids, {**meta, "map": "x logits"}),
+        "map_no_tap": pack(ids, {**meta, "map": "x -> logit"}),
+        "map_operation": pack(ids, {**meta, "map": "x -> logits turn 0,1"}),
+        "map_axes_twice": pack(ids, {**meta, "map": "x -> logits transpose 0,0,1"}),
         # metadata and names
         "not_safetensors": b"{}",
         "no_metadata": pack(ids),

@@ -35,15 +35,20 @@ static bool blank(char c)
     return c == ' ' || c == '\t' || c == '\n' || c == '\r';
 }
 
+static bool mark(char c)
+{
+    return c == '{' || c == '}' || c == '[' || c == ']' || c == ':' || c == ',';
+}
+
 static size_t end_of(const char *text, size_t n, size_t i)
 {
-    if (strchr("{}[]:,", text[i])) return i + 1; /* the zero too */
+    if (mark(text[i])) return i + 1;
     if (text[i] == '"') {
         for (i++; i < n && text[i] != '"'; i++)
             if (text[i] == '\\') i++;
         return i < n ? i + 1 : n;
     }
-    while (i < n && !blank(text[i]) && !strchr("{}[]:,\"", text[i])) i++;
+    while (i < n && !blank(text[i]) && !mark(text[i]) && text[i] != '"') i++;
     return i;
 }
 
@@ -59,7 +64,7 @@ static void find_tokens(const char *text, size_t n, tokens *t)
         char c = text[i];
         bool number = (c >= '0' && c <= '9') || c == '-';
         token k = {.begin = i, .end = end_of(text, n, i), .close = t->n};
-        k.kind = number ? '0' : c && strchr("{}[]:,\"", c) ? c : 'w';
+        k.kind = number ? '0' : mark(c) || c == '"' ? c : 'w';
         k.value = number || k.kind == '"' || k.kind == 'w';
         if (k.kind == '{' || k.kind == '[') {
             k.close = -1;
@@ -193,8 +198,9 @@ static bool change_number(edit *e)
     default:
         if (k->end - k->begin >= sizeof text) return false;
         snprintf(text, sizeof text, "%.*s", (int)(k->end - k->begin), e->text + k->begin);
-        long long near = strtoll(text, NULL, 10) / 2 * 2 + (long long)fuzz_below(e->r, 4) - 1;
-        snprintf(text, sizeof text, "%lld", near);
+        /* From one below to two above, wrapping where there is no such number. */
+        unsigned long long near = (unsigned long long)strtoll(text, NULL, 10) + fuzz_below(e->r, 4) - 1;
+        snprintf(text, sizeof text, "%lld", (long long)near);
     }
     return replace_text(e, k->begin, k->end, text);
 }

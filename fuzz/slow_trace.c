@@ -101,13 +101,11 @@ static const line *look_up(const line *table, size_t n, const char *name)
 {
     for (size_t i = 0; i < n; i++) {
         const char *mark = strchr(table[i].name, '#');
-        for (int layer = 0; layer < LAYERS; layer++) {
-            char full[128];
-            if (mark)
-                snprintf(full, sizeof full, "%.*s%d%s", (int)(mark - table[i].name), table[i].name, layer, mark + 1);
-            else snprintf(full, sizeof full, "%s", table[i].name);
-            if (strcmp(full, name) == 0) return &table[i];
-        }
+        const size_t before = mark ? (size_t)(mark - table[i].name) : 0;
+        if (!mark && strcmp(table[i].name, name) == 0) return &table[i];
+        if (!mark || strncmp(table[i].name, name, before) != 0) continue;
+        const bool layer = name[before] >= '0' && name[before] < '0' + LAYERS; /* one digit */
+        if (layer && strcmp(mark + 1, name + before + 1) == 0) return &table[i];
     }
     return NULL;
 }
