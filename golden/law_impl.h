@@ -67,6 +67,7 @@ typedef struct {
     const law_tensor *left, *right, *true_left, *true_right, *planted;
     const law_tensor *emulated_left, *emulated_right; /* NULL: none */
     double pooled; /* square of the relative error of the emulated pipeline, over all tensors of this tap and layer */
+    double slack;  /* times what the emulated pipeline is off by; 0: once */
 } law_place;
 
 typedef struct {

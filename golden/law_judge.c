@@ -42,6 +42,11 @@ static double band(const law_tensor *t)
     return t->samples > 1 ? fh1_rule.band_unit : fh1_rule.band_token;
 }
 
+static double slack(const law_place *p)
+{
+    return p->slack > 0 ? p->slack : 1;
+}
+
 /* Both roads of the emulated pipeline are off by an RMS of their own, which in a tensor of few tokens is luck: what it
  * is off by in all of them is always possible, and an ulp. */
 static yardstick measure(const gld_law_args *a, const law_place *p)
@@ -55,7 +60,7 @@ static yardstick measure(const gld_law_args *a, const law_place *p)
     const double here =
         gld_mean_square(p->emulated_left, p->true_left) + gld_mean_square(p->emulated_right, p->true_right);
     const double variance = fmax(here, 2 * p->pooled * ref2) + ulp * ulp;
-    return (yardstick){band(p->left) * sqrt(variance), variance, 0};
+    return (yardstick){slack(p) * band(p->left) * sqrt(variance), variance, 0};
 }
 
 /* Square errors of both emulated roads in the fiber that begins at i: one ill-conditioned number reaches all of it. */
@@ -78,7 +83,7 @@ static double element_allowed(const gld_law_args *a, const law_place *p, const y
     if (p->left->allowed && p->right->allowed) return p->left->allowed[i] + p->right->allowed[i] + smallest;
     if (!p->emulated_left) return y->whole + smallest;
     const double ulp = fh1_dtype_ulp(storage_of(a, p->left->id), p->true_left->v[i]);
-    return fh1_rule.chain_element * sqrt(fmax(y->variance, y->fiber)) + fh1_rule.chain_ulps * ulp + smallest;
+    return slack(p) * fh1_rule.chain_element * sqrt(fmax(y->variance, y->fiber)) + fh1_rule.chain_ulps * ulp + smallest;
 }
 
 static double ratio(double err, double allowed)

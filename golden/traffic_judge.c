@@ -201,6 +201,15 @@ static bool is_lost(const law_place *p, const law_finding *f)
     return rms > 0 && !(f->whole < rms / 2);
 }
 
+/* Over random small models the share of honest traffic beyond m times what is allowed falls as m^-4.7: of 10 000 lines
+ * under fp32 90 were beyond 0.3 and 8 beyond 0.5, of 3 000 under bf16 2 beyond 0.3: heads in which nearly everything
+ * cancels, where the emulation was lucky. Four times that, and twice, leaves 1 in 10^7. Mistakes with caches are as
+ * large as the numbers themselves, which f32 is far below. */
+static double slack(const gld_law_args *a)
+{
+    return a->engine->profile->storage == FH1_F32 ? 4 : 2;
+}
+
 static void compare(judge *j, const law_tensor t[ROADS], const seen *s)
 {
     const bool rounds = j->pooled != NULL;
@@ -209,6 +218,7 @@ static void compare(judge *j, const law_tensor t[ROADS], const seen *s)
         const double *sum = j->pooled + t->id * j->L + t->layer;
         p.emulated_left = &t[EMULATED];
         p.emulated_right = &t[HONEST];
+        p.slack = slack(j->a);
         p.pooled = sum[FH1_TAP_COUNT * j->L] > 0 ? *sum / sum[FH1_TAP_COUNT * j->L] : 0;
     }
     const law_finding f = gld_place_compare(j->a, &p, p.left, p.right);
@@ -297,7 +307,8 @@ static void visit_tokens(judge *j, int look, int64_t begin, int64_t end)
     }
 }
 
-/* Window and state of a row, all of it the current document's; an empty row has zeros. */
+/* Window and state of a row, all of it the current document's; an empty row has zeros. A head that forgets fast shows
+ * the errors of its last token alone. */
 static void visit_memory(judge *j, int look, int64_t tokens)
 {
     const fh1_config *c = &j->a->model->config;
@@ -324,7 +335,9 @@ static void visit_memory(judge *j, int look, int64_t tokens)
                         .n = 1,
                         .width = n,
                         .stride = window ? j->sizes.window_stride : j->sizes.state_stride,
-                        .samples = window && tokens > c->K - 1 ? c->K - 1 : tokens};
+                        .samples = !window             ? 1
+                                   : tokens > c->K - 1 ? c->K - 1
+                                                       : tokens};
         t.fiber = t.stride > 1 ? 1 : window ? c->K - 1 : c->N;
         visit(j, &t, &(seen){.last = last, .look = mine});
         at += n;
