@@ -193,8 +193,8 @@ static bool change_number(edit *e)
     default:
         if (k->end - k->begin >= sizeof text) return false;
         snprintf(text, sizeof text, "%.*s", (int)(k->end - k->begin), e->text + k->begin);
-        long long near = strtoll(text, NULL, 10) / 2 * 2 + (long long)fuzz_below(e->r, 4) - 1;
-        snprintf(text, sizeof text, "%lld", near);
+        const uint64_t even = (uint64_t)(strtoll(text, NULL, 10) / 2 * 2); /* no overflow at the ends of its range */
+        snprintf(text, sizeof text, "%lld", (long long)(even + fuzz_below(e->r, 4) - 1));
     }
     return replace_text(e, k->begin, k->end, text);
 }
