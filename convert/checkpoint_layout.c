@@ -224,7 +224,7 @@ static fh1_status gather_members(const cvt_ckpt *c, const cJSON *old, member **o
     if (plain) m[(*n)++] = (member){"total_parameters", number(n_elems)};
     for (const cJSON *v = first; v; v = v->next) {
         if (strcmp(v->string, "total_size") == 0 || (plain && strcmp(v->string, "total_parameters") == 0)) continue;
-        m[(*n)++] = (member){v->string, cJSON_PrintUnformatted(v)};
+        m[(*n)++] = (member){v->string, cvt_json_print(v)};
     }
     for (size_t i = 0; i < *n; i++)
         if (!m[i].value) return fh1_no_memory(64, "the index");

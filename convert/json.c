@@ -50,7 +50,7 @@ static fh1_status prescan(cvt_scan *s, int max_depth, marks *m)
                              s->begin);
         if (s->kind == CVT_TOKEN_NUMBER && !s->exact) FH1_TRY(marks_add(m, n_numbers));
         if (s->kind == CVT_TOKEN_NUMBER) n_numbers++;
-        if (s->kind == CVT_TOKEN_COLON) n_values--; /* the string before it was a key */
+        if (s->kind == CVT_TOKEN_COLON && n_values > 0) n_values--; /* the string before it was a key */
         if (s->kind != CVT_TOKEN_COLON && s->kind != CVT_TOKEN_COMMA && s->kind != CVT_TOKEN_CLOSE) n_values++;
         FH1_REACHED(depth == max_depth);
         if (n_values > MAX_VALUES)

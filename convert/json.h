@@ -25,6 +25,9 @@ bool cvt_json_is_int(const cJSON *v, int64_t *out);
  * For values from cvt_json_parse. */
 fh1_status cvt_json_same(const cJSON *a, const cJSON *b, bool *same);
 
+/* One line that parses to the same value, malloc'ed; NULL without memory. For values from cvt_json_parse. */
+char *cvt_json_print(const cJSON *v);
+
 /* The bytes [*begin, *end) of the value of a key of the outermost object, in a text that cvt_json_parse
  * accepts; false when no key is spelled like that. For edits that leave all other bytes alone. */
 bool cvt_json_find_value(const char *text, size_t n, const char *key, size_t *begin, size_t *end);

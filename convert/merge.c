@@ -175,10 +175,10 @@ static fh1_status write_provenance(cvt_ckpt *c, const cvt_merge_plan *p, const c
     FH1_TRY(hash_base(p->base, &base));
     cvt_text_add(&b, "[");
     for (const cJSON *v = earlier ? earlier->child : NULL; v; v = v->next) {
-        char *text = cJSON_PrintUnformatted(v);
+        char *text = cvt_json_print(v);
         if (!text) b.failed = true;
         else cvt_text_add(&b, "%s,", text);
-        cJSON_free(text);
+        free(text);
     }
     for (int i = 0; i < p->n_parts; i++) {
         const cvt_adapter *a = p->parts[i].adapter;

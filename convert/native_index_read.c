@@ -39,7 +39,8 @@ fh1_status native_header_read(const unsigned char in[NATIVE_HEADER], uint64_t fi
     if (h->index_offset < NATIVE_HEADER || h->index_offset % NATIVE_ALIGN != 0 || h->index_offset > file_bytes ||
         h->index_stored != file_bytes - h->index_offset)
         return fh1_where(FH1_BAD("the index does not lie at the end of the file"), "byte 24");
-    if (h->index_bytes > NATIVE_INDEX_MAX || h->index_bytes / NATIVE_INDEX_SHRINK > h->index_stored)
+    if (h->index_bytes > NATIVE_INDEX_MAX ||
+        (h->index_bytes + NATIVE_INDEX_SHRINK - 1) / NATIVE_INDEX_SHRINK > h->index_stored)
         return fh1_found(fh1_where(FH1_BAD("the index claims to be too large"), "byte 40"), "%llu bytes",
                          (unsigned long long)h->index_bytes);
     return NULL;

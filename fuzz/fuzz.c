@@ -66,8 +66,8 @@ const char *fuzz_file(int slot, const void *data, size_t size)
         if (files[slot].fd < 0) machine("memfd_create");
         snprintf(files[slot].path, sizeof files[slot].path, "/proc/self/fd/%d", files[slot].fd);
     }
-    if (ftruncate(files[slot].fd, 0)) machine("ftruncate");
-    write_all(files[slot].fd, data, size);
+    write_all(files[slot].fd, data, size); /* over what was there, whose pages are taken again */
+    if (ftruncate(files[slot].fd, (off_t)size)) machine("ftruncate");
     return files[slot].path;
 }
 

@@ -3,11 +3,13 @@
  * cuda-host on every 200th; which ones follows from the bytes, so that a replay does the same.
  *
  * FH1_FUZZ_FAULT=NAME plants a fault of oracle/fault.h in the judged ref-f64, alone: ci/fuzz --hunt shows that it is
- * found. FH1_FUZZ_PRINT=1 prints each schedule as the line that runs it again; FH1_FUZZ_COUNT=1 at the end how many
- * verdicts of each kind there were. */
+ * found, and FH1_FUZZ_SHRINK=1 that it is made small. FH1_FUZZ_PRINT=1 prints each schedule as the line that runs it
+ * again; FH1_FUZZ_COUNT=1 at the end how many verdicts of each kind there were. */
 #include "fuzz/schedule.h"
 
 #include "cuda/engine.h"
+#include "golden/shrink.h"
+#include "oracle/thread.h"
 #include "reference/engine.h"
 #include "reference/faulty.h"
 
@@ -22,7 +24,7 @@ static struct {
     fh1_engine *truth, *f64, *f32, *bf16, *cuda_host;
     fh1_engine *emulated[2]; /* for ref-f32's contract, and for the others' */
     fh1_fault fault;
-    bool print;
+    bool print, shrink;
     uint64_t verdicts[4][4]; /* of f64, f32, bf16 and cuda-host: fh1_verdict */
 } it;
 
@@ -51,7 +53,9 @@ static void count(void)
 static void make_engines(void)
 {
     const char *fault = getenv("FH1_FUZZ_FAULT");
+    const char *shrink = getenv("FH1_FUZZ_SHRINK");
     it.print = getenv("FH1_FUZZ_PRINT");
+    it.shrink = shrink ? *shrink == '1' : !fault;
     if (fault) {
         it.fault = fh1_fault_find(fault);
         if (!it.fault) {
@@ -59,6 +63,7 @@ static void make_engines(void)
             exit(2);
         }
     }
+    fh1_set_threads(1); /* models are tiny, and the other cores run other schedules */
     it.truth = ref_engine_new("ref-f64", NULL, 0);
     it.f64 = it.fault ? ref_faulty_engine_new("ref-f64", NULL, 0, it.fault) : ref_engine_new("ref-f64", NULL, 0);
     it.f32 = ref_engine_new("ref-f32", NULL, 0);
@@ -91,18 +96,52 @@ static const fh1_model *model_of(const schedule *s, const uint8_t *data, size_t 
     return &kept[at].model;
 }
 
-/* -- judging ------------------------------------------------------------------------------------- */
+/* -- the line that runs it again ----------------------------------------------------------------- */
 
-/* What runs the schedule again, as `fh1 repro` takes it. */
-static void print_line(const schedule *s, const fh1_engine *e, FILE *out)
+static fh1_engine *make_judged(const char *name, const fh1_profile *p, unsigned variants, fh1_fault fault)
 {
-    fprintf(out, "fh1 repro '--make=");
-    gld_seeded_print(&s->spec, out);
-    fprintf(out, " --engine=%s --seed=%" PRIu64 " --traffic=", e->name, s->seed);
-    gld_traffic_print(&s->traffic, out);
-    if (e->fault) fprintf(out, " --fault=%s", fh1_fault_get(e->fault)->name);
-    fprintf(out, "'\n");
+    fh1_engine *e = NULL;
+    if (fault) return ref_faulty_engine_new(name, p, variants, fault);
+    if (strcmp(name, "cuda-host") != 0) return ref_engine_new(name, p, variants);
+    return cu_engine_new(name, p, variants, &e) ? NULL : e;
 }
+
+static const gld_repro_env env = {make_judged, ref_engine_new, NULL};
+
+static void line_of(const schedule *s, const fh1_engine *e, gld_repro *r)
+{
+    memset(r, 0, sizeof *r);
+    gld_seeded_spec_copy(&r->make, &s->spec);
+    r->seed = s->seed;
+    r->is_traffic = true;
+    r->traffic = s->traffic;
+    r->step = -1;
+    snprintf(r->engine, sizeof r->engine, "%s", e->name);
+    if (e->fault) snprintf(r->fault, sizeof r->fault, "%s", fh1_fault_get(e->fault)->name);
+}
+
+static void print_line(const gld_repro *r, FILE *out)
+{
+    char *command = gld_repro_command(r);
+    FUZZ_CHECK(command, "no memory for a line");
+    fprintf(out, "%s\n", command);
+    free(command);
+}
+
+/* A failure is printed as it is, then as small as it can be made: the second line is the one to look at. */
+static void tell(const schedule *s, const fh1_engine *e)
+{
+    static gld_repro r;
+    gld_shrink_result result;
+    line_of(s, e, &r);
+    print_line(&r, stderr);
+    if (!it.shrink) return;
+    const fh1_status status = gld_shrink(&r, &env, &(gld_shrink_options){0}, &result);
+    if (status) fprintf(stderr, "not made smaller: %s\n", status->what);
+    else print_line(&r, stderr);
+}
+
+/* -- judging ------------------------------------------------------------------------------------- */
 
 static void judge(const schedule *s, const fh1_model *m, fh1_engine *e, fh1_engine *emulated)
 {
@@ -112,8 +151,10 @@ static void judge(const schedule *s, const fh1_model *m, fh1_engine *e, fh1_engi
     const fh1_status status = gld_traffic_judge(&s->traffic, &a, &r);
     it.verdicts[which][r.verdict] += !status;
     if (!status && r.verdict != FH1_FAIL) return;
-    print_line(s, e, stderr);
-    FUZZ_CHECK(!status, "%s: %s: %s", e->name, status->where, status->what);
+    char line[1024];
+    if (status) fh1_status_line(status, line, sizeof line); /* the next error takes its place */
+    tell(s, e);
+    FUZZ_CHECK(!status, "%s: %s", e->name, line);
     FUZZ_CHECK(r.verdict != FH1_FAIL, "%s: %s", e->name, r.sentence);
 }
 
@@ -133,7 +174,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (!it.truth) make_engines();
     schedule_of_bytes(data, size, &s);
     const fh1_model *m = model_of(&s, data, size);
-    if (it.print) print_line(&s, it.f64, stdout);
+    if (it.print) {
+        static gld_repro r;
+        line_of(&s, it.f64, &r);
+        print_line(&r, stdout);
+    }
     judge(&s, m, it.f64, NULL);
     const uint64_t chance = XXH3_64bits_withSeed(data, size, 1);
     if (it.fault || !size) return 0;

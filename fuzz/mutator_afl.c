@@ -13,11 +13,13 @@ typedef struct {
     size_t room;
 } mutator;
 
-/* The interface of AFL++. */
+/* The interface of AFL++, and all that the library shows (fuzz/CMakeLists.txt). */
+#pragma GCC visibility push(default)
 void *afl_custom_init(void *afl, unsigned int seed);
 size_t afl_custom_fuzz(void *data, uint8_t *in, size_t size, uint8_t **out, uint8_t *other, size_t other_size,
                        size_t max_size);
 void afl_custom_deinit(void *data);
+#pragma GCC visibility pop
 
 void *afl_custom_init(void *afl, unsigned int seed)
 {

@@ -9,6 +9,7 @@ real REF(ref_attention_scale)(int64_t A)
 
 void REF(ref_attention_weigh)(int64_t n, real scale, const fh1_profile *p, real *s)
 {
+    if (n < 1) return; /* a query that sees nothing: its sum is empty, its output 0 */
     const fh1_round r = REF_FAULT(SCORES_IN_BF16) ? FH1_ROUND_BF16 : p->at[FH1_RP_SCORE];
     for (int64_t i = 0; i < n; ++i) s[i] = r_round(r, r_round(r, s[i]) * scale);
     for (int64_t i = 0; REF_FAULT(SCORES_HAVE_A_POSITION_TERM) && i < n; ++i) s[i] += (real)i / 64;

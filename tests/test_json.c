@@ -179,6 +179,72 @@ START_TEST(values_are_found_in_the_text)
 }
 END_TEST
 
+/* What is written again reads the same. The control: cJSON's printer changes some of these. */
+START_TEST(values_are_written_and_compared_exactly)
+{
+    static const char *const texts[] = {"9007199254740991",
+                                        "-9007199254740992",
+                                        "1234567890123456",
+                                        "1.0",
+                                        "-0",
+                                        "1e300",
+                                        "4.9e-324",
+                                        "0.1",
+                                        "4.000000000000001",
+                                        "9007199254740991.0",
+                                        "[1,[],{},null,true,false]",
+                                        "{\"b\":\"\\u0001\\\"\\\\/é\",\"a\":{\"x\":[1.5]}}"};
+    int changed_by_cjson = 0;
+    bool same;
+    for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
+        cJSON *v, *w;
+        int64_t a = 0, b = 0;
+        expect_ok(parse(texts[i], strlen(texts[i]), 4, &v), texts[i]);
+        char *text = cvt_json_print(v), *other = cJSON_PrintUnformatted(v);
+        expect_ok(parse(text, strlen(text), 4, &w), text);
+        expect_ok(cvt_json_same(v, w, &same), text);
+        ck_assert_msg(same, "%s is written as %s", texts[i], text);
+        ck_assert_int_eq(cvt_json_is_int(v, &a), cvt_json_is_int(w, &b));
+        ck_assert_int_eq(a, b);
+        cJSON_Delete(w);
+        expect_ok(parse(other, strlen(other), 4, &w), other);
+        expect_ok(cvt_json_same(v, w, &same), other);
+        changed_by_cjson += !same;
+        cJSON_Delete(w);
+        cJSON_Delete(v);
+        cJSON_free(other);
+        free(text);
+    }
+    ck_assert_int_gt(changed_by_cjson, 0);
+}
+END_TEST
+
+START_TEST(values_are_the_same_in_any_order_of_keys)
+{
+    static const struct {
+        const char *a, *b;
+        bool same;
+    } pairs[] = {{"{\"a\":1,\"b\":[1,2]}", "{\"b\":[1,2],\"a\":1.0}", true},
+                 {"{\"a\":1,\"b\":[1,2]}", "{\"b\":[2,1],\"a\":1}", false},
+                 {"{\"a\":1}", "{\"a\":1,\"b\":1}", false},
+                 {"{\"a\":1}", "{\"b\":1}", false},
+                 {"4.0", "4.000000000000001", false}, /* an ulp, which cJSON_Compare lets pass */
+                 {"[]", "{}", false},
+                 {"null", "false", false},
+                 {"\"\\u0061\"", "\"a\"", true}};
+    for (size_t i = 0; i < sizeof pairs / sizeof *pairs; i++) {
+        cJSON *v, *w;
+        bool same;
+        expect_ok(parse(pairs[i].a, strlen(pairs[i].a), 4, &v), pairs[i].a);
+        expect_ok(parse(pairs[i].b, strlen(pairs[i].b), 4, &w), pairs[i].b);
+        expect_ok(cvt_json_same(v, w, &same), pairs[i].a);
+        ck_assert_msg(same == pairs[i].same, "%s and %s", pairs[i].a, pairs[i].b);
+        cJSON_Delete(v);
+        cJSON_Delete(w);
+    }
+}
+END_TEST
+
 START_TEST(files_are_checked_before_they_are_read)
 {
     char dir[256], path[512];
@@ -201,8 +267,13 @@ END_TEST
 
 int main(void)
 {
-    const TTest *const tests[] = {malformed_texts_are_refused,      well_formed_texts_are_read,
-                                  depth_is_counted_outside_strings, integers_are_what_the_text_says,
-                                  values_are_found_in_the_text,     files_are_checked_before_they_are_read};
+    const TTest *const tests[] = {malformed_texts_are_refused,
+                                  well_formed_texts_are_read,
+                                  depth_is_counted_outside_strings,
+                                  integers_are_what_the_text_says,
+                                  values_are_found_in_the_text,
+                                  files_are_checked_before_they_are_read,
+                                  values_are_written_and_compared_exactly,
+                                  values_are_the_same_in_any_order_of_keys};
     return run_tests("json", tests, sizeof tests / sizeof *tests);
 }

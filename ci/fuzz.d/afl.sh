@@ -15,11 +15,11 @@ done
 if ((${#mutators[@]} > 0)); then "$root/ci/build" release "${mutators[@]}" >&2; fi
 
 # AFL++ asks for settings of the machine that a container may not change.
-export AFL_SKIP_CPUFREQ=1 AFL_I_DONT_CARE_ABOUT_MISSING_CRASHES=1 AFL_NO_UI=1 AFL_NO_AFFINITY=1 OPENBLAS_NUM_THREADS=1
+export AFL_SKIP_CPUFREQ=1 AFL_I_DONT_CARE_ABOUT_MISSING_CRASHES=1 AFL_NO_UI=1 AFL_NO_AFFINITY=1 FH1_THREADS=1 OPENBLAS_NUM_THREADS=1
 worst=0
 run_afl() {
     local name=$1 out=$fuzz/afl/$1 seeds=$fuzz/afl/$1.seeds options=()
-    rm -rf "$out" "$seeds"
+    rm -rf "$out" "$seeds" "$out.log"
     mkdir -p "$seeds"
     [[ ! -d $root/fuzz/corpus/$name ]] || cp "$root/fuzz/corpus/$name"/* "$seeds/"
     compgen -G "$seeds/*" > /dev/null || printf '{}' > "$seeds/start"

@@ -17,7 +17,7 @@ hunt() {
     local fault=$1 here=$log/$1 start end n=0 found=false
     mkdir -p "$here/corpus"
     start=$(date +%s.%N)
-    (cd "$here" && FH1_FUZZ_FAULT=$fault OPENBLAS_NUM_THREADS=1 "$root/build/fuzz/fuzz/fuzz_schedule" ${options[@]+"${options[@]}"} \
+    (cd "$here" && FH1_FUZZ_FAULT=$fault FH1_THREADS=1 OPENBLAS_NUM_THREADS=1 "$root/build/fuzz/fuzz/fuzz_schedule" ${options[@]+"${options[@]}"} \
         -max_total_time=$limit -print_final_stats=1 -artifact_prefix="$here/" "$here/corpus") > "$here/log" 2>&1 || true
     end=$(date +%s.%N)
     grep -aq '^FINDING .*FH1_FAIL' "$here/log" && found=true

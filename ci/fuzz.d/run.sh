@@ -55,7 +55,7 @@ fuzz_once() {
     while ((left > 0 && tries < 4)); do
         if (
             cd "$fuzz"
-            ASAN_OPTIONS=detect_leaks=1:abort_on_error=0 UBSAN_OPTIONS=print_stacktrace=1 OPENBLAS_NUM_THREADS=1 \
+            ASAN_OPTIONS=detect_leaks=1:abort_on_error=0 UBSAN_OPTIONS=print_stacktrace=1 FH1_THREADS=1 OPENBLAS_NUM_THREADS=1 \
                 exec "$root/build/$preset/fuzz/fuzz_$name" ${options[@]+"${options[@]}"} -max_total_time="$left" -timeout=60 \
                 -rss_limit_mb=3072 -print_final_stats=1 -artifact_prefix="$findings/$name-" "${folders[@]}"
         ) >> "$log" 2>&1; then return 0; fi

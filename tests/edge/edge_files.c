@@ -6,10 +6,11 @@
 const edge_case edge_files[] = {
     {.id = "D-89",
      .title = "merges in each named rounding",
-     .setup = "every case of the suite of merges but DoRA's (embedding, tied ends, patterns, NF4, int8 …) in each "
+     .setup = "every case of the suite of merges (DoRA, embedding, tied ends, patterns, NF4, int8 …) in each "
               "rounding that was recorded: exact, peft, peft-safe, peft-noautocast, peft-low-memory; two of them are "
               "written and opened again",
-     .invariant = "every tensor has the bits that the real PEFT computed, or the base's; the written model gives the "
+     .invariant = "every tensor has the bits that the real PEFT computed (DoRA's, whose norms are sums in an order of "
+                  "the machine, to one ulp), or the base's; the written model gives the "
                   "logits of the view that it was written from, and the engine's taps are the truth's",
      .catches = "MG4 rounding chains of safe and unsafe merges, read in source: peft; MG2 huggingface/peft#2321",
      .faults = "safe_merge_rounds_once plain_merge_rounds_twice noautocast_in_f32",

@@ -169,7 +169,12 @@ static fh1_status through(law_run *run, fh1_engine *e, law_road road, int64_t B,
     }
     FH1_TRY(edge_take_all(s, true, out));
     FH1_TRY(edge_feed_all(run, s, 0, 1));
-    return edge_take_all(s, true, out);
+    FH1_TRY(edge_take_all(s, true, out));
+    for (int64_t b = 0; b < B && l->dtype == FH1_F64; ++b) { /* nothing was lost: each row is what it is alone */
+        if (road == LAW_LEFT) FH1_TRY(edge_take_alone(run, e, run->text[b], s->n[b], out));
+        else FH1_TRY(gld_session_take(s, b, 0, -1, true, false, out));
+    }
+    return NULL;
 }
 
 static fh1_status walk_layouts(law_run *run, fh1_engine *e, law_road road, law_side *out)

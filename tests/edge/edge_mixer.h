@@ -30,6 +30,12 @@ double *edge_numbers(const edge_run *r, const char *name, int64_t n, double mean
 /* gld_session_open on a model of one's own. */
 fh1_status edge_session(law_run *run, fh1_engine *e, const fh1_model *m, law_session **s);
 
+/* The 14 multipliers of a config, and the rows of weights and biases whose products each of them scales. */
+enum { EDGE_N_MULTIPLIERS = 14 };
+typedef void (*edge_rows_visit)(void *user, const fh1_tensor *t, int64_t first, int64_t n);
+double *edge_multiplier(fh1_model *m, int i, const char **name);
+void edge_multiplier_rows(const fh1_model *m, int i, edge_rows_visit visit, void *user);
+
 /* chapter VII */
 fh1_status edge_multipliers_doubled(edge_run *r), edge_multipliers_ordered(edge_run *r), edge_groups(edge_run *r),
     edge_gated_norm(edge_run *r), edge_dt_extremes(edge_run *r), edge_dt_limits(edge_run *r),

@@ -111,7 +111,7 @@ typedef struct {
 static fh1_status take_logits(const law_run *run, const edge_run *r, const call *c, const double *logits, int64_t n,
                               int64_t keep, law_side *out)
 {
-    const int64_t V = run->m->config.V, T = c->batch.T, len = c->batch.mask_len;
+    const int64_t V = run->m->config.V, len = c->batch.mask_len;
     for (int64_t b = 0; b < ROWS; ++b) {
         const law_tensor like = {
             .id = FH1_TAP_LOGITS, .row = b, .n = keep, .width = V, .stride = 1, .fiber = V, .samples = keep};
@@ -119,7 +119,7 @@ static fh1_status take_logits(const law_run *run, const edge_run *r, const call 
         FH1_TRY(gld_side_add(out, &like, &t));
         for (int64_t k = 0; k < keep; ++k) {
             const int64_t from = edge_plants(r, "keeps_the_first_columns") ? k : n - keep + k;
-            if (!c->mask[b * len + len - T + T - keep + k]) continue;
+            if (!c->mask[b * len + len - keep + k]) continue;
             memcpy(t->v + k * V, logits + (b * n + from) * V, (size_t)V * sizeof *t->v);
         }
     }

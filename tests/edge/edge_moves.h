@@ -51,6 +51,29 @@ fh1_status edge_empty_like(law_run *run, const law_session *from, law_session **
 /* edge_empty_like with the contents of `from`, which went out and in by fh1_cache_export and fh1_cache_import. */
 fh1_status edge_swapped(law_run *run, const law_session *from, int parts, law_session **s);
 
+/* ---- packed rows ---- */
+
+enum { EDGE_DOCS = 8, EDGE_COLUMNS = 64, EDGE_PACKED_ROWS = 3 };
+
+/* Rows of documents side by side, positions from 0 in each. Row b says run->text[b]. */
+typedef struct {
+    int64_t B, T;
+    int64_t n[EDGE_PACKED_ROWS], len[EDGE_PACKED_ROWS][EDGE_DOCS];
+    int64_t ids[EDGE_PACKED_ROWS * EDGE_COLUMNS], seq_idx[EDGE_PACKED_ROWS * EDGE_COLUMNS],
+        positions[EDGE_PACKED_ROWS * EDGE_COLUMNS]; /* [B, T] */
+} edge_packed;
+
+/* Lengths of row b's documents, 0 at the end; every row must have the same sum. Documents are numbered `step` apart. */
+void edge_pack(const law_run *run, int64_t B, const int64_t len[][EDGE_DOCS], int64_t step, edge_packed *p);
+/* Columns [begin, begin + n) of all rows in one call; without seq_idx where `documents` is false. */
+fh1_status edge_feed_packed(law_session *s, const edge_packed *p, int64_t begin, int64_t n, bool documents);
+/* Each document of each row, and the memory that the last one leaves: in the packed session, or (s NULL) alone, said in
+ * one call; within rounding. `more` tokens of the last document came behind (edge_step_packed). */
+fh1_status edge_take_packed(law_run *run, fh1_engine *e, const edge_packed *p, const law_session *s, int64_t more,
+                            law_side *out);
+/* One more token of every row's last document, without seq_idx. */
+fh1_status edge_step_packed(law_run *run, law_session *s, const edge_packed *p);
+
 /* ---- the cases of other files of these chapters ---- */
 
 fh1_status edge_snapshot_restored(edge_run *r);
@@ -69,3 +92,5 @@ fh1_status edge_after_drafts(edge_run *r);
 fh1_status edge_drafts_at_borders(edge_run *r);
 fh1_status edge_placeholders(edge_run *r);
 fh1_status edge_same_words(edge_run *r);
+fh1_status edge_other_document(edge_run *r);
+fh1_status edge_ranks(edge_run *r);

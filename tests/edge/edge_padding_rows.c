@@ -165,7 +165,7 @@ static fh1_status poisoned(edge_run *r, const fh1_model *m, void *data)
 {
     static outcome clean, spoiled;
     static const float values[] = {NAN, 1e30f, INFINITY};
-    fh1_model edited[3]; /* a model whose weights were edited is another one for an engine */
+    static fh1_model edited[3]; /* a model whose weights were edited is another one for an engine */
     char what[64];
     (void)data;
     fh1_status s = run_padded(r, m, PAD, &clean);
@@ -330,14 +330,17 @@ static fh1_status empty_rows_on(edge_run *r, const fh1_model *m, void *data)
         fh1_cache *c = NULL;
         if (edge_is_slow(r) && empty == 1) continue;
         s = speak(r, e, m, (crowd){3, empty}, &c, got);
-        if (!s) s = edge_same_bits(r, want, got, 2 * 7 * m->config.V, "logits beside an empty row");
         if (!s) s = edge_zero_memory(r, c, empty, "a row of nothing but padding");
-        for (int64_t b = 0; b < 2 && !s; ++b)
+        if (!s && !edge_is_slow(r)) s = edge_same_bits(r, want, got, 2 * 7 * m->config.V, "logits beside an empty row");
+        for (int64_t b = 0; b < 2 && !s && !edge_is_slow(r); ++b)
             s = edge_same_row(r, two, b, c, b + (b >= empty), "a row beside an empty one");
         fh1_cache_free(c);
     }
     fh1_cache_free(two);
-    return s;
+    const edge_plan plans[] = {{.calls = "p6x3l:0,6,0;c1l:0,1,0", .looks = ~0ull},
+                               {.calls = "p6x3l:6,0,6;c3l:3,0,2;d1", .looks = ~0ull, .engines = EDGE_REFERENCE},
+                               {.calls = NULL}};
+    return s ? s : edge_plans(r, m, plans);
 }
 
 fh1_status edge_empty_row(edge_run *r)

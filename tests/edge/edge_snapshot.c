@@ -256,6 +256,7 @@ static fh1_status twice(law_run *run, fh1_engine *e, law_road road, int64_t B, i
         FH1_TRY(edge_take_all(s, true, out));
         for (const int64_t *n = calls; *n > 0; ++n) FH1_TRY(edge_feed_all(run, s, 0, *n));
         for (int again = 0; again < 2; ++again) FH1_TRY(edge_take_all(s, true, out));
+        for (int64_t b = 0; b < B; ++b) FH1_TRY(edge_take_alone(run, e, run->text[b], s->n[b], out));
         return NULL;
     }
     FH1_TRY(gld_session_fork(run, s, &snapshot));
@@ -271,6 +272,7 @@ static fh1_status twice(law_run *run, fh1_engine *e, law_road road, int64_t B, i
         if (again == 0 && !st) st = edge_take_all(snapshot, true, out);
         if (!st) st = edge_take_all(s, true, out);
     }
+    if (!st) st = edge_take_all(s, false, out);
     return st;
 }
 
@@ -281,7 +283,7 @@ static fh1_status walk_twice(law_run *run, fh1_engine *e, law_road road, law_sid
     if (edge_slow(run->data)) return twice(run, e, road, 3, 2, calls[1], out);
     for (int i = 0; i < 3; ++i)
         for (int c = 0; c < 4; ++c)
-            for (int64_t B = 1; B <= 3; B += 2) FH1_TRY(twice(run, e, road, B, p[i], calls[c], out));
+            FH1_TRY(twice(run, e, road, (i + c) % 2 ? 1 : 3, p[i], calls[c], out));
     return NULL;
 }
 

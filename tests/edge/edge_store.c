@@ -284,8 +284,10 @@ fh1_status edge_merge(const edge_run *r, const char *base, const char *adapter, 
         return s;
     }
     s = cvt_ckpt_merge(below, &(cvt_merge_part){&a, 1}, 1, &o, &merged);
-    if (!s) s = cvt_hf_write(merged, edge_path(r, out, path), &write);
-    if (!s) cvt_ckpt_close(merged);
+    if (!s) {
+        s = cvt_hf_write(merged, edge_path(r, out, path), &write);
+        cvt_ckpt_close(merged);
+    }
     cvt_adapter_free(&a);
     return s;
 }
