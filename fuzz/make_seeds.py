@@ -7,6 +7,7 @@ of them golden ones cut small, and one for each class of malformed ones. Run it 
 import glob
 import json
 import os
+import re
 import struct
 
 BYTES = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2, "I64": 8, "I32": 4, "U8": 1, "I8": 1, "BOOL": 1}
@@ -377,7 +378,8 @@ def write(name, seeds):
     folder = os.path.join("fuzz", "corpus", name)
     os.makedirs(folder, exist_ok=True)
     for old in glob.glob(os.path.join(folder, "*")):
-        os.remove(old)
+        if not re.fullmatch("[0-9a-f]{40}", os.path.basename(old)):  # those are libFuzzer's: ci/fuzz --minimise
+            os.remove(old)
     for seed, content in seeds.items():
         with open(os.path.join(folder, seed), "wb") as f:
             f.write(content)
