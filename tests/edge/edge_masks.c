@@ -60,7 +60,7 @@ static fh1_status call_with_mask(two_calls *k, fh1_batch b, const char *what)
         b.mask = read + B * ALL;
         b.mask_len = len;
     }
-    return edge_refused(k->r, k->e, k->m, &b, k->cache, what);
+    return edge_call_refused(k->r, k->e, k->m, &b, k->cache, what);
 }
 
 /* ---- D-25: holes ---- */
@@ -119,8 +119,17 @@ static int64_t bits_of(float v)
 
 static fh1_status values(two_calls *k)
 {
-    const int64_t value[] = {2,           -1,  255, INT64_MIN, INT64_C(1) << 32, (INT64_C(1) << 32) + 1, bits_of(1),
-                             bits_of(-INFINITY), 0x3c00, 0x3f80, 0x3ff0000000000000};
+    const int64_t value[] = {2,
+                             -1,
+                             255,
+                             INT64_MIN,
+                             INT64_C(1) << 32,
+                             (INT64_C(1) << 32) + 1,
+                             bits_of(1),
+                             bits_of(-INFINITY),
+                             0x3c00,
+                             0x3f80,
+                             0x3ff0000000000000};
     for (size_t i = 0; i < sizeof value / sizeof *value; ++i)
         for (int at = 0; at < 2; ++at) { /* at a new column and at one of the past */
             char what[64];
@@ -140,11 +149,12 @@ static fh1_status read_mask(const edge_run *r, const fh1_model *m, const char *t
     char path[128], header[512];
     gld_trace t;
     snprintf(path, sizeof path, "%s/mask.safetensors", r->folder);
-    const int n = snprintf(header, sizeof header,
-                           "{\"__metadata__\":{\"fh1.trace\":\"1\"},\"step0/input_ids\":{\"dtype\":\"I64\",\"shape\":[1,4],"
-                           "\"data_offsets\":[0,32]},\"step0/attention_mask\":{\"dtype\":\"%s\",\"shape\":[1,4],"
-                           "\"data_offsets\":[32,%d]}}",
-                           type, (int)(32 + bytes));
+    const int n =
+        snprintf(header, sizeof header,
+                 "{\"__metadata__\":{\"fh1.trace\":\"1\"},\"step0/input_ids\":{\"dtype\":\"I64\",\"shape\":[1,4],"
+                 "\"data_offsets\":[0,32]},\"step0/attention_mask\":{\"dtype\":\"%s\",\"shape\":[1,4],"
+                 "\"data_offsets\":[32,%d]}}",
+                 type, (int)(32 + bytes));
     const uint64_t length = (uint64_t)n;
     FILE *f = fopen(path, "wb");
     if (!f) return fh1_fail(FH1_E_INTERNAL, "%s: cannot be written", path);
@@ -222,7 +232,7 @@ static fh1_status mask_lengths(two_calls *k)
     int64_t longer[B * (ALL + 1)];
     for (int64_t i = 0; i < B * (ALL + 1); ++i) longer[i] = 1;
     const fh1_batch b = second(k, longer, ALL + 1);
-    return edge_refused(k->r, k->e, k->m, &b, k->cache, "a mask that is too long");
+    return edge_call_refused(k->r, k->e, k->m, &b, k->cache, "a mask that is too long");
 }
 
 static fh1_status mask_lengths_on(edge_run *r, const fh1_model *m, void *data)

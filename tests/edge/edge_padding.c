@@ -202,8 +202,9 @@ const edge_case edge_padding[] = {
      .run = edge_neighbour},
     {.id = "D-25",
      .title = "a hole in the mask",
-     .setup = "a second call in which one row has padding between two tokens, of one and more columns at every place, and "
-              "one whose mask calls a token of the past padding; and padding that ends one call and begins the next",
+     .setup =
+         "a second call in which one row has padding between two tokens, of one and more columns at every place, and "
+         "one whose mask calls a token of the past padding; and padding that ends one call and begins the next",
      .invariant = "a hole is refused and the cache stays as it was: there is no half mask; padding between calls gives "
                   "the row alone",
      .catches = "HF11 read in source: transformers; PD3 huggingface/transformers#47086",
@@ -212,11 +213,13 @@ const edge_case edge_padding[] = {
      .run = edge_hole},
     {.id = "D-26",
      .title = "what stands in a mask",
-     .setup = "mask values 2, -1, 255, the smallest integer, 2^32, 2^32+1 and the bits of floats, at new columns and at "
-              "past ones; a mask of ones; trace files whose mask is I64, I32, U8, BOOL, F32, F64, or additive with -inf "
-              "or the lowest float; documents in a batch",
-     .invariant = "0 and 1 in I64 are read, anything else is refused with the cache as it was; ones mean the same as no "
-                  "mask, bit for bit; document numbers are no factors",
+     .setup =
+         "mask values 2, -1, 255, the smallest integer, 2^32, 2^32+1 and the bits of floats, at new columns and at "
+         "past ones; a mask of ones; trace files whose mask is I64, I32, U8, BOOL, F32, F64, or additive with -inf "
+         "or the lowest float; documents in a batch",
+     .invariant =
+         "0 and 1 in I64 are read, anything else is refused with the cache as it was; ones mean the same as no "
+         "mask, bit for bit; document numbers are no factors",
      .catches = "HF11 read in source: transformers (a 2 in the mask doubles activations)",
      .faults = "mask_read_as_boolean mask_read_in_32_bits file_mask_cast_to_integers document_ids_scale_the_mixer "
                "mask_ignored",
@@ -239,17 +242,19 @@ const edge_case edge_padding[] = {
               "step whose scores are all at the lower end of f32's range, forward and backward (the first two on the "
               "reference: kernels of CUDA get packed tokens, of which each sees itself); a training batch with and "
               "without a row of nothing but padding",
-     .invariant = "outputs and gradients are finite; those of a query that sees nothing are exactly zero and what is "
-                  "handed back to it reaches no key; equal scores give the mean of the values, however low they are; a row "
-                  "of padding moves no bit of loss and gradients",
+     .invariant =
+         "outputs and gradients are finite; those of a query that sees nothing are exactly zero and what is "
+         "handed back to it reaches no key; equal scores give the mean of the values, however low they are; a row "
+         "of padding moves no bit of loss and gradients",
      .catches = "AT3 pytorch/pytorch#103749, huggingface/transformers#26572, unslothai/unsloth#9848",
      .faults = "blind_by_adding_minus_infinity softmax_without_max padding_has_labels",
      .engines = EDGE_ALL,
      .run = edge_blind_queries},
     {.id = "D-29",
      .title = "causality in both branches",
-     .setup = "36 tokens of which each in turn is replaced (on an engine of CUDA three of them); the outputs of attention "
-              "and of the mixer in every layer, and the logits",
+     .setup =
+         "36 tokens of which each in turn is replaced (on an engine of CUDA three of them); the outputs of attention "
+         "and of the mixer in every layer, and the logits",
      .invariant = "nothing before the changed token moves by a bit; from it on both branches move",
      .catches = "AT1 osaurus vmlx-swift#185, pytorch/pytorch#108108",
      .faults = "attention_not_causal causal_mask_shows_next first_key_not_seen sliding_window conv_looks_ahead",
@@ -259,8 +264,9 @@ const edge_case edge_padding[] = {
      .title = "the length of a mask",
      .setup = "a second call with a mask of the new columns alone, of one column less than all, of the past alone, of "
               "none and of one too many; and steps and calls with masks over padding of the past",
-     .invariant = "a mask counts all columns from the first call on; any other length is refused and the cache stays as "
-                  "it was; with the right one rows are what they are alone",
+     .invariant =
+         "a mask counts all columns from the first call on; any other length is refused and the cache stays as "
+         "it was; with the right one rows are what they are alone",
      .catches = "AT2b huggingface/optimum-intel#1908; CP1 huggingface/transformers#46741",
      .faults = "decode_sees_new_key_only continued_call_sees_new_keys_only short_mask_filled_with_ones mask_ignored",
      .engines = EDGE_ALL,

@@ -34,8 +34,7 @@ static fh1_status at_positions(law_session *s, const int64_t *text, int64_t firs
     int64_t position[16], n = 0;
     for (size_t c = 0; c < sizeof calls / sizeof *calls; ++c) {
         for (int64_t t = 0; t < calls[c]; ++t) position[t] = first + step * (n + t);
-        FH1_TRY(gld_session_call(
-            s, &(fh1_batch){.B = 1, .T = calls[c], .ids = text + n, .positions = position}));
+        FH1_TRY(gld_session_call(s, &(fh1_batch){.B = 1, .T = calls[c], .ids = text + n, .positions = position}));
         n += calls[c];
     }
     return NULL;
@@ -95,8 +94,7 @@ static fh1_status walk_decoding(law_run *r, fh1_engine *e, law_road road, law_si
     law_session *s;
     law_row rows[LAW_ROWS];
     FH1_TRY(gld_session_open(r, e, k->B, &s));
-    for (int64_t b = 0; b < k->B; ++b)
-        rows[b] = (law_row){r->text[b], 0, road == LAW_LEFT ? all : k->prefill, 0};
+    for (int64_t b = 0; b < k->B; ++b) rows[b] = (law_row){r->text[b], 0, road == LAW_LEFT ? all : k->prefill, 0};
     FH1_TRY(gld_session_rows(s, rows, 0));
     for (int64_t n = k->prefill; road != LAW_LEFT && n < all; ++n) {
         int64_t ids[LAW_ROWS], position[LAW_ROWS];
@@ -133,7 +131,7 @@ static fh1_status steps_move_on(edge_run *r)
 typedef struct {
     edge_run *r;
     int64_t pads[3];
-    bool columns;  /* positions are left to the engine, which counts columns: a shift of all of a row */
+    bool columns;    /* positions are left to the engine, which counts columns: a shift of all of a row */
     int64_t at_pads; /* what stands in the positions of padding */
 } left_padded;
 
@@ -155,12 +153,10 @@ static fh1_status padded_call(law_session *s, const law_run *r, const left_padde
             if (edge_plants(k->r, "positions_clipped_at_one") && s->e == r->a->engine && positions[b * T + col] < 1)
                 positions[b * T + col] = 1; /* the sum of the mask, clipped from below at the wrong end */
         }
-    return gld_session_call(s, &(fh1_batch){.B = s->B,
-                                            .T = T,
-                                            .ids = ids,
-                                            .mask = mask,
-                                            .mask_len = len,
-                                            .positions = k->columns ? NULL : positions});
+    return gld_session_call(
+        s,
+        &(fh1_batch){
+            .B = s->B, .T = T, .ids = ids, .mask = mask, .mask_len = len, .positions = k->columns ? NULL : positions});
 }
 
 /* Left: each row alone at positions from 0 on. Right: padded so that all rows end together; then three steps in one
@@ -223,8 +219,9 @@ static fh1_status padded_positions(edge_run *r)
 const edge_case edge_positions[] = {
     {.id = "D-31",
      .title = "all positions larger by a constant",
-     .setup = "a prefill of nine tokens, a call of four and two steps at positions from 1, 37, 4096 and 131000 on (in f64 "
-              "up to 4096, on an engine of CUDA from 4096 on); one schedule against the truth",
+     .setup =
+         "a prefill of nine tokens, a call of four and two steps at positions from 1, 37, 4096 and 131000 on (in f64 "
+         "up to 4096, on an engine of CUDA from 4096 on); one schedule against the truth",
      .invariant = "logits, values and memory are those at positions from 0 on; window, state and values of layer 0, "
                   "which know of no position, have the same bits",
      .catches = "positions that leak into scores; AT4b huggingface/candle#3520, huggingface/transformers#29285",
@@ -234,8 +231,9 @@ const edge_case edge_positions[] = {
      .run = positions_shifted},
     {.id = "D-32",
      .title = "positions of steps",
-     .setup = "steps behind 1, 4, 8 and 17 tokens, with positions n, n+1, … given and left to the engine, in batches of "
-              "one and of three; and all steps at position 0",
+     .setup =
+         "steps behind 1, 4, 8 and 17 tokens, with positions n, n+1, … given and left to the engine, in batches of "
+         "one and of three; and all steps at position 0",
      .invariant = "the first two are one call over all tokens; steps stuck at position 0 are seen to be something else",
      .catches = "AT2a huggingface/optimum-intel#1908; SR2 read in source: transformers",
      .faults = "decode_position_stuck_at_0 decode_position_one_late positions_restart_each_call",
@@ -243,10 +241,12 @@ const edge_case edge_positions[] = {
      .run = steps_move_on},
     {.id = "D-33",
      .title = "positions of rows padded on the left",
-     .setup = "three rows padded left by up to 9 columns, real tokens at positions from 0 on and 0, 1 or 999 at padding; "
-              "the same with positions left to the engine, which counts columns; then steps and a padded call",
-     .invariant = "logits, keys and memory are those of the rows without padding; where columns are counted, all but the "
-                  "keys, since a row is shifted as a whole",
+     .setup =
+         "three rows padded left by up to 9 columns, real tokens at positions from 0 on and 0, 1 or 999 at padding; "
+         "the same with positions left to the engine, which counts columns; then steps and a padded call",
+     .invariant =
+         "logits, keys and memory are those of the rows without padding; where columns are counted, all but the "
+         "keys, since a row is shifted as a whole",
      .catches = "unslothai/unsloth#3699; CP6 sgl-project/sglang#29368; cumulative sums of a mask that are clipped at "
                 "the wrong end",
      .faults = "positions_count_padding positions_of_padded_rows_one_late positions_of_row_0 positions_clipped_at_one",
@@ -256,8 +256,9 @@ const edge_case edge_positions[] = {
      .title = "tables of sine and cosine for theta 1e11",
      .setup = "heads of 64 and of 128 channels at positions 0, 1, 4095, 131071 and 262143; queries whose pairs are (1, "
               "0), so that the rotated ones are cosine and sine",
-     .invariant = "within the gauge of the engine's contract of cosine and sine in long double; in the slowest pair the "
-                  "cosine is 1 as the contract stores it and the sine a tiny positive number",
+     .invariant =
+         "within the gauge of the engine's contract of cosine and sine in long double; in the slowest pair the "
+         "cosine is 1 as the contract stores it and the sine a tiny positive number",
      .catches = "AT4a tiiuae/llama.cpp-Falcon-H1#2; AT4b huggingface/transformers#29285; HF6 "
                 "huggingface/transformers#48892; HF17 found by running transformers 4.57.6",
      .faults = "rope_theta_10000 rope_theta_class_default rope_theta_in_bf16 rope_theta_in_f16 rope_theta_as_int32 "
@@ -269,8 +270,9 @@ const edge_case edge_positions[] = {
      .title = "halves and neighbours",
      .setup = "a model made as a folder, converted to the native container and to GGUF and opened again; and the model "
               "with the rows of q_proj and k_proj ordered for pairs of neighbours; one schedule against the truth",
-     .invariant = "the converted model computes what the folder's does, its rows of q and k stand where they stood; the "
-                  "permuted one is seen to compute something else, and permuted back is the same bits",
+     .invariant =
+         "the converted model computes what the folder's does, its rows of q and k stand where they stood; the "
+         "permuted one is seen to compute something else, and permuted back is the same bits",
      .catches = "permutations for other RoPE layouts: ooples/AiDotNet#2074, "
                 "warpfront/hipfire#241",
      .faults = "rope_interleaved qk_rows_interleaved converter_interleaves_q_and_k gguf_writer_interleaves_q_and_k",

@@ -3,14 +3,20 @@
 
 #include "tests/edge/edge_rows.h"
 
+/* Lengths around the window, the chunk and two chunks of the usual models. */
+enum { EDGE_LENGTHS = 12 };
+extern const int64_t edge_lengths[EDGE_LENGTHS];
+
 fh1_status edge_prefill_then_decode(edge_run *r);
 fh1_status edge_states_after_decode(edge_run *r);
 fh1_status edge_short_prompts(edge_run *r);
 fh1_status edge_compositions(edge_run *r);
-fh1_status edge_short_chunks(edge_run *r);
 fh1_status edge_chunk_ends(edge_run *r);
 fh1_status edge_mixed_batch(edge_run *r);
 fh1_status edge_path_lengths(edge_run *r);
+/* edge_prefill_windows.c */
+fh1_status edge_windows(edge_run *r); /* of D-02 */
+fh1_status edge_short_chunks(edge_run *r);
 /* edge_prefill_caches.c */
 fh1_status edge_one_token_prompt(edge_run *r);
 fh1_status edge_no_new_tokens(edge_run *r);

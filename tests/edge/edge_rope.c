@@ -51,19 +51,21 @@ static fh1_status judge_turns(edge_run *r, const fh1_engine *e, const fh1_config
     fh1_gauge g;
     FH1_TRY(edge_truth(r, &truth));
     FH1_TRY(fh1_gauge_new(k->n, &g));
-    fh1_status s = truth->gauges->rope(e->profile, c, N_FAR, c->Hq, far_positions, far_positions[N_FAR - 1] + 1, k->x, &g);
+    fh1_status s =
+        truth->gauges->rope(e->profile, c, N_FAR, c->Hq, far_positions, far_positions[N_FAR - 1] + 1, k->x, &g);
     for (int64_t i = 0; i < k->n && !s; ++i) {
         const int64_t position = far_positions[i / (c->Hq * c->A)], a = i % c->A, pair = a % (c->A / 2);
         double turn[2];
         exact_turn(c->rope.theta, c->A, position, pair, &turn[0], &turn[1]);
         const double want = turn[a >= c->A / 2], allowed = g.worst[i];
         if (!fh1_within(fabs(k->rotated[i] - want), allowed))
-            s = edge_require(r, false, "%s of pair %lld at position %lld is %.9g, by its definition %.12g; %.3g allowed",
-                             a >= c->A / 2 ? "sine" : "cosine", (long long)pair, (long long)position, k->rotated[i],
-                             want, allowed);
+            s = edge_require(
+                r, false, "%s of pair %lld at position %lld is %.9g, by its definition %.12g; %.3g allowed",
+                a >= c->A / 2 ? "sine" : "cosine", (long long)pair, (long long)position, k->rotated[i], want, allowed);
         const bool slowest = pair == c->A / 2 - 1 && position > 0;
         if (!s && slowest)
-            s = edge_require(r, a >= c->A / 2 ? k->rotated[i] > 0 && k->rotated[i] < 1e-4 : fabs(k->rotated[i] - 1) < 1e-9,
+            s = edge_require(r,
+                             a >= c->A / 2 ? k->rotated[i] > 0 && k->rotated[i] < 1e-4 : fabs(k->rotated[i] - 1) < 1e-9,
                              "the slowest pair at position %lld: %.12g", (long long)position, k->rotated[i]);
     }
     fh1_gauge_free(&g);
@@ -140,8 +142,7 @@ static fh1_status reordered_new(const fh1_model *m, bool back, reordered *o)
 {
     const fh1_config *c = &m->config;
     size_t bytes = 0;
-    for (int64_t i = 0; i < c->n_layers; ++i)
-        bytes += fh1_n_bytes(&m->layers[i].q_w) + fh1_n_bytes(&m->layers[i].k_w);
+    for (int64_t i = 0; i < c->n_layers; ++i) bytes += fh1_n_bytes(&m->layers[i].q_w) + fh1_n_bytes(&m->layers[i].k_w);
     *o = (reordered){.model = *m};
     o->rows = malloc(bytes);
     o->layers = malloc((size_t)c->n_layers * sizeof *o->layers);
@@ -198,8 +199,8 @@ static fh1_status same_rows(edge_run *r, const fh1_model *a, const fh1_model *b)
             for (int64_t i = 0; i < fh1_n_elems(left[w]); ++i) {
                 const double v = fh1_get(left[w], i), got = fh1_get(right[w], i);
                 if (!fh1_within(fabs(got - v), 2 * fh1_dtype_ulp(FH1_F32, v)))
-                    return edge_require(r, false, "%s_proj of layer %lld, element %lld: %.9g became %.9g", w ? "k" : "q",
-                                        (long long)layer, (long long)i, v, got);
+                    return edge_require(r, false, "%s_proj of layer %lld, element %lld: %.9g became %.9g",
+                                        w ? "k" : "q", (long long)layer, (long long)i, v, got);
             }
     }
     return edge_require(r, true, "rows");
