@@ -282,8 +282,7 @@ static fh1_status walk_twice(law_run *run, fh1_engine *e, law_road road, law_sid
     const int64_t Q = run->m->config.Q, p[] = {2, 13, Q};
     if (edge_slow(run->data)) return twice(run, e, road, 3, 2, calls[1], out);
     for (int i = 0; i < 3; ++i)
-        for (int c = 0; c < 4; ++c)
-            FH1_TRY(twice(run, e, road, (i + c) % 2 ? 1 : 3, p[i], calls[c], out));
+        for (int c = 0; c < 4; ++c) FH1_TRY(twice(run, e, road, (i + c) % 2 ? 1 : 3, p[i], calls[c], out));
     return NULL;
 }
 
