@@ -1,5 +1,6 @@
 #include "fuzz/message.h"
 
+#include "fuzz/plant.h"
 #include "fuzz/slow_json.h"
 
 #include <string.h>
@@ -22,6 +23,7 @@ void fuzz_check_message(fh1_status s, const char *file, char line[FUZZ_LINE])
     line[0] = 0;
     if (!s) return;
     fh1_status_line(s, line, FUZZ_LINE);
+    if (fuzz_planted("control")) line[strlen(line) - 1] = '\a';
     FUZZ_CHECK(s->code == FH1_E_INPUT && s->what[0], "code %d: %s", (int)s->code, line);
     FUZZ_CHECK(strncmp(line, file, strlen(file)) == 0, "%s is not named: %s", file, line);
     for (size_t at = 0, n = strlen(line); at < n;) {
