@@ -4,6 +4,7 @@
  * An input is the index, a NUL, and what four files hold, separated by NULs: lines `tensor=bytes`, or behind `!` the
  * bytes of a file that need not be safetensors. The files a.safetensors to d.safetensors are always in the folder. */
 #include "fuzz/folder.h"
+#include "fuzz/message.h"
 #include "fuzz/mutate_json.h"
 #include "fuzz/plant.h"
 #include "fuzz/slow_index.h"
@@ -14,7 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { SHARDS = 4, LINE = 2560 };
+enum { SHARDS = 4 };
 
 static const char *const shard_names[SHARDS] = {"a.safetensors", "b.safetensors", "c.safetensors", "d.safetensors"};
 
@@ -133,16 +134,6 @@ static void free_files(input *in)
 
 /* -- checks ------------------------------------------------------------------------------------------- */
 
-static void check_message(fh1_status s, char line[LINE])
-{
-    line[0] = 0;
-    if (!s) return;
-    fh1_status_line(s, line, LINE);
-    FUZZ_CHECK(s->code == FH1_E_INPUT && s->what[0], "code %d: %s", (int)s->code, line);
-    FUZZ_CHECK(strncmp(line, fuzz_folder(), strlen(fuzz_folder())) == 0, "no file is named: %s", line);
-    for (const char *c = line; *c; c++) FUZZ_CHECK((unsigned char)*c >= 0x20 && *c != 0x7f, "%s", line);
-}
-
 /* The files that are named, sorted, each with its tensors. */
 static void same_files(const input *in, const cvt_hf_files *f)
 {
@@ -174,10 +165,10 @@ static void scan_again(void *user)
 /* Another time; with the files mapped, where no warning about one that is left out goes to stderr. */
 static void same_again(const input *in, bool mapped, const char *line)
 {
-    char second[LINE];
+    char second[FUZZ_LINE];
     cvt_hf_files f;
     const fh1_status s = mapped ? cvt_hf_files_open(fuzz_folder(), &f) : cvt_hf_files_scan(fuzz_folder(), &f);
-    check_message(s, second);
+    fuzz_check_message(s, fuzz_folder(), second);
     if (fuzz_planted("message") && second[0]) second[1]++;
     FUZZ_CHECK(strcmp(line, second) == 0, "'%s' and then '%s'", line, second);
     if (!s) same_files(in, &f);
@@ -189,11 +180,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     input in;
     fuzz_bounds b;
     cvt_hf_files f;
-    char line[LINE];
+    char line[FUZZ_LINE];
     make_files(data, size, &in);
     fuzz_bounds_begin(&b);
     const fh1_status s = cvt_hf_files_scan(fuzz_folder(), &f);
-    check_message(s, line);
+    fuzz_check_message(s, fuzz_folder(), line);
     /* The text itself; a node of cJSON for two bytes of it ("[0,"), 36 times the text; a header's entry is 47 times
      * (fuzz_safetensors.c). The index holds a path of 4096 bytes, a file one of 100. */
     fuzz_bounds_end(&b, in.n_all, 16384, fuzz_planted("memory") ? -1e3 : 48, 10, 1, scan_again, NULL);

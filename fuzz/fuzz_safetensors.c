@@ -2,6 +2,7 @@
  * second reading of the rules accepts (slow_safetensors.h), with the same table; what it accepts comes back whole from
  * the writer; memory and time follow the size of the file, and nothing stays behind. */
 #include "fuzz/folder.h"
+#include "fuzz/message.h"
 #include "fuzz/mutate_safetensors.h"
 #include "fuzz/plant.h"
 #include "fuzz/slow_safetensors.h"
@@ -13,8 +14,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-
-enum { LINE = 2560 };
 
 typedef struct {
     const uint8_t *data;
@@ -28,19 +27,6 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
     (void)argc, (void)argv;
     slow_json_without = getenv("FH1_FUZZ_PLANT");
     return 0;
-}
-
-/* -- messages --------------------------------------------------------------------------------------- */
-
-/* A refusal is one line that names the file, without a control character, whatever the file is called inside. */
-static void check_message(const input *in, fh1_status s, char line[LINE])
-{
-    line[0] = 0;
-    if (!s) return;
-    fh1_status_line(s, line, LINE);
-    FUZZ_CHECK(s->code == FH1_E_INPUT && s->what[0], "code %d: %s", (int)s->code, line);
-    FUZZ_CHECK(strncmp(line, in->path, strlen(in->path)) == 0, "%s", line);
-    for (const char *c = line; *c; c++) FUZZ_CHECK((unsigned char)*c >= 0x20 && *c != 0x7f, "%s", line);
 }
 
 /* -- two tables of one file ------------------------------------------------------------------------- */
@@ -125,13 +111,13 @@ static void same_as_slow(const input *in, const cvt_st *f, const char *line)
 typedef struct {
     const input *in;
     const cvt_st *first; /* NULL: refused with this line */
-    char line[LINE];
+    char line[FUZZ_LINE];
 } verdict;
 
 static void same_verdict(const verdict *v, fh1_status s, cvt_st *again)
 {
-    char line[LINE];
-    check_message(v->in, s, line);
+    char line[FUZZ_LINE];
+    fuzz_check_message(s, v->in->path, line);
     if (fuzz_planted("message") && line[0]) line[1]++;
     FUZZ_CHECK(strcmp(v->line, line) == 0, "'%s' and then '%s'", v->line, line);
     if (v->first) same_tables(v->first, again, true);
@@ -266,7 +252,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     fuzz_bounds_begin(&b);
     const fh1_status s = cvt_st_parse(data, size, in.path, &f);
     FUZZ_CHECK((s == NULL) == (f != NULL), "a refusal and a table");
-    check_message(&in, s, v.line);
+    fuzz_check_message(s, in.path, v.line);
     /* "a":0, are six bytes, for which cJSON takes a node and a name (64 and 8 bytes, rounded up by malloc to 72 and
      * 24), duplicates a key (16) and the table an entry (168): 47 times the text. */
     fuzz_bounds_end(&b, size, 4096, fuzz_planted("memory") ? 0 : 48, 5, 1, parse_again, &in);

@@ -2,6 +2,7 @@
  * (slow_trace.h), with the same inputs, taps, gradients and metadata; twice the same; what it accepts comes back from
  * the writer; memory and time follow the size of the file, and nothing stays behind. */
 #include "fuzz/folder.h"
+#include "fuzz/message.h"
 #include "fuzz/mutate_trace.h"
 #include "fuzz/plant.h"
 #include "fuzz/slow_trace.h"
@@ -13,8 +14,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-
-enum { LINE = 2560 };
 
 static fh1_model model;
 
@@ -35,16 +34,6 @@ typedef struct {
     size_t size;
     const char *path;
 } input;
-
-static void check_message(const input *in, fh1_status s, char line[LINE])
-{
-    line[0] = 0;
-    if (!s) return;
-    fh1_status_line(s, line, LINE);
-    FUZZ_CHECK(s->code == FH1_E_INPUT && s->what[0], "code %d: %s", (int)s->code, line);
-    FUZZ_CHECK(strncmp(line, in->path, strlen(in->path)) == 0, "no file is named: %s", line);
-    for (const char *c = line; *c; c++) FUZZ_CHECK((unsigned char)*c >= 0x20 && *c != 0x7f, "%s", line);
-}
 
 /* -- against the second reading ------------------------------------------------------------------------- */
 
@@ -154,10 +143,10 @@ static void open_again(void *user)
 
 static void same_again(const input *in, const slow_trace *slow, const char *line)
 {
-    char second[LINE];
+    char second[FUZZ_LINE];
     gld_trace t;
     const fh1_status s = gld_trace_open(in->path, &model, NULL, &t);
-    check_message(in, s, second);
+    fuzz_check_message(s, in->path, second);
     if (fuzz_planted("message") && second[0]) second[1]++;
     FUZZ_CHECK(strcmp(line, second) == 0, "'%s' and then '%s'", line, second);
     if (!s) same_trace(&t, slow);
@@ -192,14 +181,14 @@ typedef struct {
     const char *text;
     gld_map *map;
     gld_trace t;
-    char line[LINE];
+    char line[FUZZ_LINE];
 } mapped;
 
 static bool open_mapped(mapped *m)
 {
     fh1_status s = gld_map_parse(m->text, strlen(m->text), m->in->path, &m->map);
     if (!s) s = gld_trace_open(m->in->path, &model, m->map, &m->t);
-    check_message(m->in, s, m->line);
+    fuzz_check_message(s, m->in->path, m->line);
     return s == NULL;
 }
 
@@ -238,13 +227,13 @@ static void through_map(const input *in, const char *text)
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     input in = {data, size, fuzz_file(0, data, size)};
-    char line[LINE];
+    char line[FUZZ_LINE];
     fuzz_bounds b;
     gld_trace t;
     slow_trace slow;
     fuzz_bounds_begin(&b);
     const fh1_status s = gld_trace_open(in.path, &model, NULL, &t);
-    check_message(&in, s, line);
+    fuzz_check_message(s, in.path, line);
     /* The header takes 48 bytes for one of its own (fuzz_safetensors.c), and an entry of a trace, some 60 bytes, an
      * item of 160. An id, 8 bytes, is copied twice, packed into 8 numbers, and may be a row of its own, with a cache's
      * row of some 500 bytes. The list of parameters is 12 KiB. */

@@ -97,6 +97,14 @@ static bool plain_code_point(place *p, uint32_t *out)
     return true;
 }
 
+bool slow_code_point(const char *text, size_t n, size_t *at, uint32_t *out)
+{
+    place p = {.text = text, .n = n, .at = *at};
+    const bool sound = plain_code_point(&p, out);
+    *at = p.at;
+    return sound;
+}
+
 static bool four_digits(place *p, uint32_t *out)
 {
     static const char digits[] = "0123456789abcdef0123456789ABCDEF";

@@ -30,6 +30,9 @@ bool slow_json_integer(const slow_json *v, int64_t *out);
 /* The number as a double; v is a number. */
 double slow_json_double(const slow_json *v);
 
+/* The code point at text[*at], *at < n, in strict UTF-8; *at moves behind it. */
+bool slow_code_point(const char *text, size_t n, size_t *at, uint32_t *out);
+
 /* One rule less, for tests that show that a comparison notices: NULL (none), "duplicates", "surrogates", "utf8", "nul",
  * "depth" or "zeros" (leading ones). */
 extern const char *slow_json_without;
