@@ -193,7 +193,8 @@ static bool change_number(edit *e)
     default:
         if (k->end - k->begin >= sizeof text) return false;
         snprintf(text, sizeof text, "%.*s", (int)(k->end - k->begin), e->text + k->begin);
-        long long near = strtoll(text, NULL, 10) / 2 * 2 + (long long)fuzz_below(e->r, 4) - 1;
+        long long near =
+            (long long)((uint64_t)strtoll(text, NULL, 10) / 2 * 2 + fuzz_below(e->r, 4) - 1); /* may wrap */
         snprintf(text, sizeof text, "%lld", near);
     }
     return replace_text(e, k->begin, k->end, text);
