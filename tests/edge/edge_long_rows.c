@@ -235,7 +235,8 @@ static fh1_status on_ops(edge_run *r, const fh1_model *m, void *data)
     FH1_TRY(edge_engine(r, m, &e));
     FH1_TRY(edge_truth(r, &truth));
     for (int i = 0; i < 5; ++i)
-        if (!edge_is_slow(r) || i == 1 || i == 3) FH1_TRY(one_length(r, e, truth, lengths[i]));
+        if (r->bit == EDGE_F64 || i == 1 || i == 3 || (i == 4 && !edge_is_slow(r)))
+            FH1_TRY(one_length(r, e, truth, lengths[i]));
     if (edge_is_slow(r)) return NULL;
     FH1_TRY(look_up(r, e));
     return far_keys(r, e);

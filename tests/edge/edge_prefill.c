@@ -121,20 +121,30 @@ static void composition(unsigned cuts, int64_t n, int64_t B, char *text)
     }
 }
 
-fh1_status edge_compositions(edge_run *r)
+/* All of them in f64; the engines that round take every second one, the others on the other model. */
+static fh1_status compositions_on(edge_run *r, const fh1_model *m, void *data)
 {
     /* an engine of CUDA: halves, thirds, one and two tokens first, last and in the middle */
     static const unsigned some[] = {0x04, 0x93, 0x28};
+    unsigned *odd = data;
     plan_list l = {.n = 0};
     for (unsigned cuts = 0; cuts < 256 && !edge_is_slow(r); ++cuts) {
+        if (!(r->bit & EDGE_F64) && cuts % 2 != *odd) continue;
         add(&l, 0, 0);
-        composition(cuts, 9, cuts % 8 == 5 ? 3 : 1, l.text[l.n - 1]);
+        composition(cuts, 9, cuts % 8 == 5 || cuts % 8 == 2 ? 3 : 1, l.text[l.n - 1]);
     }
     for (size_t i = 0; i < 3 && edge_is_slow(r); ++i) {
         add(&l, 0, 0);
         composition(some[i], 9, i == 0 ? 3 : 1, l.text[l.n - 1]);
     }
-    return edge_plans_all(r, l.plan);
+    *odd = !*odd;
+    return edge_plans(r, m, l.plan);
+}
+
+fh1_status edge_compositions(edge_run *r)
+{
+    unsigned odd = 0;
+    return edge_each_model(r, compositions_on, &odd);
 }
 
 /* ---- D-07 … D-09 ---- */
@@ -240,7 +250,9 @@ const edge_case edge_prefill[] = {
      .run = edge_short_prompts},
     {.id = "D-05",
      .title = "every way to cut nine tokens",
-     .setup = "all 256 compositions of nine tokens into calls, every eighth of them in a batch of three",
+     .setup =
+         "all 256 compositions of nine tokens into calls, every fourth of them in a batch of three (in f64 on both "
+         "usual models; reference engines that round take each on one of them, engines of CUDA three)",
      .invariant = "all are equal: logits of all positions, keys, values, window and state",
      .catches = "CP1 huggingface/transformers#46741, #46084; CP3 vllm-project/vllm#16942; CP7 kekzl/imp#104; CV3 "
                 "ggml-org/llama.cpp#14575",
@@ -305,7 +317,8 @@ const edge_case edge_prefill[] = {
      .run = edge_no_new_tokens},
     {.id = "D-11",
      .title = "rows and tables beyond the indices of 16 and 32 bits",
-     .setup = "scan, scan in chunks and conv over 8192, 8193, 2^15+1, 2^16+1 and 115713 tokens of one channel and one "
+     .setup = "scan, scan in chunks and conv over 8192, 8193, 2^15+1, 2^16+1 and 115713 tokens (where an engine rounds "
+              "8193, 2^16+1 and 115713) of one channel and one "
               "state in one "
               "call; a lookup in a table and attention to keys behind element 2^31, of which only the pages that are "
               "read exist (engines of CUDA copy what an op is given: they have the rows of 8193 and 2^16+1 tokens)",
