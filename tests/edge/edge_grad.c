@@ -10,7 +10,16 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- batches ---- */
+/* ---- models and batches ---- */
+
+fh1_status edge_grad_model(edge_run *r, const char *text, fh1_model *out)
+{
+    char calm[1024];
+    const char *trained = strstr(text, "weights=trained");
+    if (r->bit != EDGE_BF16 || !trained) return edge_model(r, text, out);
+    snprintf(calm, sizeof calm, "%.*sweights=init%s", (int)(trained - text), text, trained + strlen("weights=trained"));
+    return edge_model(r, calm, out);
+}
 
 void edge_batch_new(const edge_run *r, int64_t B, int64_t T, int64_t lo, int64_t hi, const char *name, edge_batch *b)
 {

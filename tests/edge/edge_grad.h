@@ -12,6 +12,10 @@ typedef struct {
         pos[EDGE_BATCH_TOKENS];
 } edge_batch;
 
+/* The model of a spec; for ref-bf16 with the weights of a new model instead of a trained one's, whose outliers leave so
+ * little of a bf16 gradient over a dozen labels that its error is luck, and no spread of eight runs bounds luck. */
+fh1_status edge_grad_model(edge_run *r, const char *text, fh1_model *out);
+
 /* B rows of T random ids of [lo, hi); each token's label is its id (the one before predicts it), every fifth ignored,
  * the first too. Neither mask nor documents. `name`: another text. */
 void edge_batch_new(const edge_run *r, int64_t B, int64_t T, int64_t lo, int64_t hi, const char *name, edge_batch *b);

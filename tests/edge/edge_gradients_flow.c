@@ -13,7 +13,7 @@ static fh1_status on_models(edge_run *r, fh1_status (*run)(edge_run *r, fh1_mode
     for (int i = 0; edge_model_text(i); ++i) {
         fh1_model m;
         if (edge_is_cuda(r) && i == 0) continue; /* a pass costs a tenth of a second there */
-        FH1_TRY(edge_model(r, edge_model_text(i), &m));
+        FH1_TRY(edge_grad_model(r, edge_model_text(i), &m));
         fh1_status s = run(r, &m);
         edge_contract(r, NULL);
         fh1_model_free(&m);
@@ -306,7 +306,7 @@ fh1_status edge_states_in_loss(edge_run *r)
                                      "attention"}; /* states, windows and keys, before and after */
     fh1_model m;
     fh1_engine *e;
-    FH1_TRY(edge_model(r, edge_model_text(1), &m));
+    FH1_TRY(edge_grad_model(r, edge_model_text(1), &m));
     fh1_status s = edge_engine(r, &m, &e);
     if (!s) s = two_calls_are_one(r, e, false);
     if (!s) s = two_calls_are_one(r, e, true);
@@ -323,7 +323,7 @@ fh1_status edge_segment_sums(edge_run *r)
 {
     fh1_model m;
     edge_batch b;
-    FH1_TRY(edge_model(r, EDGE_WIDTHS "H=8,P=4,N=6,G=2,rms_norm=1", &m));
+    FH1_TRY(edge_grad_model(r, EDGE_WIDTHS "H=8,P=4,N=6,G=2,rms_norm=1", &m));
     for (int64_t l = 0; l < m.config.n_layers; ++l)
         for (int64_t h = 0; h < m.config.H; ++h) {
             fh1_set(&m.layers[l].dt_bias, h, (const double[]){-20, 0, 20, 90}[h % 4]);

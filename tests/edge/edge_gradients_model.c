@@ -157,7 +157,7 @@ fh1_status edge_adapter_gradients(edge_run *r)
         fh1_model m;
         adapters a;
         if (edge_is_cuda(r) && i == 0) continue;
-        FH1_TRY(edge_model(r, edge_model_text(i), &m));
+        FH1_TRY(edge_grad_model(r, edge_model_text(i), &m));
         fh1_status s = attach(r, &m, &a);
         if (!s) s = with_adapters(r, &m, &a);
         edge_contract(r, NULL);
@@ -192,7 +192,7 @@ fh1_status edge_recomputed(edge_run *r)
         fh1_model m;
         edge_batch plain, padded, packed;
         if (edge_is_cuda(r) && i == 0) continue;
-        FH1_TRY(edge_model(r, edge_model_text(i), &m));
+        FH1_TRY(edge_grad_model(r, edge_model_text(i), &m));
         edge_batch_new(r, 2, 21, 0, m.config.V, "recomputed", &plain);
         edge_batch_new(r, 3, 11, 0, m.config.V, "recomputed", &padded);
         edge_batch_pad(&padded, 1, 5, 0);
@@ -249,7 +249,7 @@ static fh1_status head_forms(edge_run *r, const char *text, double m_lm, bool ju
     int made = 0, exponent;
     const bool power_of_two = frexp(m_lm, &exponent) == 0.5;
     fh1_status s = NULL;
-    for (; !s && made < 3; made += !s) s = edge_model(r, text, &h.m[made]);
+    for (; !s && made < 3; made += !s) s = edge_grad_model(r, text, &h.m[made]);
     if (!s) {
         h.m[0].config.m_lm = m_lm;
         h.m[1].config.m_lm = 2 * m_lm;
@@ -277,7 +277,7 @@ fh1_status edge_head_in_loss(edge_run *r)
     for (int i = 0; edge_model_text(i); ++i) {
         fh1_model m;
         if (edge_is_cuda(r) && i == 0) continue;
-        FH1_TRY(edge_model(r, edge_model_text(i), &m));
+        FH1_TRY(edge_grad_model(r, edge_model_text(i), &m));
         edge_batch_new(r, 2, 11, 0, m.config.V, "head in loss", &b);
         b.labels[4] = b.labels[16] = 0;
         m.config.m_lm = 0.0390625;

@@ -140,7 +140,7 @@ fh1_status edge_differences(edge_run *r)
         fh1_model m;
         edge_batch b;
         fh1_backward o = {0};
-        FH1_TRY(edge_model(r, edge_model_text(i), &m));
+        FH1_TRY(edge_grad_model(r, edge_model_text(i), &m));
         weights_in_bf16(&m);
         edge_batch_new(r, 2, m.config.Q + 3, 0, m.config.V, "differences", &b);
         fh1_status s = NULL;
@@ -241,7 +241,7 @@ fh1_status edge_group_gradients(edge_run *r)
         fh1_model m;
         edge_batch b;
         fh1_engine *e;
-        FH1_TRY(edge_model(r, text[i], &m));
+        FH1_TRY(edge_grad_model(r, text[i], &m));
         edge_batch_new(r, 2, 11, 0, m.config.V, "groups", &b);
         fh1_status s = edge_engine(r, &m, &e);
         if (!s) s = sums_over_heads(r, e, m.config.P);
@@ -291,7 +291,7 @@ fh1_status edge_dt_slopes(edge_run *r)
     fh1_model m;
     fh1_engine *e;
     edge_batch b;
-    FH1_TRY(edge_model(r, edge_model_text(1), &m));
+    FH1_TRY(edge_grad_model(r, edge_model_text(1), &m));
     for (int64_t l = 0; l < m.config.n_layers; ++l)
         for (int64_t h = 0; h < m.config.H; ++h) { /* around both branches of softplus, and of the clamp below */
             fh1_set(&m.layers[l].dt_bias, h, (const double[]){-2, 0.5, 19.5, 20.5}[h % 4]);
@@ -305,7 +305,8 @@ fh1_status edge_dt_slopes(edge_run *r)
     m.config.dt_lo = 0.2;
     m.config.dt_hi = 20.25;
     edge_contract(r, NULL);
-    if (!s) s = fh1_where(edge_gradcheck_once(r, &m, &b.batch), "with limits");
+    /* in bf16 the rounding of a dt decides on which side of its limit it is, and with it whether it has a slope */
+    if (!s && r->bit != EDGE_BF16) s = fh1_where(edge_gradcheck_once(r, &m, &b.batch), "with limits");
     edge_contract(r, NULL);
     fh1_model_free(&m);
     return s;
