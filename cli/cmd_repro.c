@@ -34,7 +34,7 @@ static const char help[] =
     "                  what must be refused\n"
     "  --seed=N        of token ids and of a made model (default 1)\n"
     "  --positions=P   'none': the engine's default; N: they count from N (default 0)\n"
-    "  --contract=P --variant=V   as fh1 check\n"
+    "  --contract=P --variant=V   as fh1 check; under traffic variants are the judged engine's alone\n"
     "  --fault=NAME    runs the copy of the engine with this planted fault; one that edits config or weights does\n"
     "                  not show in the line of an op\n"
     "  --tap=GLOB      of a schedule: judges only taps whose name matches; several with commas\n"

@@ -7,6 +7,7 @@ of them golden ones cut small, and one for each class of malformed ones. Run it 
 import glob
 import json
 import os
+import re
 import struct
 
 BYTES = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2, "I64": 8, "I32": 4, "U8": 1, "I8": 1, "BOOL": 1}
@@ -292,6 +293,14 @@ def trace_seeds():
                             "k{i} -> cache.{i}.key reshape B,S,1,-1 transpose 0,2,1,3\nignore de*"}),
         "map_steps": pack({"a0": i64([1, 2], 3, 6), "a1": i64([1, 1], 2), "b1": tap("F32", 1, 7)},
                           {**meta, "map": "a{j} -> step{j}/input_ids\nb{j} -> step{j}/logits reshape B,T,7"}),
+        "map_copied": pack({**ids, "x": tap("F16", 1, 7, 2), "y": i64([1, 2, 1], 0, 1)},
+                           {**meta, "map": "x -> logits transpose 0,2,1 reshape B,T,-1\n"
+                                           "y -> position_ids transpose 0,2,1 reshape B,-1 transpose 1,0 reshape B,T"}),
+        "map_step": pack({**ids, "x": tap("F32")}, {**meta, "map": "x -> step0/loss"}),
+        "map_step_twice": pack(ids, {**meta, "map": "x{j} -> step3/loss"}),
+        "map_digit": pack(ids, {**meta, "map": "x{i}0 -> model.layers.{i}"}),
+        "map_two_placeholders": pack(ids, {**meta, "map": "x{i}{j} -> model.layers.{i}"}),
+        "map_gradient": pack({**ids, "x": tap("F32", 5, 7)}, {**meta, "map": "x -> grad.lm_head.weight transpose 1,0"}),
         "map_native": pack(ids, {**meta, "map": "# nothing\n\n"}),
         "map_unused": pack(ids, {**meta, "map": "x -> logits"}),
         "map_no_layer": pack({**ids, "x9": tap("F32", 1, 2, 5)}, {**meta, "map": "x{i} -> model.layers.{i}"}),
@@ -369,7 +378,8 @@ def write(name, seeds):
     folder = os.path.join("fuzz", "corpus", name)
     os.makedirs(folder, exist_ok=True)
     for old in glob.glob(os.path.join(folder, "*")):
-        os.remove(old)
+        if not re.fullmatch("[0-9a-f]{40}", os.path.basename(old)):  # those are libFuzzer's: ci/fuzz --minimise
+            os.remove(old)
     for seed, content in seeds.items():
         with open(os.path.join(folder, seed), "wb") as f:
             f.write(content)

@@ -101,8 +101,8 @@ void slow_spec_usual(fh1_rope_type rope, gld_seeded_spec *s)
     memset(s, 0, sizeof *s);
     fh1_config *c = &s->config;
     for (int i = 0; i < SIZES; i++) *size_of(c, i) = usual_sizes[i];
-    for (int i = find(number_names, NUMBERS, "m_emb"); i <= find(number_names, NUMBERS, "m_dt"); i++)
-        *number_of(c, i) = 1;
+    c->m_emb = c->m_lm = c->m_key = c->m_attn_in = c->m_attn_out = c->m_ssm_in = c->m_ssm_out = 1;
+    c->m_gate = c->m_down = c->m_ssm[0] = c->m_ssm[1] = c->m_ssm[2] = c->m_ssm[3] = c->m_ssm[4] = 1;
     c->d_ssm = 32;
     c->mamba_conv_bias = true;
     c->eps = 1e-5;

@@ -132,12 +132,13 @@ static fh1_status report_traffic(const gld_repro *r, const gld_repro_env *env, f
                         .verdict = result.verdict,
                         .margin = result.margin,
                         .rms_ratio = (double)NAN,
-                        .max_err = fabs(result.value - result.truth),
+                        .max_err = fabs(result.value - result.truth), /* of one number; the margin may be of many */
                         .allowed = result.allowed,
                         .rel_rms = (double)NAN,
                         .free_rms = (double)NAN,
                         .id = FH1_TAP_COUNT,
                         .layer = -1};
+    if (result.verdict == FH1_PASS) t.max_err = result.margin * result.allowed;
     snprintf(t.tap, sizeof t.tap, "%s", *result.tap ? result.tap : "traffic");
     if (result.verdict != FH1_PASS) snprintf(t.reason, sizeof t.reason, "%.159s", result.sentence);
     const int64_t where[] = {result.row, result.token, result.channel};

@@ -172,7 +172,7 @@ static void tell(judge *j, const law_tensor t[ROADS], const seen *s, int64_t at,
     r->allowed = allowed;
 }
 
-static void say_failure(judge *j, const seen *s)
+static void say_failure(judge *j, const seen *s, bool average)
 {
     gld_traffic_result *r = j->r;
     char when[48] = "at the end", document[48] = "", token[32] = "";
@@ -180,8 +180,9 @@ static void say_failure(judge *j, const seen *s)
     if (r->document >= 0) snprintf(document, sizeof document, ", document %lld", (long long)r->document);
     if (r->token >= 0) snprintf(token, sizeof token, ", token %lld", (long long)r->token);
     snprintf(r->sentence, sizeof r->sentence,
-             "%s: %s, cache %c, row %lld%s%s, channel %lld: %.9g, but %.9g alone; %.3g is allowed", when, r->tap,
-             'a' + r->cache, (long long)r->row, document, token, (long long)r->channel, r->value, r->truth, r->allowed);
+             "%s: %s, cache %c, row %lld%s%s, channel %lld: %.9g, but %.9g alone; %.3g is allowed%s", when, r->tap,
+             'a' + r->cache, (long long)r->row, document, token, (long long)r->channel, r->value, r->truth, r->allowed,
+             average ? " on average" : "");
 }
 
 static bool all_finite(const law_tensor *t)
@@ -225,7 +226,7 @@ static void compare(judge *j, const law_tensor t[ROADS], const seen *s)
     j->r->verdict = FH1_FAIL;
     j->key = key;
     tell(j, t, s, at, f.first >= 0 ? f.first_allowed : f.allowed);
-    say_failure(j, s);
+    say_failure(j, s, f.first < 0);
 }
 
 static void pool(judge *j, const law_tensor t[ROADS])

@@ -3,6 +3,7 @@
 
 #include "oracle/random.h"
 
+#include <math.h>
 #include <stdlib.h>
 
 static char *printed(const gld_traffic *t)
@@ -178,7 +179,8 @@ static const char *const lines[] = {
 
 static void all_hold(const char *engine)
 {
-    fh1_model m = traffic_model(TRAFFIC_MODEL, 5);
+    fh1_model m;
+    traffic_model(TRAFFIC_MODEL, 5, &m);
     fh1_engine *e = ref_engine_new(engine, NULL, 0);
     for (int i = 0; i < N_OF(lines); i++) {
         const gld_traffic t = traffic_of(lines[i]);
@@ -210,9 +212,87 @@ START_TEST(test_honest_bf16)
 }
 END_TEST
 
+/* Beyond their limit these angles depend on the longest sequence of the batch. */
+START_TEST(test_angles_that_depend)
+{
+    static const char *const ropes[] = {
+        "rope=dynamic,factor=2,max_position=6",
+        "rope=longrope,factor=2,original_max_position=6,long_factor=1/2.5,short_factor=1/1",
+    };
+    static const struct {
+        const char *line;
+        fh1_verdict verdict;
+    } cases[] = {
+        {"a=1;a+6", FH1_PASS},     {"a=1;a+7", FH1_SKIP},         {"a=1;a+6;a.;a+3", FH1_PASS},
+        {"a=1;a+5;a*2", FH1_SKIP}, {"a=2;a+5,3<0,4", FH1_PASS}, /* positions count no padding */
+        {"a=1;a+8|4", FH1_PASS},   {"a=2;a+3;a+8,1|0", FH1_SKIP},
+    };
+    fh1_engine *e = ref_engine_new("ref-f64", NULL, 0);
+    for (int i = 0; i < N_OF(ropes); i++) {
+        char make[400];
+        snprintf(make, sizeof make, "%s,%s", TRAFFIC_MODEL, ropes[i]);
+        fh1_model m;
+        traffic_model(make, 5, &m);
+        for (int k = 0; k < N_OF(cases); k++) {
+            const gld_traffic t = traffic_of(cases[k].line);
+            const gld_traffic_result r = traffic_judged(&t, e, &m, 1);
+            ck_assert_msg(r.verdict == cases[k].verdict, "%s, %s: %s %s", ropes[i], cases[k].line,
+                          fh1_verdict_name(r.verdict), r.sentence);
+        }
+        fh1_model_free(&m);
+    }
+    e->free(e);
+}
+END_TEST
+
+/* An emulated pipeline that is off by more than the numbers are, or has overflowed. */
+static double spoil;
+static fh1_engine *emulated;
+
+static fh1_status spoiled_forward(fh1_engine *e, const fh1_model *m, const fh1_batch *b, fh1_cache *cache, int64_t n,
+                                  void *logits, const fh1_tap_sink *sink)
+{
+    (void)e;
+    FH1_TRY(emulated->forward(emulated, m, b, cache, n, logits, sink));
+    for (int64_t i = 0; logits && i < b->B * n * m->config.V; i++) ((float *)logits)[i] *= (float)spoil;
+    return NULL;
+}
+
+START_TEST(test_lost_emulation)
+{
+    static const struct {
+        double spoil;
+        fh1_verdict verdict;
+    } cases[] = {{1, FH1_PASS}, {1.5, FH1_SKIP}, {(double)INFINITY, FH1_SKIP}, {(double)NAN, FH1_SKIP}};
+    fh1_model m;
+    traffic_model(TRAFFIC_MODEL, 5, &m);
+    const gld_traffic t = traffic_of("a=1;a+9;b=a;a*2;b+3");
+    fh1_engine *e = ref_engine_new("ref-bf16", NULL, 0), *truth = ref_engine_new("ref-f64", NULL, 0);
+    emulated = ref_engine_new("ref-bf16", e->profile, 0);
+    for (int i = 0; i < N_OF(cases); i++) {
+        fh1_engine lost = *emulated;
+        lost.forward = spoiled_forward;
+        spoil = cases[i].spoil;
+        const gld_law_args a = {.engine = e, .truth = truth, .emulated = &lost, .model = &m, .seed = 3};
+        gld_traffic_result r;
+        OK(gld_traffic_judge(&t, &a, &r));
+        ck_assert_msg(r.verdict == cases[i].verdict, "%g: %s", spoil, r.sentence);
+        if (r.verdict == FH1_SKIP) ck_assert(isnan(r.margin) && strstr(r.sentence, "emulated pipeline has lost"));
+    }
+    const gld_law_args none = {.engine = e, .truth = truth, .model = &m, .seed = 3};
+    gld_traffic_result r;
+    FAILS(gld_traffic_judge(&t, &none, &r), FH1_E_INPUT, "needs an emulated pipeline");
+    e->free(e);
+    truth->free(truth);
+    emulated->free(emulated);
+    fh1_model_free(&m);
+}
+END_TEST
+
 START_TEST(test_nothing_said)
 {
-    fh1_model m = traffic_model(TRAFFIC_MODEL, 5);
+    fh1_model m;
+    traffic_model(TRAFFIC_MODEL, 5, &m);
     fh1_engine *e = ref_engine_new("ref-f64", NULL, 0);
     const gld_traffic t = traffic_of("a=2;a.;b=a;a@1;a~");
     ck_assert_int_eq(traffic_judged(&t, e, &m, 1).verdict, FH1_MISTRUSTED);
@@ -235,6 +315,8 @@ int main(void)
     tcase_add_test(tc, test_honest_f64);
     tcase_add_test(tc, test_honest_f32);
     tcase_add_test(tc, test_honest_bf16);
+    tcase_add_test(tc, test_angles_that_depend);
+    tcase_add_test(tc, test_lost_emulation);
     tcase_add_test(tc, test_nothing_said);
     suite_add_tcase(suite, tc);
     SRunner *r = srunner_create(suite);

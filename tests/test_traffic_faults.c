@@ -49,7 +49,8 @@ static void try_lines(fh1_fault f, const fh1_model *m, char found[512])
 
 static void every_fault_is_red(const fh1_fault *faults, int n)
 {
-    fh1_model m = traffic_model(TRAFFIC_MODEL, 5);
+    fh1_model m;
+    traffic_model(TRAFFIC_MODEL, 5, &m);
     char found[512];
     for (int k = 0; k < n; k++) {
         try_lines(faults[k], &m, found);
@@ -79,7 +80,8 @@ static bool in_books_alone(fh1_fault f)
 
 START_TEST(test_cache_faults_in_numbers)
 {
-    fh1_model m = traffic_model(TRAFFIC_MODEL, 5);
+    fh1_model m;
+    traffic_model(TRAFFIC_MODEL, 5, &m);
     for (int k = 0; k < N_OF(cache_faults); k++) {
         fh1_engine *e = ref_faulty_engine_new("ref-f64", NULL, 0, cache_faults[k]);
         char tap[FH1_TAP_NAME_SIZE] = "";

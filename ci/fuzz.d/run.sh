@@ -42,26 +42,36 @@ fuzz_options() {
 }
 
 # fuzz_once PRESET TARGET SECONDS LOG: libFuzzer for that long, again after a finding (four at most). Its output is appended
-# to LOG; findings are files $findings/TARGET-…
+# to LOG; findings are files $findings/TARGET-… Whoever runs this in the background ends it by SIGTERM, the program too.
 fuzz_once() {
-    local preset=$1 name=$2 seconds=$3 log=$4 end=$((SECONDS + $3)) tries=0 options folders=() left
+    local preset=$1 name=$2 log=$4 end=$((SECONDS + $3)) left=$3 tries=0 code options folders=() folder summaries
     mkdir -p "$fuzz/corpus/$name" "$findings" "${log%/*}"
     mapfile -t options < <(fuzz_options "$name")
     [[ ! -f $root/fuzz/$name.dict ]] || options+=("-dict=$root/fuzz/$name.dict")
-    for left in "$fuzz/corpus/$name" "$root/fuzz/corpus/$name" "$root/fuzz/regressions/$name"; do
-        [[ ! -d $left ]] || folders+=("$left")
+    for folder in "$fuzz/corpus/$name" "$root/fuzz/corpus/$name" "$root/fuzz/regressions/$name"; do
+        [[ ! -d $folder ]] || folders+=("$folder")
     done
-    left=$seconds
+    trap 'kill "$fuzz_child" 2> /dev/null; exit 143' TERM
     while ((left > 0 && tries < 4)); do
-        if (
+        summaries=$(fuzz_summaries "$log")
+        (
             cd "$fuzz"
             ASAN_OPTIONS=detect_leaks=1:abort_on_error=0 UBSAN_OPTIONS=print_stacktrace=1 FH1_THREADS=1 OPENBLAS_NUM_THREADS=1 \
                 exec "$root/build/$preset/fuzz/fuzz_$name" ${options[@]+"${options[@]}"} -max_total_time="$left" -timeout=60 \
                 -rss_limit_mb=3072 -print_final_stats=1 -artifact_prefix="$findings/$name-" "${folders[@]}"
-        ) >> "$log" 2>&1; then return 0; fi
+        ) >> "$log" 2>&1 &
+        fuzz_child=$! code=0
+        wait "$fuzz_child" || code=$?
+        ((code != 0)) || break
+        (($(fuzz_summaries "$log") > summaries)) || echo "SUMMARY: fuzz_$name ended with exit code $code" >> "$log"
         tries=$((tries + 1))
         left=$((end - SECONDS))
     done
+    trap - TERM
+}
+
+fuzz_summaries() {
+    grep -ac '^SUMMARY: ' "$1" 2> /dev/null || true
 }
 
 # fuzz_sum LOG…: "executions new_coverage runs_that_ended_badly" of the runs in these logs. Coverage is counted from what
@@ -88,6 +98,7 @@ fuzz_line() {
     read -r n new bad < <(fuzz_sum "$@")
     found=$(find "$findings" -name "$name-*" -newer "$before" 2> /dev/null | wc -l)
     ((found >= bad)) || found=$bad # one that left no file
+    ((n > 0 || found > 0)) || found=1 # a target that did not run
     awk -v t="$name" -v n="$n" -v s="$seconds" -v new="$new" -v c="$(fuzz_count "$fuzz/corpus/$name" "$root/fuzz/corpus/$name")" -v f="$found" 'BEGIN {
         printf "{\"target\":\"%s\",\"executions\":%d,\"seconds\":%d,\"per_second\":%.1f,\"new_coverage\":%d,\"corpus\":%d,\"findings\":%d}\n",
             t, n, s, (s > 0 ? n / s : 0), new, c, f }'
