@@ -58,6 +58,10 @@ CVT_FAULT_LIST(FOLDED_BY_SHAPE, "folded_by_shape", "FM3 ml-explore/mlx-lm#504",
                "whether weights are folded is told from the shape of the conv's")
 CVT_FAULT_LIST(FOLD_ROUNDS_TWICE, "fold_rounds_twice", "MU10 TransformerLensOrg/TransformerLens#496",
                "a fold of two multipliers rounds after each")
+CVT_FAULT_LIST(MLP_FOLD_MATCHES_NOTHING, "mlp_fold_matches_nothing", "MU8 NVIDIA-NeMo/Automodel#2589",
+               "mlp_multipliers are folded into names that begin with mlp., which no checkpoint has")
+CVT_FAULT_LIST(FACTORS_IN_BF16, "factors_in_bf16", "MU9 read in source: transformers",
+               "the factors of a fold are rounded to bf16, as a buffer of them is")
 CVT_FAULT_LIST(SEGMENTS_FOLDED_AS_ONE, "segments_folded_as_one", "class LO6",
                "in_proj is folded with ssm_in_multiplier alone, not with the vector of its segments")
 CVT_FAULT_LIST(SSM_PARAMETERS_QUANTISED, "ssm_parameters_quantised", "QT1 NVIDIA/TensorRT-LLM#18607",

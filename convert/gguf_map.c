@@ -3,6 +3,7 @@
 #include "convert/fault.h"
 
 #include "oracle/clones.h"
+#include "oracle/tensor.h"
 
 #include <math.h>
 #include <stdarg.h>
@@ -39,9 +40,19 @@ static cvt_gguf_entry *add(builder *b, const char *name, const char *hf, int64_t
     return e;
 }
 
+static double faulty_factor(const char *hf, double factor)
+{
+    uint16_t narrow;
+    if (CVT_FAULT(MLP_FOLD_MATCHES_NOTHING) && strstr(hf, "feed_forward.")) return 1;
+    if (!CVT_FAULT(FACTORS_IN_BF16)) return factor;
+    fh1_from_f64(&narrow, FH1_BF16, &factor, 1);
+    fh1_to_f64(&factor, &narrow, FH1_BF16, 1);
+    return factor;
+}
+
 static void scaled(builder *b, const char *name, const char *hf, int64_t rows, int64_t cols, double factor)
 {
-    add(b, name, hf, rows, cols)->factor[0] = factor;
+    add(b, name, hf, rows, cols)->factor[0] = faulty_factor(hf, factor);
 }
 
 static void add_attention(builder *b)

@@ -88,9 +88,11 @@ const edge_case edge_files[] = {
          "every folded element is the weight times its factors, rounded once; conv, dt_bias and D stay as they "
          "are, A to f32; both orders agree to the two roundings; the folded model gives the logits of the merged "
          "one to 2^-15 and the engine's taps are the truth's",
-     .catches = "LO6 multipliers and LoRA, no known tool folds ΔW; MU2 ml-explore/mlx-lm#1622; MU10 "
+     .catches = "LO6 multipliers and LoRA, no known tool folds ΔW; MU2 ml-explore/mlx-lm#1622; MU8 "
+                "NVIDIA-NeMo/Automodel#2589; MU10 "
                 "TransformerLensOrg/TransformerLens#496; QT1 NVIDIA/TensorRT-LLM#18607, state-spaces/mamba#133",
-     .faults = "key_fold_matches_nothing segments_folded_as_one fold_rounds_twice ssm_parameters_quantised "
+     .faults = "key_fold_matches_nothing mlp_fold_matches_nothing factors_in_bf16 segments_folded_as_one "
+               "fold_rounds_twice ssm_parameters_quantised "
                "theta_not_written delta_not_folded",
      .engines = EDGE_ALL,
      .run = edge_folds},
