@@ -2,9 +2,9 @@
 # A disk that fails at the k-th call that opens, examines, reads or maps a file, for every k, whatever fh1 reads: exit code 3
 # (the disk is broken, the file is not judged), one line that names the file, no target. Reads that a signal interrupts or
 # that give seven bytes at a time change nothing. The module fail_read (tests/fail_read.c) plays the disk. Arguments: the fh1
-# program, the module.
+# program, the module, and `all` to interrupt every read instead of each fourth.
 set -euo pipefail
-fh1=$1 module=$2
+fh1=$1 module=$2 reads=${3:-some}
 dir=$(mktemp -d)
 export OPENBLAS_NUM_THREADS=1 FH1_THREADS=1
 trap 'rm -rf "$dir"' EXIT
@@ -60,7 +60,7 @@ every_call() {
         on_bad_disk "$k" 5 0 "$@"
         kind=$(head -n1 "$dir/log" | cut -d' ' -f2)
         broken "$*, call $k ($(head -n1 "$dir/log"))"
-        [[ $kind == read ]] || continue
+        [[ $kind == read && ($reads == all || $((k % 4)) == 1) ]] || continue
         on_bad_disk "$k" 4 0 "$@"
         { ((code == 0)) && same; } || complain "$*, call $k interrupted: exit $code: $(cat "$dir/stderr")"
     done
