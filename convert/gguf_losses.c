@@ -26,17 +26,18 @@ static fh1_status note_matrices(cvt_gguf_state *s)
     FH1_TRY(read_counts(s, &lost, &all));
     for (int64_t i = 0; i < s->n_sources; i++) {
         const cvt_gguf_source *src = &s->sources[i];
-        if (!src->info || !src->e->matrix) continue;
+        if (!src->info) continue;
         const uint32_t id = src->info->format->id;
         const cvt_gguf_original *o = cvt_gguf_find_original(s, src->e->hf);
         n_blocks += id == CVT_GGUF_ID_Q8_0;
+        if (!src->e->matrix) continue;
         if (!stored && id != CVT_GGUF_ID_Q8_0) stored = src->info->format->name;
         if (!original && o) original = fh1_dtype_name(o->dtype);
     }
     if (n_blocks)
-        cvt_text_add(&s->losses, "%lld matrices are stored as Q8_0, which rounds every element%s%s\n",
+        cvt_text_add(&s->losses, "%lld tensors are stored as Q8_0, which rounds every element%s%s\n",
                      (long long)n_blocks, original ? "; the originals were " : "", original ? original : "");
-    if (lost)
+    if (lost && stored)
         cvt_text_add(&s->losses,
                      "%llu of %llu elements of the%s matrices do not come back bit for bit: they were rounded to "
                      "%s after folding\n",
@@ -47,6 +48,7 @@ static fh1_status note_matrices(cvt_gguf_state *s)
 static fh1_status note_left_out(cvt_gguf_state *s)
 {
     uint64_t n, at, len;
+    if (!s->own) return NULL;
     FH1_TRY(cvt_gguf_strings(s->f, CVT_GGUF_KEY_LEFT_OUT, &n, &at));
     for (uint64_t i = 0; i < n; i++) {
         const char *name = cvt_gguf_next_string(s->f, &at, &len);

@@ -117,11 +117,11 @@ fh1_status cvt_gguf_add_metadata(cvt_ckpt *c, const cvt_gguf_state *s)
 {
     uint64_t n, at;
     cvt_ckpt_file *f = &c->files[c->n_files - 1];
-    FH1_TRY(cvt_gguf_strings(s->f, CVT_GGUF_KEY_META, &n, &at));
     if (!s->own) {
         FH1_TRY(cvt_ckpt_push_meta(f, "format", "pt"));
         return cvt_ckpt_push_meta(f, CVT_GGUF_FOLDED_META, "true");
     }
+    FH1_TRY(cvt_gguf_strings(s->f, CVT_GGUF_KEY_META, &n, &at));
     for (uint64_t i = 0; i + 1 < n; i += 2) {
         char *key = NULL, *value = NULL;
         fh1_status e = take_string(s->f, CVT_GGUF_KEY_META, &at, &key);
@@ -166,6 +166,7 @@ static fh1_status read_kept(cvt_gguf_state *s)
 fh1_status cvt_gguf_read_originals(cvt_gguf_state *s)
 {
     uint64_t n, at, n_types, types_at;
+    if (!s->own) return NULL;
     FH1_TRY(cvt_gguf_strings(s->f, CVT_GGUF_KEY_TENSORS, &n, &at));
     FH1_TRY(cvt_gguf_strings(s->f, CVT_GGUF_KEY_DTYPES, &n_types, &types_at));
     if (n != n_types)

@@ -32,13 +32,23 @@ static void decode(const cvt_gguf_format *f, const unsigned char *in, int64_t n,
     }
 }
 
+/* Elements [first, first + n) of a tensor, from the blocks that hold them: a row of a vector is a part of one. */
+static fh1_status decode_range(const cvt_gguf_file *f, const cvt_gguf_info *t, int64_t first, int64_t n,
+                               unsigned char *raw, double *v)
+{
+    const int64_t block = t->format->block, skip = first % block, blocks = (skip + n + block - 1) / block;
+    const uint64_t bytes = (uint64_t)t->format->bytes;
+    FH1_TRY(cvt_gguf_read(f, t->begin + (uint64_t)(first / block) * bytes, (uint64_t)blocks * bytes, raw));
+    decode(t->format, raw, blocks * block, v);
+    if (skip) memmove(v, v + skip, (size_t)n * sizeof *v);
+    return NULL;
+}
+
 static fh1_status unfold_piece(const cvt_gguf_file *f, const cvt_gguf_source *s, fh1_dtype dtype, int64_t first,
                                int64_t rows, unsigned char *raw, double *v, void *dst)
 {
     const int64_t n = rows * s->e->cols;
-    const uint64_t row = (uint64_t)(s->e->cols / s->info->format->block) * (uint64_t)s->info->format->bytes;
-    FH1_TRY(cvt_gguf_read(f, s->info->begin + (uint64_t)first * row, (uint64_t)rows * row, raw));
-    decode(s->info->format, raw, n, v);
+    FH1_TRY(decode_range(f, s->info, first * s->e->cols, n, raw, v));
     for (int64_t i = 0; s->e->fold == CVT_GGUF_NEG_EXP && i < n; i++)
         if (!(v[i] <= 0))
             return fh1_where(
@@ -56,9 +66,11 @@ static fh1_status unfold(const cvt_gguf_file *f, const cvt_gguf_source *s, fh1_d
     int64_t most = PIECE_ELEMS / s->e->cols;
     if (most < 1) most = 1;
     if (most > n) most = n;
-    unsigned char *raw = malloc((size_t)(most * s->e->cols) * 8);
-    double *v = malloc((size_t)(most * s->e->cols) * sizeof *v);
-    fh1_status e = raw && v ? NULL : fh1_no_memory((size_t)(most * s->e->cols) * 16, "a piece of a tensor");
+    const size_t elems =
+        (size_t)(most * s->e->cols + 2 * s->info->format->block); /* and the rest of both outer blocks */
+    unsigned char *raw = malloc(elems * 8);
+    double *v = malloc(elems * sizeof *v);
+    fh1_status e = raw && v ? NULL : fh1_no_memory(elems * 16, "a piece of a tensor");
     for (int64_t done = 0; done < n && !e; done += most) {
         const int64_t now = n - done < most ? n - done : most;
         e = unfold_piece(f, s, dtype, first + done, now, raw, v, dst + (size_t)done * width);

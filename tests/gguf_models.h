@@ -66,6 +66,18 @@ static inline void zero_tensors(const char *dir, const char *name, const char *s
     cvt_st_close(f);
 }
 
+/* In place: one text by another of the same length. */
+static inline void replace_in(const char *dir, const char *name, const char *from, const char *to)
+{
+    size_t n, k = strlen(from);
+    char *data = read_bytes(dir, name, &n);
+    char *at = memmem(data, n, from, k);
+    ck_assert_msg(at && strlen(to) == k, "%s", from);
+    memcpy(at, to, k);
+    write_bytes(dir, name, data, n);
+    free(data);
+}
+
 static const char *const biased[] = {"\"attention_bias\": false", "\"attention_bias\": true", "\"mlp_bias\": false",
                                      "\"mlp_bias\": true", NULL};
 static const char *const tied[] = {"\"tie_word_embeddings\": false", "\"tie_word_embeddings\": true",

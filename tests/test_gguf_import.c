@@ -139,17 +139,6 @@ END_TEST
 
 /* ---- files of others, and tampering ---- */
 
-static void replace_in(const char *dir, const char *name, const char *from, const char *to)
-{
-    size_t n, k = strlen(from);
-    char *data = read_bytes(dir, name, &n);
-    char *at = memmem(data, n, from, k);
-    ck_assert_msg(at && strlen(to) == k, "%s", from);
-    memcpy(at, to, k);
-    write_bytes(dir, name, data, n);
-    free(data);
-}
-
 START_TEST(a_file_without_private_keys_is_a_model_too)
 {
     char dir[256], path[512], back[512];
