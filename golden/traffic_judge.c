@@ -50,6 +50,7 @@ typedef struct {
     gld_traffic_result *r;
     int64_t key;           /* when the failure that is told happened */
     int told, logits_lost; /* tensors of logits where something could be told, and the others */
+    int shown;             /* tensors of tokens in which there is something to see */
     bool pooling;
 } judge;
 
@@ -192,6 +193,14 @@ static bool all_finite(const law_tensor *t)
     return true;
 }
 
+/* Numbers that all are zero or overflown are the same whatever was said before: nobody could be wrong in them. */
+static bool says_something(const law_tensor *t)
+{
+    for (int64_t i = 0; i < t->n * t->width; i++)
+        if (isfinite(t->v[i]) && t->v[i] != 0) return true;
+    return false;
+}
+
 /* An emulated pipeline that is off by half of what there is, or has overflowed, tells nothing. */
 static bool is_lost(const law_place *p, const law_finding *f)
 {
@@ -225,6 +234,7 @@ static void compare(judge *j, const law_tensor t[ROADS], const seen *s)
     const bool lost = is_lost(&p, &f);
     if (!s->look) lost ? j->logits_lost++ : j->told++;
     if (lost) return;
+    j->shown += s->path && says_something(&t[TRUTH]);
     if (!fh1_within(f.margin, j->r->margin)) {
         j->r->margin = f.margin;
         if (j->r->verdict != FH1_FAIL) tell(j, t, s, f.at, f.allowed);
@@ -459,6 +469,8 @@ static fh1_status run(judge *j)
     if (r->tokens == 0) set_verdict(r, FH1_MISTRUSTED, (double)NAN, "nothing was said: this traffic proves nothing");
     else if (j->told == 0)
         set_verdict(r, FH1_SKIP, (double)NAN, "the emulated pipeline has lost the numbers: nothing can be told");
+    else if (j->shown == 0)
+        set_verdict(r, FH1_MISTRUSTED, (double)NAN, "truth is zero or not finite everywhere: nobody could be wrong");
     else
         snprintf(r->sentence, sizeof r->sentence, "%lld tokens in %lld calls are what they are alone",
                  (long long)r->tokens, (long long)r->calls);
