@@ -10,6 +10,8 @@ static const char head[] =
     "faults, which must turn it red.\nThis page is printed by `build/release/tests/edge_cases --markdown`; a test "
     "holds "
     "it up to date.\n\n"
+    "Faults are planted in the engines of the reference. Where a case has many lengths or schedules, engines of CUDA "
+    "take a few of them,\nalso where the row does not say so: on a CPU their kernels are slow.\n\n"
     "Engines: *all* are ref-f64, ref-f32, ref-bf16, cuda-host, and cuda where a GPU is. P(n)+D(k): prefill of n "
     "tokens,\n"
     "then k steps of one; F: one call; Q: chunk length; K: conv taps. Names like CP1 are families of bugs "
