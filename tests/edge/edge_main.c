@@ -151,13 +151,15 @@ static unsigned present(void)
     return EDGE_ALL & ~(cu_device_missing() ? (unsigned)EDGE_CUDA : 0);
 }
 
-static int usage(const char *why)
+/* word NULL: it was asked for. */
+static int usage(const char *word)
 {
-    fprintf(stderr,
-            "edge_cases: %s\nusage: edge_cases [D-36…] [--engine E…] [--fault NAME] [--no-faults] [--seed N] [--list | "
-            "--markdown]\n",
-            why);
-    return 2;
+    if (word) fprintf(stderr, "edge_cases: '%s' is no case, no option and, behind --engine, no engine\n", word);
+    fputs("usage: edge_cases [D-36…] [--engine E…] [--fault NAME] [--no-faults] [--seed N] [--list | --markdown]\n"
+          "Every case on every engine, then with each of its planted faults; docs/edge_cases.md says what they are.\n"
+          "exit codes: 0 green, and red with each fault; 1 otherwise; 2 bad usage\n",
+          word ? stderr : stdout);
+    return word ? 2 : 0;
 }
 
 static unsigned engine_bit(const char *name)
@@ -182,6 +184,7 @@ int main(int argc, char **argv)
     unsigned asked = 0;
     if (!getenv("FH1_THREADS")) fh1_set_threads(1); /* models this small spend half their time on waking a second one */
     for (int i = 1; i < argc; ++i) {
+        if (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0) return usage(NULL);
         if (strcmp(argv[i], "--list") == 0) return list();
         if (strcmp(argv[i], "--markdown") == 0) {
             edge_page(stdout);
@@ -199,6 +202,7 @@ int main(int argc, char **argv)
     for (int i = 0; i < n; ++i) run_case(&o, chosen[i]);
     for (const edge_chapter *ch = edge_chapters; !n && ch->title; ++ch)
         for (const edge_case *c = ch->cases; c->id; ++c) run_case(&o, c);
+    if (o.only && o.runs == 0) printf("no chosen case has a fault of this name: %s\n", o.only);
     printf("%lld runs, %lld bad\n", (long long)o.runs, (long long)o.bad);
     return o.bad > 0 || o.runs == 0;
 }
