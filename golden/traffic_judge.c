@@ -50,6 +50,7 @@ typedef struct {
     gld_traffic_result *r;
     int64_t key;           /* when the failure that is told happened */
     int told, logits_lost; /* tensors of logits where something could be told, and the others */
+    int shown;             /* tensors of tokens in which there is something to see */
     bool pooling;
 } judge;
 
@@ -225,6 +226,8 @@ static void compare(judge *j, const law_tensor t[ROADS], const seen *s)
     const bool lost = is_lost(&p, &f);
     if (!s->look) lost ? j->logits_lost++ : j->told++;
     if (lost) return;
+    /* zeros and overflown numbers are the same whatever was said before */
+    j->shown += s->path && gld_mean_square(&t[TRUTH], NULL) > 0;
     if (!fh1_within(f.margin, j->r->margin)) {
         j->r->margin = f.margin;
         if (j->r->verdict != FH1_FAIL) tell(j, t, s, f.at, f.allowed);
@@ -459,6 +462,8 @@ static fh1_status run(judge *j)
     if (r->tokens == 0) set_verdict(r, FH1_MISTRUSTED, (double)NAN, "nothing was said: this traffic proves nothing");
     else if (j->told == 0)
         set_verdict(r, FH1_SKIP, (double)NAN, "the emulated pipeline has lost the numbers: nothing can be told");
+    else if (j->shown == 0)
+        set_verdict(r, FH1_MISTRUSTED, (double)NAN, "truth is zero or not finite everywhere: nobody could be wrong");
     else
         snprintf(r->sentence, sizeof r->sentence, "%lld tokens in %lld calls are what they are alone",
                  (long long)r->tokens, (long long)r->calls);

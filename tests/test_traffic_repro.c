@@ -77,6 +77,11 @@ START_TEST(test_contracts)
     ck_assert_int_eq(outcome_of(MODEL " --engine=ref-f64 --variant=history_dropped --traffic=a=1;a+3;a+2").verdict,
                      FH1_FAIL);
     ck_assert_int_eq(outcome_of(MODEL " --engine=ref-f64 --traffic=a=1").verdict, FH1_MISTRUSTED);
+    /* the stream overflows: every logit, key and value is zero, and a lost snapshot does not show */
+    ck_assert_int_eq(outcome_of(MODEL ",m_emb=1e308 --engine=ref-f64 --traffic=a=1;a+4;b=a;a*2;a<b;a+1 "
+                                      "--fault=snapshot_without_keys")
+                         .verdict,
+                     FH1_MISTRUSTED);
 }
 END_TEST
 

@@ -2,7 +2,7 @@
 # shellcheck shell=bash
 
 minutes=${1:-1}
-[[ $minutes =~ ^[0-9]+$ ]] && ((minutes > 0)) || refuse "MINUTES is a whole number, not '$minutes'"
+[[ $minutes =~ ^[1-9][0-9]{0,5}$ ]] || refuse "MINUTES is a whole number from 1 to 999999, not '$minutes'"
 list=$(fuzz_targets "${@:2}")
 mapfile -t targets <<< "$list"
 "$root/ci/setup" >&2

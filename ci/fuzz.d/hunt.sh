@@ -4,6 +4,9 @@
 limit=600
 faults=("$@")
 if ((${#faults[@]} == 0)); then mapfile -t faults < <(awk 'NF == 1 && !/^#/' "$root/fuzz/hunt.list"); fi
+for fault in "${faults[@]}"; do
+    awk -v f="$fault" '$1 == f && !/^#/ { known = 1 } END { exit !known }' "$root/fuzz/hunt.list" || refuse "fuzz/hunt.list has no fault '$fault'"
+done
 fuzz_setup
 fuzz_build fuzz schedule
 log=$fuzz/hunt

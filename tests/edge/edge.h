@@ -38,6 +38,7 @@ struct edge_run {
     /* what edge.c keeps between calls */
     fh1_engine *judged, *truth, *emulated;
     const fh1_profile *profile;
+    bool anchored; /* what `judged` returns was held against the truth */
 };
 
 /* Whether the fault of this name is planted in this run. */
@@ -67,9 +68,10 @@ fh1_status edge_model(edge_run *r, const char *spec, fh1_model *out);
 /* ---- comparisons ---- */
 
 /* left against right on the judged engine as the laws compare (golden/laws.h): bits where a tensor is `exact`, else
- * what two honest runs may differ by. `walk` is called per road (LAW_LEFT, LAW_RIGHT, and LAW_PLANTED on the truth, a
- * mistake that must show in each tap of `notices`; 0: none). FH1_E_WRONG with the place where they differ. A verdict of
- * MISTRUSTED is FH1_E_WRONG too. `tokens`: longest row. */
+ * what two honest runs may differ by. Both roads are the judged engine's: so that not both are nothing, an engine
+ * without a fault is first asked for the logits of a short prompt, which must be near the truth's. `walk` is called per
+ * road (LAW_LEFT, LAW_RIGHT, and LAW_PLANTED on the truth, a mistake that must show in each tap of `notices`; 0: none).
+ * FH1_E_WRONG with the place where they differ. A verdict of MISTRUSTED is FH1_E_WRONG too. `tokens`: longest row. */
 fh1_status edge_law(edge_run *r, const fh1_model *m, int64_t tokens, law_walk walk, unsigned notices, void *data);
 /* The same on every usual model. */
 fh1_status edge_law_all(edge_run *r, int64_t tokens, law_walk walk, unsigned notices, void *data);

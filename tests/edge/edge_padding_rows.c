@@ -251,18 +251,27 @@ static fh1_status beside(edge_run *r, const fh1_model *m, const char *words, out
         for (int64_t i = 0; i < k.batch[call].B * k.batch[call].T; ++i)
             if (i / k.batch[call].T != 1) k.ids[call][i] = other[i];
     FH1_TRY(edge_engine(r, m, &e));
-    return run_calls(r, e, m, &k, &o->cache, o->logits);
+    fh1_status s = run_calls(r, e, m, &k, &o->cache, o->logits);
+    blank_padding(&k, m->config.V, o->logits);
+    return s;
+}
+
+/* Logits of row 1 in both calls. */
+static fh1_status same_row_1(edge_run *r, int64_t V, const double *a, const double *b)
+{
+    const int64_t second = B * FIRST * V + MORE * V;
+    FH1_TRY(edge_same_bits(r, a + FIRST * V, b + FIRST * V, FIRST * V, "logits beside other words"));
+    return edge_same_bits(r, a + second, b + second, MORE * V, "logits of the second call beside other words");
 }
 
 static fh1_status neighbours_on(edge_run *r, const fh1_model *m, void *data)
 {
     static outcome a, b;
-    const int64_t V = m->config.V;
     (void)data;
     fh1_status s = beside(r, m, "one neighbour", &a);
     if (!s) s = beside(r, m, "another neighbour", &b);
     if (!s) s = edge_same_row(r, a.cache, 1, b.cache, 1, "a row beside other words");
-    if (!s) s = edge_same_bits(r, a.logits + FIRST * V, b.logits + FIRST * V, FIRST * V, "logits beside other words");
+    if (!s) s = same_row_1(r, m->config.V, a.logits, b.logits);
     fh1_cache_free(a.cache);
     fh1_cache_free(b.cache);
     FH1_TRY(s);

@@ -19,6 +19,8 @@ static const char head[] =
     "([numerics.md](numerics.md)), *books* are what a cache notes\nof its rows beside numbers, a *column* is a place "
     "of a "
     "padded row. Threads are named as reported, some without an owner.\n\n"
+    "Faults are planted in the engines of the reference. Where a case has many lengths or schedules, engines of CUDA "
+    "take a few of them,\nalso where the row does not say so: on a CPU their kernels are slow.\n\n"
     "Engines: *all* are ref-f64, ref-f32, ref-bf16, cuda-host, and cuda where a GPU is. P(n)+D(k): prefill of n "
     "tokens,\n"
     "then k steps of one; F: one call; Q: chunk length; K: conv taps. Names like CP1 are families of bugs "

@@ -215,7 +215,7 @@ const edge_case edge_prefill[] = {
                 "commit bb3a82a",
      .faults = "dt_not_clamped_in_steps dt_clamped_in_steps_only dt_in_bf16 gate_of_row_0 conv_step_without_silu "
                "conv_taps_reversed carry_lost_at_chunk_edge decay_skipped_at_chunk_edge chunk_tail_not_zeroed "
-               "conv_window_frozen_in_steps decode_overwrites_last_key decay_sums_in_f16",
+               "conv_window_frozen_in_steps decode_overwrites_last_key decay_sums_in_f16 logits_not_returned",
      .engines = EDGE_ALL,
      .run = edge_prefill_then_decode},
     {.id = "D-02",
