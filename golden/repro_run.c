@@ -20,7 +20,8 @@ static fh1_status make_judged(const gld_repro_env *env, const char *name, const 
     *out = env->make(name, p, variants, *fault ? fh1_fault_find(fault) : FH1_FAULT_NONE);
     if (*out) return NULL;
     if (errno == ENOMEM) return fh1_no_memory(sizeof **out, "an engine");
-    return fh1_where(FH1_BAD("no such engine"), "--engine=%s", fh1_printable(name, shown, sizeof shown));
+    fh1_status s = fh1_where(FH1_BAD("no such engine"), "--engine=%s", fh1_printable(name, shown, sizeof shown));
+    return *fault ? fh1_hint(s, "--fault is planted in ref-f64, ref-f32 and ref-bf16") : s;
 }
 
 static fh1_status run_op(const gld_op_case *c, const gld_repro_env *env, gld_op_result *result)

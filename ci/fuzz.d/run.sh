@@ -97,7 +97,7 @@ fuzz_line() {
     shift 3
     read -r n new bad < <(fuzz_sum "$@")
     found=$(find "$findings" -name "$name-*" -newer "$before" 2> /dev/null | wc -l)
-    ((found >= bad)) || found=$bad # one that left no file
+    ((found > 0 || bad == 0)) || found=1 # one that left no file
     ((n > 0 || found > 0)) || found=1 # a target that did not run
     awk -v t="$name" -v n="$n" -v s="$seconds" -v new="$new" -v c="$(fuzz_count "$fuzz/corpus/$name" "$root/fuzz/corpus/$name")" -v f="$found" 'BEGIN {
         printf "{\"target\":\"%s\",\"executions\":%d,\"seconds\":%d,\"per_second\":%.1f,\"new_coverage\":%d,\"corpus\":%d,\"findings\":%d}\n",
