@@ -72,7 +72,6 @@ static fh1_status list_pieces(writer *w)
         if (e->file != w->file) continue;
         FH1_TRY(push_range(w, t, e->begin, cvt_ckpt_tensor_bytes(e), cvt_ckpt_piece(w->c, t, w->piece_bytes)));
     }
-    FH1_REACHED(w->n_pieces == 0);
     FH1_REACHED(w->n_pieces == 1);
     if (w->n_pieces > 1) qsort(w->pieces, w->n_pieces, sizeof *w->pieces, by_place);
     return NULL;

@@ -68,6 +68,10 @@ model=golden/models/mini-0.5b
 run 0 convert $model "$dir/shards" --shard-size 100KB
 grep -q "^$dir/shards: hf, [0-9]* bytes -> [0-9]* bytes, [0-9.]*$" "$dir/out" || complain "the summary: $(cat "$dir/out")"
 [[ $(ls "$dir/shards" | grep -c '^model-0000.-of-00003.safetensors$') == 3 ]] || complain "three shards"
+run 0 convert $model "$dir/ones" --shard-size 1KB -q # most shards hold one tensor
+run 0 verify "$dir/ones"
+run 0 convert "$dir/ones" "$dir/ones-again" --shard-size 1TB -q
+cmp -s <(tail -c 60000 $model/model.safetensors) <(tail -c 60000 "$dir/ones-again/model.safetensors") || complain "other weights after shards"
 round_trip "$dir/shards"
 run 0 convert "$dir/shards.fh1" "$dir/single" --shard-size 1TB -q
 same $model "$dir/single" || complain "shards do not join to the single file"

@@ -34,6 +34,13 @@ run 0 merge $bases/plain-bf16 $adapters/dora -o "$dir/dora" --rounding peft --ve
 run 0 merge $bases/plain-f32 $adapters/pissa-residual --initial $adapters/pissa-initial -o "$dir/pissa" --verify
 run 0 merge $bases/plain-bf16 $adapters/qv -o "$dir/qv.fh1" --verify -q
 run 0 merge "$dir/qv.fh1" $adapters/second -o "$dir/again" --verify
+# Rows of 600 columns are merged in pieces.
+sed 's/"intermediate_size": 56/"intermediate_size": 600/' golden/models/mini-0.5b/config.json > "$dir/wide.json"
+echo '5 17 23 42 8' > "$dir/wide.ids"
+run 0 init --config "$dir/wide.json" -o "$dir/wide" --seed 3 --dtype f32
+run 0 train "$dir/wide" --data "$dir/wide.ids" --steps 2 --lr 0.1 --seq-len 4 --lora 2,4,down_proj -o "$dir/wide-adapter"
+run 0 merge "$dir/wide" "$dir/wide-adapter" -o "$dir/wide-merged" --verify
+says "PASS  merged, against attached"
 run 0 merge $bases/plain-bf16 $adapters/qv -o "$dir/qv.gguf"
 cmp -s <(head -c4 "$dir/qv.gguf") <(printf GGUF) || complain "no GGUF"
 warns "do not come back bit for bit"

@@ -75,6 +75,18 @@ START_TEST(default_positions_count_columns)
 }
 END_TEST
 
+/* Whole numbers are f64's up to 2^53; the next one is refused. */
+START_TEST(the_last_position_is_taken)
+{
+    int64_t ids[] = {1}, last[] = {INT64_C(1) << 53}, next[] = {(INT64_C(1) << 53) + 1};
+    fh1_tokens t;
+    ck_assert(!fh1_tokens_pack(&(fh1_batch){.B = 1, .T = 1, .ids = ids, .positions = last}, V, NULL, &t));
+    ck_assert(t.position[0] == last[0] && t.max_position == last[0]);
+    fh1_tokens_free(&t);
+    ck_assert(fh1_tokens_pack(&(fh1_batch){.B = 1, .T = 1, .ids = ids, .positions = next}, V, NULL, &t));
+}
+END_TEST
+
 static void call(fh1_cache *c, const fh1_batch *b)
 {
     fh1_tokens t;
@@ -211,6 +223,7 @@ int main(void)
     tcase_add_test(t, without_a_mask_all_is_real);
     tcase_add_test(t, padding_is_dropped);
     tcase_add_test(t, default_positions_count_columns);
+    tcase_add_test(t, the_last_position_is_taken);
     tcase_add_test(t, later_calls_go_on);
     tcase_add_loop_test(t, what_is_wrong_is_named, 0, sizeof faults / sizeof *faults);
     tcase_add_test(t, first_calls);

@@ -111,6 +111,18 @@ START_TEST(narrowing_is_nearest_even)
 }
 END_TEST
 
+/* Where f16 changes its form: the last finite value and the tie above it, the smallest normal, half the smallest. */
+START_TEST(edges_of_f16)
+{
+    static const uint32_t at[] = {0x477fefffu, 0x477ff000u, 0x387fffffu, 0x38800000u, 0x33000000u, 0x33000001u};
+    static const uint16_t want[] = {0x7bff, 0x7c00, 0x0400, 0x0400, 0x0000, 0x0001};
+    for (int i = 0; i < 6; i++) {
+        ck_assert_int_eq(fh1_f32_to_f16(fh1_bits_f32(at[i])), want[i]);
+        ck_assert_int_eq(slow_narrow(f16, (double)fh1_bits_f32(at[i])), want[i]);
+    }
+}
+END_TEST
+
 START_TEST(wrong_roundings_are_rejected)
 {
     ck_assert_int_gt(wrong_f32(bf16_truncated, bf16), 10000);
@@ -225,6 +237,7 @@ int main(void)
     TCase *c = tcase_create("round");
     tcase_set_timeout(c, 60);
     tcase_add_test(c, narrowing_is_nearest_even);
+    tcase_add_test(c, edges_of_f16);
     tcase_add_test(c, wrong_roundings_are_rejected);
     tcase_add_test(c, widening_is_exact_for_every_pattern);
     tcase_add_test(c, nan_and_infinity_stay);
