@@ -218,6 +218,7 @@ bool cvt_json_find_value(const char *text, size_t n, const char *key, size_t *be
     int depth = 0;
     size_t len = strlen(key), name = 0, n_name = 0;
     bool found = false;
+    if (strchr(key, '\\')) return false; /* in the text it would be spelled otherwise, and another key so */
     while (!cvt_scan_next(&s) && s.kind != CVT_TOKEN_END) {
         if (s.kind == CVT_TOKEN_OPEN) depth++;
         if (s.kind == CVT_TOKEN_CLOSE) depth--;

@@ -29,5 +29,6 @@ fh1_status cvt_json_same(const cJSON *a, const cJSON *b, bool *same);
 char *cvt_json_print(const cJSON *v);
 
 /* The bytes [*begin, *end) of the value of a key of the outermost object, in a text that cvt_json_parse
- * accepts; false when no key is spelled like that. For edits that leave all other bytes alone. */
+ * accepts; false when no key is spelled like that, as none with a backslash is. For edits that leave all other bytes
+ * alone. */
 bool cvt_json_find_value(const char *text, size_t n, const char *key, size_t *begin, size_t *end);

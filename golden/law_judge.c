@@ -53,7 +53,7 @@ static yardstick measure(const gld_law_args *a, const law_place *p)
 {
     const double ref2 = gld_mean_square(p->true_left, NULL);
     if (!p->emulated_left) {
-        const double relative = a->engine->profile->relative * sqrt(ref2);
+        const double relative = slack(p) * a->engine->profile->relative * sqrt(ref2);
         return (yardstick){relative, 0, 0};
     }
     const double ulp = fh1_dtype_ulp(storage_of(a, p->left->id), sqrt(ref2));
