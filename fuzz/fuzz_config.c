@@ -192,10 +192,5 @@ static const char other[] =
 
 size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max_size, unsigned int seed)
 {
-    const fuzz_json_stock stock = {other, sizeof other - 1, words};
-    fuzz_rng r = {(uint64_t)seed << 20 | (size + 1)};
-    size_t n = fuzz_mutate_json((char *)data, size, max_size, &stock, &r);
-    while (fuzz_below(&r, 3) == 0) n = fuzz_mutate_json((char *)data, n, max_size, &stock, &r);
-    if (fuzz_below(&r, 10) == 0) n = LLVMFuzzerMutate(data, n, max_size);
-    return n;
+    return fuzz_mutate_jsons(data, size, max_size, &(fuzz_json_stock){other, sizeof other - 1, words}, seed);
 }

@@ -14,3 +14,5 @@ typedef struct {
  * taken as far as it looks like it. Where a change finds no place or no room, another one is tried; after some tries
  * the text is returned as it was. */
 size_t fuzz_mutate_json(char *text, size_t n, size_t room, const fuzz_json_stock *stock, fuzz_rng *r);
+/* One or some of them, now and then the engine's own: all that a target whose input is one JSON text needs. */
+size_t fuzz_mutate_jsons(uint8_t *data, size_t n, size_t room, const fuzz_json_stock *stock, unsigned seed);

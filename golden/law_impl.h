@@ -181,6 +181,8 @@ typedef struct {
     fh1_tensor A_log, D;
 } law_scan;
 
+/* The scan of the recorded layer, as the recurrence. */
+law_scan gld_law_scan_of(const law_run *r, const law_acts *a);
 /* y [T,H,P] and the new state [H,P,N]. */
 fh1_status gld_run_scan(law_run *r, fh1_engine *e, const law_scan *s, law_out *y, law_out *state);
 

@@ -4,7 +4,7 @@
 
 #include <string.h>
 
-static law_scan scan_of(const law_run *r, const law_acts *a)
+law_scan gld_law_scan_of(const law_run *r, const law_acts *a)
 {
     const fh1_config *c = &r->m->config;
     const fh1_layer *l = &r->m->layers[a->layer];
@@ -74,7 +74,7 @@ static fh1_status walk_chunks(law_run *r, fh1_engine *e, law_road road, law_side
     const law_acts *a = r->data;
     const int64_t Q = r->m->config.Q, lengths[] = {1, 3, 16, Q, a->T, 2 * a->T};
     for (size_t i = 0; i < sizeof lengths / sizeof *lengths; ++i) {
-        law_scan s = scan_of(r, a);
+        law_scan s = gld_law_scan_of(r, a);
         int y, state;
         FH1_TRY(open_outputs(r, a, out, &y, &state));
         if (road == LAW_PLANTED) {
@@ -119,7 +119,7 @@ static fh1_status walk_linear(law_run *r, fh1_engine *e, law_road road, law_side
     }
     FH1_TRY(open_outputs(r, a, out, &y_at, &state_at));
     for (int k = 0; k < 3; ++k) {
-        law_scan s = scan_of(r, a);
+        law_scan s = gld_law_scan_of(r, a);
         if ((k == 2) != (road == LAW_LEFT)) continue;
         s.x = x[k];
         s.state = state[k];

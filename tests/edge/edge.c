@@ -1,5 +1,6 @@
 /* What the edge cases share: engines with and without a fault, models, comparisons. */
 #include "tests/edge/edge_impl.h"
+#include "tests/edge/edge_rows.h"
 
 #include "cuda/engine.h"
 #include "cuda/faulty.h"
@@ -168,8 +169,9 @@ typedef struct {
     const char *law;
 } on_model;
 
-static fh1_status run_on(edge_run *r, const fh1_model *m, const on_model *o)
+static fh1_status run_on(edge_run *r, const fh1_model *m, void *data)
 {
+    const on_model *o = data;
     if (!o->law) return edge_law(r, m, o->tokens, o->walk, o->notices, o->data);
     const gld_law *law = gld_law_find(o->law);
     gld_law_args a;
@@ -180,27 +182,14 @@ static fh1_status run_on(edge_run *r, const fh1_model *m, const on_model *o)
     return verdict_of(r, &result);
 }
 
-static fh1_status on_all_models(edge_run *r, const on_model *o)
-{
-    for (int i = 0; edge_model_text(i); ++i) {
-        fh1_model m;
-        FH1_TRY(edge_model(r, edge_model_text(i), &m));
-        fh1_status s = run_on(r, &m, o);
-        edge_engines_free(r); /* they may hold on to the model */
-        fh1_model_free(&m);
-        if (s) return fh1_where(s, "model %d", i);
-    }
-    return NULL;
-}
-
 fh1_status edge_law_all(edge_run *r, int64_t tokens, law_walk walk, unsigned notices, void *data)
 {
-    return on_all_models(r, &(on_model){tokens, walk, notices, data, NULL});
+    return edge_each_model(r, run_on, &(on_model){tokens, walk, notices, data, NULL});
 }
 
 fh1_status edge_named_law(edge_run *r, const char *law, int64_t tokens)
 {
-    return on_all_models(r, &(on_model){.tokens = tokens, .law = law});
+    return edge_each_model(r, run_on, &(on_model){.tokens = tokens, .law = law});
 }
 
 /* The report tells the first divergence in one line, the one with an arrow. */

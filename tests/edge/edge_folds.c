@@ -2,6 +2,7 @@
  * weights that are folded, converted or written already. The factors are told here by name, independently of the
  * converter's table. */
 #include "tests/edge/edge_file_cases.h"
+#include "tests/edge/edge_rows.h"
 
 #include "convert/file.h"
 #include "convert/gguf.h"
@@ -191,8 +192,9 @@ static fh1_status folded_in(edge_run *r, const fh1_model *m, const char *folder,
     return s;
 }
 
-static fh1_status fold_steps(edge_run *r, const fh1_model *base)
+static fh1_status fold_steps(edge_run *r, const fh1_model *base, void *unused)
 {
+    (void)unused;
     char path[EDGE_PATH], adapter[EDGE_PATH], gguf[EDGE_PATH];
     fh1_model merged;
     FH1_TRY(edge_save(r, base, "base", EDGE_FORM_5));
@@ -214,21 +216,11 @@ static fh1_status fold_steps(edge_run *r, const fh1_model *base)
     return s;
 }
 
-static fh1_status on_model(edge_run *r, const char *spec, fh1_status (*run)(edge_run *, const fh1_model *))
-{
-    fh1_model m;
-    FH1_TRY(edge_model(r, spec, &m));
-    fh1_status s = run(r, &m);
-    edge_contract(r, r->profile);
-    fh1_model_free(&m);
-    return s;
-}
-
 fh1_status edge_folds(edge_run *r)
 {
     char spec[1024]; /* not the theta that llama.cpp takes where it is told none */
     snprintf(spec, sizeof spec, "%s,theta=1e11", edge_model_text(0));
-    return on_model(r, spec, fold_steps);
+    return edge_on_model(r, spec, fold_steps, NULL);
 }
 
 /* ---- D-100 ---- */
@@ -285,8 +277,9 @@ static fh1_status fold_twice(edge_run *r, const fh1_model *m)
     return s;
 }
 
-static fh1_status convert_steps(edge_run *r, const fh1_model *m)
+static fh1_status convert_steps(edge_run *r, const fh1_model *m, void *unused)
 {
+    (void)unused;
     char path[EDGE_PATH];
     FH1_TRY(edge_save(r, m, "base", EDGE_FORM_5));
     FH1_TRY(edge_accepted(r, write_again(r, "base", "a.fh1", "native"), "a container"));
@@ -304,5 +297,5 @@ static fh1_status convert_steps(edge_run *r, const fh1_model *m)
 
 fh1_status edge_convert_twice(edge_run *r)
 {
-    return on_model(r, edge_model_text(0), convert_steps);
+    return edge_on_model(r, edge_model_text(0), convert_steps, NULL);
 }

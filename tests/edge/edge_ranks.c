@@ -126,19 +126,7 @@ static fh1_status scan_ranks(law_run *run, fh1_engine *e, law_road road, const l
                              law_side *out)
 {
     const fh1_config *c = &run->m->config;
-    const fh1_layer *l = &run->m->layers[a->layer];
-    const law_scan whole = {.T = a->T,
-                            .H = c->H,
-                            .P = c->P,
-                            .N = c->N,
-                            .G = c->G,
-                            .x = a->x,
-                            .B = a->B,
-                            .C = a->C,
-                            .dt = a->dt,
-                            .state = a->state,
-                            .A_log = l->A_log,
-                            .D = l->D};
+    const law_scan whole = gld_law_scan_of(run, a);
     const law_tensor memory = {.id = FH1_TAP_CACHE_SSM,
                                .layer = a->layer,
                                .first_token = -1,

@@ -1,6 +1,7 @@
 /* D-106, D-107, D-109: what an engine reads, how large what it computes becomes, and how much it computes again; seen
  * by a sink, at the taps of a call. */
 #include "tests/edge/edge_file_cases.h"
+#include "tests/edge/edge_rows.h"
 
 #include "convert/model_open.h"
 #include "oracle/compare.h"
@@ -164,8 +165,9 @@ static fh1_status read_once(edge_run *r, const fh1_model *m, const fh1_weight *t
     return edge_require(r, !tied || w.differs[1] == FH1_TAP_LOGITS, "%s is not read as the head", t->name);
 }
 
-static fh1_status each_tensor(edge_run *r, const fh1_model *m)
+static fh1_status each_tensor(edge_run *r, const fh1_model *m, void *unused)
 {
+    (void)unused;
     fh1_engine *e;
     int64_t ids[WORDS];
     static tape base;
@@ -200,8 +202,9 @@ static void nothing_to_free(cvt_ckpt *c)
 }
 
 /* The reader asks for every row of every tensor once. */
-static fh1_status loaded_once(edge_run *r, const fh1_model *m)
+static fh1_status loaded_once(edge_run *r, const fh1_model *m, void *unused)
 {
+    (void)unused;
     static const cvt_ckpt_ops ops = {.read_rows = count_rows, .free_state = nothing_to_free};
     char path[EDGE_PATH];
     int64_t rows[256] = {0};
@@ -227,23 +230,13 @@ static fh1_status loaded_once(edge_run *r, const fh1_model *m)
     return s;
 }
 
-static fh1_status on_model(edge_run *r, const char *spec, fh1_status (*run)(edge_run *, const fh1_model *))
-{
-    fh1_model m;
-    FH1_TRY(edge_model(r, spec, &m));
-    fh1_status s = run(r, &m);
-    edge_contract(r, r->profile);
-    fh1_model_free(&m);
-    return s;
-}
-
 fh1_status edge_each_tensor(edge_run *r)
 {
     char tied[1024];
     snprintf(tied, sizeof tied, "%s,tied=1", edge_model_text(0));
-    FH1_TRY(on_model(r, edge_model_text(1), each_tensor));
-    if (!on_device(r)) FH1_TRY(on_model(r, tied, each_tensor));
-    return r->bit == EDGE_F64 ? on_model(r, edge_model_text(1), loaded_once) : NULL;
+    FH1_TRY(edge_on_model(r, edge_model_text(1), each_tensor, NULL));
+    if (!on_device(r)) FH1_TRY(edge_on_model(r, tied, each_tensor, NULL));
+    return r->bit == EDGE_F64 ? edge_on_model(r, edge_model_text(1), loaded_once, NULL) : NULL;
 }
 
 /* ---- D-107 ---- */
@@ -289,22 +282,24 @@ static fh1_status report(edge_run *r, const fh1_model *m, const fh1_tap_id *over
     return edge_check_short(r, m);
 }
 
-static fh1_status in_range(edge_run *r, const fh1_model *m)
+static fh1_status in_range(edge_run *r, const fh1_model *m, void *unused)
 {
+    (void)unused;
     return report(r, m, NULL, 0);
 }
 
 /* The weights have grown by what these two multipliers take away, so what stands in front of them has. */
-static fh1_status out_of_range(edge_run *r, const fh1_model *m)
+static fh1_status out_of_range(edge_run *r, const fh1_model *m, void *unused)
 {
+    (void)unused;
     static const fh1_tap_id over[] = {FH1_TAP_K_PROJ, FH1_TAP_DOWN_PROJ};
     return report(r, m, over, 2);
 }
 
 fh1_status edge_ranges(edge_run *r)
 {
-    FH1_TRY(on_model(r, SPEC ",m_key=0.0110485,m_down=0.0111607", in_range));
-    return on_model(r, SPEC ",m_key=4e-7,m_down=4e-7", out_of_range);
+    FH1_TRY(edge_on_model(r, SPEC ",m_key=0.0110485,m_down=0.0111607", in_range, NULL));
+    return edge_on_model(r, SPEC ",m_key=4e-7,m_down=4e-7", out_of_range, NULL);
 }
 
 /* ---- D-109 ---- */
@@ -350,8 +345,9 @@ static fh1_status restored_at(edge_run *r, fh1_engine *e, const fh1_model *m, in
     return edge_require(r, memcmp(first, again, sizeof first) == 0, "restored at %d, the logits are others", (int)p);
 }
 
-static fh1_status restored(edge_run *r, const fh1_model *m)
+static fh1_status restored(edge_run *r, const fh1_model *m, void *unused)
 {
+    (void)unused;
     static const int64_t at[] = {1, 8, PREFIX}; /* shorter than the window, on the grid of chunks, off it */
     fh1_engine *e;
     FH1_TRY(edge_engine(r, m, &e));
@@ -361,6 +357,6 @@ static fh1_status restored(edge_run *r, const fh1_model *m)
 
 fh1_status edge_restore_counted(edge_run *r)
 {
-    for (int i = 0; edge_model_text(i); ++i) FH1_TRY(on_model(r, edge_model_text(i), restored));
+    FH1_TRY(edge_each_model(r, restored, NULL));
     return NULL;
 }
