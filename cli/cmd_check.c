@@ -154,7 +154,7 @@ static fh1_status run(check_options *o, int argc, char **argv, int *code)
     if (!repro) return fh1_no_memory(0, "the command line");
     fh1_status s = check_plan_make(&effective, &plan);
     for (int i = 0; !s && o->taps && i < plan.n_subjects; i++)
-        s = gld_taps_check(o->taps, plan.subjects[i].model->config.n_layers);
+        s = gld_taps_check(o->taps, &plan.subjects[i].model->config);
     report_files files = {0};
     if (!s) s = report_files_open(&o->reports, &files);
     if (!s) s = judge_all(&effective, &plan, &files, repro, code);

@@ -51,7 +51,7 @@ static void place(pair *p, int64_t n_layers)
     fh1_tap_id id;
     int64_t layer;
     p->step = split_step(p->name, &rest);
-    if (fh1_tap_parse(rest, n_layers, &id, &layer)) p->order = fh1_tap_order(id, layer, n_layers);
+    if (fh1_tap_parse_any(rest, n_layers, &id, &layer)) p->order = fh1_tap_order(NULL, id, layer, n_layers);
     else p->order = strchr(rest, '.') ? INT64_MAX : -1;
 }
 
@@ -72,7 +72,7 @@ static void count_layers(const cvt_st *f, int64_t *n_layers)
         fh1_tap_id id;
         int64_t layer;
         split_step(cvt_st_at(f, i)->name, &rest);
-        if (fh1_tap_parse(rest, any, &id, &layer) && layer >= *n_layers) *n_layers = layer + 1;
+        if (fh1_tap_parse_any(rest, any, &id, &layer) && layer >= *n_layers) *n_layers = layer + 1;
     }
 }
 

@@ -10,12 +10,14 @@
 #include <unistd.h>
 
 static const char help[] =
-    "usage: fh1 faults [NAME…] [--json]\n"
-    "       fh1 faults [NAME…] --run [--engine cuda-host] [--bf16] [--jobs N] [--models FOLDER] [--json]\n\n"
+    "usage: fh1 faults [NAME…] [--family F] [--json]\n"
+    "       fh1 faults [NAME…] --run [--family F] [--engine cuda-host] [--bf16] [--jobs N] [--models FOLDER] "
+    "[--json]\n\n"
     "Known bugs of real ports, each a switch in a second copy of the reference: what it does, where it was seen,\n"
     "and what must catch it: a case of fh1 check with the tap where it shows first, a law of fh1 laws, an op in\n"
     "one of its data regimes.\n\n"
     "  NAME…           only these, with all that is known about them; an unknown name is an error\n"
+    "  --family F      falcon_h1 or falcon_mamba: what its models can have (default: both families)\n"
     "  --run           the matrix: each fault under each rule, then honest engines under all of them\n"
     "  --engine E      of --run: ref, the reference (default), or cuda-host: faults of ops in the CUDA engine, at its\n"
     "                  launches, under fp32, by check and by the op cases that the registry asks for, and honest\n"
@@ -36,53 +38,84 @@ enum { FIRST_SUSPECTS = 3, PERCENT_WANTED = 95 };
 typedef struct {
     bool run, bf16, json;
     int64_t jobs;
-    const char *models, *engine;
+    const char *models, *engine, *family; /* family NULL: both */
     cli_list names;
 } fault_options;
 
 /* ---- the list ---- */
 
-static void print_short(fh1_fault f)
+static bool wants(const fault_options *o, fh1_family family)
 {
-    const fh1_fault_info *info = fh1_fault_get(f);
-    char caught[256];
-    printf("%-42s %-14s %-62s %s\n", info->name, info->op, fault_caught_by(f, info, caught, sizeof caught),
-           info->source);
+    return !o->family || strcmp(o->family, fh1_family_name(family)) == 0;
+}
+
+/* How a row or an entry is called: the family is told where a fault stands for another than its main one. */
+static const char *name_of_job(int job, char *buf, size_t size)
+{
+    const fh1_fault f = fault_of_job(job);
+    const fh1_family family = fault_family_of_job(job);
+    snprintf(buf, size, "%s%s%s", fh1_fault_get(f)->name, family == gld_fault_family(f) ? "" : " on ",
+             family == gld_fault_family(f) ? "" : fh1_family_name(family));
+    return buf;
+}
+
+static void print_short(int job)
+{
+    const fh1_fault_info info = fault_info_of(fault_of_job(job), fault_family_of_job(job));
+    char caught[256], name[96];
+    printf("%-42s %-14s %-62s %s\n", name_of_job(job, name, sizeof name), info.op,
+           fault_caught_by(fault_of_job(job), fault_family_of_job(job), &info, caught, sizeof caught), info.source);
+}
+
+/* Where it shows first in models of the family. */
+static void print_place(fh1_fault f, fh1_family family)
+{
+    const fh1_fault_info info = fault_info_of(f, family);
+    char caught[256], tap[FH1_TAP_NAME_SIZE];
+    const char *name = fh1_tap_name(family, info.tap, 0, tap);
+    const size_t prefix = strlen(fh1_layers_module(family)) + strlen(".0.");
+    printf("\n  shows   %s: first at ", fh1_family_name(family));
+    if (strcmp(info.op, "adamw") == 0) printf("backward.adamw, a step of the optimiser alone");
+    else if (fh1_fault_is_gradient(f) && fh1_tap_is_per_layer(info.tap) && strlen(name) > prefix)
+        printf("the gradients behind %s of the last layer", name + prefix);
+    else if (fh1_fault_is_gradient(f)) printf("the gradients behind %s", name);
+    else printf("%s of the first layer that it touches", name);
+    printf("\n  caught  %s", fault_caught_by(f, family, &info, caught, sizeof caught));
 }
 
 static void print_long(fh1_fault f)
 {
     const fh1_fault_info *info = fh1_fault_get(f);
-    char caught[256], tap[FH1_TAP_NAME_SIZE];
-    printf("%s\n  what    %s\n  op      %s\n  shows   first at ", info->name, info->what, info->op);
-    const char *name = fh1_tap_name(info->tap, 0, tap), of_layer[] = "model.layers.0.";
-    if (strcmp(info->op, "adamw") == 0) printf("backward.adamw, a step of the optimiser alone");
-    else if (fh1_fault_is_gradient(f) && fh1_tap_is_per_layer(info->tap) && strlen(name) >= sizeof of_layer)
-        printf("the gradients behind %s of the last layer", name + sizeof of_layer - 1);
-    else if (fh1_fault_is_gradient(f)) printf("the gradients behind %s", name);
-    else printf("%s of the first layer that it touches", name);
-    printf("\n  source  %s\n  caught  %s\n", info->source, fault_caught_by(f, info, caught, sizeof caught));
+    printf("%s\n  what    %s\n  op      %s\n  source  %s", info->name, info->what, info->op, info->source);
+    for (int i = FH1_FALCON_H1; i <= FH1_FALCON_MAMBA; ++i)
+        if (fh1_fault_acts_on(f, (fh1_family)i)) print_place(f, (fh1_family)i);
+    printf("\n");
 }
 
-static void print_json(fh1_fault f)
+static void print_json(int job)
 {
-    const fh1_fault_info *info = fh1_fault_get(f);
+    const fh1_fault_info info = fault_info_of(fault_of_job(job), fault_family_of_job(job));
     char caught[256];
-    printf("{\"fault\":\"%s\",\"op\":\"%s\",\"source\":", info->name, info->op);
-    cli_json_string(stdout, info->source);
+    printf("{\"fault\":\"%s\",\"family\":\"%s\",\"op\":\"%s\",\"source\":", info.name,
+           fh1_family_name(fault_family_of_job(job)), info.op);
+    cli_json_string(stdout, info.source);
     fputs(",\"caught_by\":", stdout);
-    cli_json_string(stdout, fault_caught_by(f, info, caught, sizeof caught));
+    cli_json_string(stdout, fault_caught_by(fault_of_job(job), fault_family_of_job(job), &info, caught, sizeof caught));
     fputs("}\n", stdout);
 }
 
 static void list(const fault_options *o, const int *jobs, int n)
 {
+    int faults = 0;
     for (int i = 0; i < n; ++i) {
-        if (o->json) print_json((fh1_fault)jobs[i]);
-        else if (o->names.n > 0) print_long((fh1_fault)jobs[i]);
-        else print_short((fh1_fault)jobs[i]);
+        const bool first = i == 0 || fault_of_job(jobs[i]) != fault_of_job(jobs[i - 1]);
+        faults += first;
+        if (o->json) print_json(jobs[i]);
+        else if (o->names.n == 0) print_short(jobs[i]);
+        else if (first) print_long(fault_of_job(jobs[i]));
     }
-    if (!o->json && o->names.n == 0) printf("%d faults; fh1 faults NAME says what one does, --run proves them\n", n);
+    if (!o->json && o->names.n == 0)
+        printf("%d faults; fh1 faults NAME says what one does, --run proves them\n", faults);
 }
 
 /* ---- the matrix ---- */
@@ -108,7 +141,7 @@ static void print_heading(void)
 /* "X", "x12": how many cases or laws of the rule are red. */
 static void print_cell(const fault_row *row, int r)
 {
-    const fh1_fault_info *info = row->job > 0 ? fh1_fault_get((fh1_fault)row->job) : NULL;
+    const fh1_fault_info *info = row->job > 0 ? fh1_fault_get(fault_of_job(row->job)) : NULL;
     const bool named = info && strstr(info->caught_by, fault_rule_name(r));
     char text[16] = "";
     if (row->owes[r]) snprintf(text, sizeof text, "!");
@@ -120,8 +153,8 @@ static void print_cell(const fault_row *row, int r)
 
 static void print_row(const fault_row *row)
 {
-    const char *name = row->job < 0 ? fault_honest_name(-1 - row->job) : fh1_fault_get((fh1_fault)row->job)->name;
-    printf("%-42s", name);
+    char name[96];
+    printf("%-42s", row->job < 0 ? fault_honest_name(-1 - row->job) : name_of_job(row->job, name, sizeof name));
     for (int r = 0; r < FAULT_RULES; ++r) print_cell(row, r);
     if (*row->error) printf("  %s", row->error);
     if (*row->rejected) printf("  REJECTED by %s", row->rejected);
@@ -151,7 +184,8 @@ static void print_row_json(const fault_row *row)
 {
     const bool fault = row->job > 0;
     printf("{\"%s\":\"%s\"", fault ? "fault" : "honest",
-           fault ? fh1_fault_get((fh1_fault)row->job)->name : fault_honest_name(-1 - row->job));
+           fault ? fh1_fault_get(fault_of_job(row->job))->name : fault_honest_name(-1 - row->job));
+    if (fault) printf(",\"family\":\"%s\"", fh1_family_name(fault_family_of_job(row->job)));
     json_counts("runs", row->runs);
     json_counts("red", row->red);
     if (fault) printf(",\"killed\":%s", row->killed ? "true" : "false");
@@ -238,6 +272,22 @@ static bool concerns(const fault_options *o, fh1_fault f)
     return !is_cuda(o) || fault_cuda_has(f);
 }
 
+/* A row for each family that can have the fault and is wanted; gradients and cuda-host know one. */
+static bool has_row(const fault_options *o, fh1_fault f, fh1_family family)
+{
+    const bool one = is_cuda(o) || fh1_fault_is_gradient(f);
+    return fh1_fault_acts_on(f, family) && wants(o, family) && (!one || family == gld_fault_family(f));
+}
+
+static void add_rows(const fault_options *o, fh1_fault f, int *jobs, int *n)
+{
+    for (int i = FH1_FALCON_H1; i <= FH1_FALCON_MAMBA; ++i) {
+        bool twice = false;
+        for (int k = 0; k < *n; ++k) twice |= jobs[k] == fault_job(f, (fh1_family)i);
+        if (!twice && has_row(o, f, (fh1_family)i)) jobs[(*n)++] = fault_job(f, (fh1_family)i);
+    }
+}
+
 /* Those named, else all; with --run the honest engines too. */
 static fh1_status choose(const fault_options *o, int *jobs, int *n)
 {
@@ -251,23 +301,27 @@ static fh1_status choose(const fault_options *o, int *jobs, int *n)
         if (is_cuda(o) && !fault_cuda_has(f))
             return fh1_hint(fh1_found(FH1_BAD("a fault that engine cuda-host cannot have"), "'%s'", o->names.items[i]),
                             "%s", why ? why : "only faults of ops are planted there");
-        bool twice = false;
-        for (int k = 0; k < *n; ++k) twice |= jobs[k] == (int)f;
-        if (!twice) jobs[(*n)++] = (int)f;
+        const int before = *n;
+        add_rows(o, f, jobs, n);
+        if (*n == before && i == 0) /* of the first name: later ones may be there already */
+            return fh1_hint(
+                fh1_found(FH1_BAD("a fault that models of %s cannot have", o->family), "'%s'", o->names.items[i]),
+                "leave --family out");
     }
     if (o->names.n > 0) return NULL;
     for (int i = 0; o->run && fault_honest_name(i); ++i)
         if (fault_honest_is_cuda(i) == is_cuda(o)) jobs[(*n)++] = -1 - i;
     for (int f = 1; f < FH1_FAULT_COUNT; ++f)
-        if (concerns(o, (fh1_fault)f)) jobs[(*n)++] = f;
+        if (concerns(o, (fh1_fault)f)) add_rows(o, (fh1_fault)f, jobs, n);
     return NULL;
 }
 
 /* Before the first row: a folder without the models that the cases need. */
 static fh1_status check_models(const fault_options *o)
 {
-    static const char *const names[] = {"mini-0.5b", "mini-34b", "odd"};
-    for (int i = 0; i < 3; ++i) {
+    static const char *const names[] = {"mini-0.5b",        "mini-34b",     "odd",       "block-sam",
+                                        "block-sequential", "mamba-untied", "mamba-tied"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; ++i) {
         char name[32];
         fh1_model m;
         snprintf(name, sizeof name, "%s%s", names[i], o->bf16 ? "-bf16" : "");
@@ -279,7 +333,7 @@ static fh1_status check_models(const fault_options *o)
 
 static fh1_status run(const fault_options *o, int *code)
 {
-    int n = 0, *jobs = malloc((FH1_FAULT_COUNT + 64 + (size_t)o->names.n) * sizeof *jobs);
+    int n = 0, *jobs = malloc((2 * FH1_FAULT_COUNT + 64 + 2 * (size_t)o->names.n) * sizeof *jobs);
     if (!jobs) return fh1_no_memory(FH1_FAULT_COUNT * sizeof *jobs, "a list of faults");
     fh1_status s = choose(o, jobs, &n);
     tally t = {.o = o};
@@ -313,6 +367,7 @@ fh1_status cmd_faults(int argc, char **argv, int *code)
         {"run", 0, CLI_FLAG, &o.run, 0, 0},       {"bf16", 0, CLI_FLAG, &o.bf16, 0, 0},
         {"json", 0, CLI_FLAG, &o.json, 0, 0},     {"jobs", 'j', CLI_INT, &o.jobs, 1, 64},
         {"models", 0, CLI_TEXT, &o.models, 0, 0}, {"engine", 0, CLI_TEXT, &o.engine, 0, 0},
+        {"family", 0, CLI_TEXT, &o.family, 0, 0},
     };
     const cli_syntax syntax = {"faults",        help,   options, sizeof options / sizeof options[0], 0,
                                FH1_FAULT_COUNT, "NAME…"};
@@ -322,6 +377,8 @@ fh1_status cmd_faults(int argc, char **argv, int *code)
         s = fh1_hint(FH1_BAD("--engine, --bf16 and --jobs belong to --run"), "see fh1 faults --help");
     if (!s && !done && !is_cuda(&o) && strcmp(o.engine, "ref") != 0)
         s = fh1_found(fh1_expected(FH1_BAD("--engine"), "ref or cuda-host"), "'%s'", o.engine);
+    if (!s && !done && !wants(&o, FH1_FALCON_H1) && !wants(&o, FH1_FALCON_MAMBA))
+        s = fh1_found(fh1_expected(FH1_BAD("--family"), "falcon_h1 or falcon_mamba"), "'%s'", o.family);
     if (!s && !done) s = run(&o, code);
     cli_list_free(&o.names);
     return s;

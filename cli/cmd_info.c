@@ -1,5 +1,6 @@
 /* fh1 info: geometry, parameters, bytes and memory of a model; BLAS and threads of this machine. */
 #include "cli/commands.h"
+#include "cli/cost.h"
 #include "cli/footprint.h"
 #include "cli/info_format.h"
 #include "cli/machine.h"
@@ -8,51 +9,26 @@
 #include "convert/model_open.h"
 #include "cuda/engine.h"
 #include "oracle/clones.h"
+#include "oracle/mup.h"
 
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
 static const char help[] =
-    "usage: fh1 info [MODEL] [--batch B] [--tokens T] [--json]\n\n"
-    "MODEL is a Hugging Face folder, a .fh1 file or a GGUF file. Prints what holds it, its geometry, its parameters by "
-    "part, its bytes, the memory that B rows of T tokens\n"
-    "need, and its multipliers; then the BLAS, the threads and the engines of this machine, with a warning when "
+    "usage: fh1 info [MODEL] [--batch B] [--tokens T] [--context S] [--json]\n\n"
+    "MODEL is a Hugging Face folder, a .fh1 file or a GGUF file. Prints what holds it, its geometry, the parameters "
+    "and\n"
+    "the FLOPs per token of each part with their shares, its bytes, the memory that B rows of T tokens need, and its\n"
+    "multipliers; then the BLAS, the threads and the engines of this machine, with a warning when "
     "OpenBLAS\n"
     "runs kernels for an older processor. Without MODEL: only the machine. Weights are mapped, not loaded:\n"
     "their pages come and go with the page cache.\n\n"
     "  --batch B    rows (default 1)\n"
     "  --tokens T   tokens per row, in one call (default 512)\n"
+    "  --context S  FLOPs of a token that attends to S, itself included (default: T)\n"
     "  --json       one JSON object\n\n"
     "example: fh1 info golden/models/mini-34b --batch 3 --tokens 37\n";
-
-typedef struct {
-    const char *name;
-    double value;
-} named_number;
-
-enum { N_MULTIPLIERS = 14 };
-
-static void list_multipliers(const fh1_config *c, named_number m[N_MULTIPLIERS])
-{
-    const named_number all[N_MULTIPLIERS] = {
-        {"embedding_multiplier", c->m_emb},
-        {"lm_head_multiplier", c->m_lm},
-        {"key_multiplier", c->m_key},
-        {"attention_in_multiplier", c->m_attn_in},
-        {"attention_out_multiplier", c->m_attn_out},
-        {"ssm_in_multiplier", c->m_ssm_in},
-        {"ssm_out_multiplier", c->m_ssm_out},
-        {"mlp_multipliers[0] (gate)", c->m_gate},
-        {"mlp_multipliers[1] (down)", c->m_down},
-        {"ssm_multipliers[0] (z)", c->m_ssm[0]},
-        {"ssm_multipliers[1] (x)", c->m_ssm[1]},
-        {"ssm_multipliers[2] (B)", c->m_ssm[2]},
-        {"ssm_multipliers[3] (C)", c->m_ssm[3]},
-        {"ssm_multipliers[4] (dt)", c->m_ssm[4]},
-    };
-    memcpy(m, all, sizeof all);
-}
 
 /* The shortest decimal form that reads back as the same number; JSON has no infinity. */
 static void print_number(double v, bool json)
@@ -78,7 +54,39 @@ static void print_bytes(const char *name, uint64_t n)
     printf("  %-26s %.*f %s\n", name, u ? 2 : 0, v, unit[u]);
 }
 
-/* Integers and booleans of the config, named as the letters of docs/numerics.md. */
+static void print_rope(const fh1_config *c, bool json)
+{
+    if (json) printf(",\"rope\":{\"type\":\"%s\",\"theta\":", fh1_rope_type_name(c->rope.type));
+    else printf(", rope %s, theta ", fh1_rope_type_name(c->rope.type));
+    print_number(c->rope.theta, json);
+    if (json || c->rope.factor != 0) {
+        fputs(json ? ",\"factor\":" : ", factor ", stdout);
+        print_number(c->rope.factor, json);
+    }
+    if (json) putchar('}');
+}
+
+/* What decides about rounding and range. */
+static void print_limits(const fh1_config *c, bool json)
+{
+    fputs(json ? ",\"eps\":" : "\n  eps ", stdout);
+    print_number(c->eps, json);
+    if (c->family == FH1_FALCON_MAMBA) {
+        fputs(json ? ",\"mixer_eps\":" : ", mixer_eps ", stdout);
+        print_number(c->mixer_eps, json);
+        if (json) printf(",\"residual_in_fp32\":%s", c->residual_in_fp32 ? "true" : "false");
+        else if (c->residual_in_fp32) fputs(", residual in fp32", stdout);
+        return;
+    }
+    fputs(json ? ",\"time_step_limit\":[" : ", time_step_limit ", stdout);
+    print_number(c->dt_lo, json);
+    fputs(json ? "," : " .. ", stdout);
+    print_number(c->dt_hi, json);
+    if (json) putchar(']');
+    print_rope(c, json);
+}
+
+/* Integers and booleans of the config, named as the letters of docs/numerics.md; sizes that its family lacks are 0. */
 static void print_geometry(const fh1_config *c, bool json)
 {
     const struct {
@@ -99,6 +107,7 @@ static void print_geometry(const fh1_config *c, bool json)
         {"K", c->K},
         {"Q", c->Q},
         {"d_ssm", c->d_ssm},
+        {"R", c->R},
     };
     const struct {
         const char *name;
@@ -111,51 +120,38 @@ static void print_geometry(const fh1_config *c, bool json)
     };
     const size_t n_numbers = sizeof numbers / sizeof numbers[0], n_switches = sizeof switches / sizeof switches[0];
     if (json) {
-        for (size_t i = 0; i < n_numbers; i++) printf(",\"%s\":%" PRId64, numbers[i].name, numbers[i].v);
+        printf(",\"model_type\":\"%s\"", fh1_family_name(c->family));
+        if (c->family == FH1_FALCON_H1) printf(",\"block\":\"%s\"", fh1_block_name(c->block));
+        for (size_t i = 0; i < n_numbers; i++)
+            if (numbers[i].v) printf(",\"%s\":%" PRId64, numbers[i].name, numbers[i].v);
         for (size_t i = 0; i < n_switches; i++)
             printf(",\"%s\":%s", switches[i].name, switches[i].v ? "true" : "false");
-        fputs(",\"eps\":", stdout);
-        print_number(c->eps, true);
-        fputs(",\"time_step_limit\":[", stdout);
-        print_number(c->dt_lo, true);
-        putchar(',');
-        print_number(c->dt_hi, true);
-        printf("],\"rope\":{\"type\":\"%s\",\"theta\":", fh1_rope_type_name(c->rope.type));
-        print_number(c->rope.theta, true);
-        fputs(",\"factor\":", stdout);
-        print_number(c->rope.factor, true);
-        fputs("}", stdout);
+        print_limits(c, true);
         return;
     }
-    printf("geometry\n ");
-    for (size_t i = 0; i < n_numbers; i++) printf(" %s=%" PRId64, numbers[i].name, numbers[i].v);
-    printf("\n  heads x width: attention %" PRId64 ", mixer %" PRId64 "; model width %" PRId64 "\n  on:", c->Hq * c->A,
-           c->H * c->P, c->D);
+    printf("geometry\n  %s", fh1_family_name(c->family));
+    if (c->family == FH1_FALCON_H1) printf(", block %s", fh1_block_name(c->block));
+    fputs("\n ", stdout);
+    for (size_t i = 0; i < n_numbers; i++)
+        if (numbers[i].v) printf(" %s=%" PRId64, numbers[i].name, numbers[i].v);
+    if (c->family == FH1_FALCON_H1)
+        printf("\n  heads x width: attention %" PRId64 ", mixer %" PRId64 "; model width %" PRId64, c->Hq * c->A,
+               c->H * c->P, c->D);
+    fputs("\n  on:", stdout);
     for (size_t i = 0; i < n_switches; i++)
         if (switches[i].v) printf(" %s", switches[i].name);
-    fputs("\n  eps ", stdout);
-    print_number(c->eps, false);
-    fputs(", time_step_limit ", stdout);
-    print_number(c->dt_lo, false);
-    fputs(" .. ", stdout);
-    print_number(c->dt_hi, false);
-    printf(", rope %s, theta ", fh1_rope_type_name(c->rope.type));
-    print_number(c->rope.theta, false);
-    if (c->rope.factor != 0) {
-        fputs(", factor ", stdout);
-        print_number(c->rope.factor, false);
-    }
+    print_limits(c, false);
     putchar('\n');
 }
 
 static void print_multipliers(const fh1_config *c, bool json)
 {
-    named_number m[N_MULTIPLIERS];
-    list_multipliers(c, m);
+    double m[FH1_N_MULTIPLIERS];
+    fh1_multipliers_of(c, m);
     fputs(json ? ",\"multipliers\":{" : "multipliers\n", stdout);
-    for (int i = 0; i < N_MULTIPLIERS; i++) {
-        printf(json ? "%s\"%s\":" : "%s  %-26s ", json && i ? "," : "", m[i].name);
-        print_number(m[i].value, json);
+    for (int i = 0; i < FH1_N_MULTIPLIERS; i++) {
+        printf(json ? "%s\"%s\":" : "%s  %-26s ", json && i ? "," : "", fh1_multiplier_name(i));
+        print_number(m[i], json);
         if (!json) putchar('\n');
     }
     if (json) putchar('}');
@@ -170,8 +166,36 @@ static void print_parameters(const cli_footprint *f, bool json)
         return;
     }
     printf("parameters\n  %-26s %" PRId64 " in %" PRId64 " tensors\n", "total", f->total, f->tensors);
-    for (int i = 0; i < CLI_N_PARTS; i++) printf("  %-26s %" PRId64 "\n", cli_part_name(i), f->parts[i]);
+    for (int i = 0; i < CLI_N_PARTS; i++)
+        printf("  %-26s %-14" PRId64 " %5.1f %%\n", cli_part_name(i), f->parts[i],
+               100 * (double)f->parts[i] / (double)f->total);
     print_bytes("bytes of the weights", f->weight_bytes);
+}
+
+/* docs/allocation.md has the formulas. */
+static void print_flops(const fh1_config *c, int64_t context, bool json)
+{
+    const cli_count k = cli_flops_of(c, (double)context);
+    if (json) {
+        printf(",\"flops_per_token\":{\"context\":%" PRId64 ",\"total\":%.0f", context, k.total);
+        for (int i = 0; i < CLI_N_PARTS; i++) printf(",\"%s\":%.0f", cli_part_name(i), k.parts[i]);
+        fputs("}", stdout);
+        return;
+    }
+    printf("FLOPs of a token that attends to %" PRId64 "\n  %-26s %.0f\n", context, "total", k.total);
+    for (int i = 0; i < CLI_N_PARTS; i++)
+        printf("  %-26s %-14.0f %5.1f %%\n", cli_part_name(i), k.parts[i], 100 * k.parts[i] / k.total);
+}
+
+/* Of every part: of the parameters and of the FLOPs. */
+static void print_shares(const cli_footprint *f, const fh1_config *c, int64_t context)
+{
+    const cli_count k = cli_flops_of(c, (double)context);
+    fputs(",\"shares\":{", stdout);
+    for (int i = 0; i < CLI_N_PARTS; i++)
+        printf("%s\"%s\":{\"parameters\":%.6f,\"flops\":%.6f}", i ? "," : "", cli_part_name(i),
+               (double)f->parts[i] / (double)f->total, k.parts[i] / k.total);
+    putchar('}');
 }
 
 static void print_memory(const cli_footprint *f, int64_t B, int64_t T, bool json)
@@ -251,10 +275,16 @@ static fh1_status open_model(const char *path, cvt_ckpt *c, fh1_model *m)
     return s;
 }
 
-static fh1_status print_all(const char *path, cvt_ckpt *c, const fh1_model *m, int64_t B, int64_t T, bool json)
+typedef struct {
+    int64_t B, T, context;
+    bool json;
+} request;
+
+static fh1_status print_all(const char *path, cvt_ckpt *c, const fh1_model *m, const request *r)
 {
+    const bool json = r->json;
     cli_footprint f;
-    FH1_TRY(cli_footprint_of(m, B, T, &f));
+    FH1_TRY(cli_footprint_of(m, r->B, r->T, &f));
     if (json) {
         fputs("{\"model\":", stdout);
         cli_json_string(stdout, path);
@@ -264,19 +294,21 @@ static fh1_status print_all(const char *path, cvt_ckpt *c, const fh1_model *m, i
     FH1_TRY(cli_print_format(c, json));
     print_geometry(&m->config, json);
     print_parameters(&f, json);
-    print_memory(&f, B, T, json);
-    print_multipliers(&m->config, json);
+    print_flops(&m->config, r->context, json);
+    if (json) print_shares(&f, &m->config, r->context);
+    print_memory(&f, r->B, r->T, json);
+    if (m->config.family == FH1_FALCON_H1) print_multipliers(&m->config, json);
     if (json) putchar(',');
     return NULL;
 }
 
-static fh1_status print_model(const char *path, int64_t B, int64_t T, bool json)
+static fh1_status print_model(const char *path, const request *r)
 {
     fh1_model m = {0};
     cvt_ckpt *c;
     FH1_TRY(cvt_ckpt_open(path, &c));
     fh1_status s = open_model(path, c, &m);
-    if (!s) s = print_all(path, c, &m, B, T, json);
+    if (!s) s = print_all(path, c, &m, r);
     fh1_model_free(&m);
     cvt_ckpt_close(c);
     return s;
@@ -284,23 +316,25 @@ static fh1_status print_model(const char *path, int64_t B, int64_t T, bool json)
 
 fh1_status cmd_info(int argc, char **argv, int *code)
 {
-    int64_t B = 1, T = 512;
-    bool json = false, done;
+    request r = {.B = 1, .T = 512};
+    bool done;
     const cli_option options[] = {
-        {"batch", 0, CLI_INT, &B, 1, 1 << 20},
-        {"tokens", 0, CLI_INT, &T, 1, 1 << 24},
-        {"json", 0, CLI_FLAG, &json, 0, 0},
+        {"batch", 0, CLI_INT, &r.B, 1, 1 << 20},
+        {"tokens", 0, CLI_INT, &r.T, 1, 1 << 24},
+        {"context", 0, CLI_INT, &r.context, 1, 1 << 30},
+        {"json", 0, CLI_FLAG, &r.json, 0, 0},
     };
-    const cli_syntax syntax = {"info", help, options, 3, 0, 1, "MODEL"};
+    const cli_syntax syntax = {"info", help, options, 4, 0, 1, "MODEL"};
     cli_list words = {0};
     fh1_status s = cli_parse(&syntax, argc, argv, &words, &done);
+    if (!r.context) r.context = r.T;
     if (!s && !done) {
-        if (words.n) s = print_model(words.items[0], B, T, json);
-        else if (json) putchar('{');
+        if (words.n) s = print_model(words.items[0], &r);
+        else if (r.json) putchar('{');
         if (!s) {
             cli_machine machine = cli_machine_get();
-            print_machine(&machine, json);
-            if (json) fputs("}\n", stdout);
+            print_machine(&machine, r.json);
+            if (r.json) fputs("}\n", stdout);
         }
     }
     cli_list_free(&words);

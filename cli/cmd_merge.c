@@ -92,16 +92,10 @@ static fh1_status understand(request *r, const cli_list *words)
     return NULL;
 }
 
-static void warn(const char *where, const char *sentence)
-{
-    char a[1024], b[2048];
-    fprintf(stderr, "warning: %s: %s\n", fh1_printable(where, a, sizeof a), fh1_printable(sentence, b, sizeof b));
-}
-
 static void on_warning(void *user, const char *sentence)
 {
     const request *r = user;
-    warn(r->base.path, sentence);
+    cli_warn(r->base.path, sentence);
 }
 
 /* One line per adapted matrix, where something is known of quantisation; JSON: one object each. */
@@ -155,7 +149,7 @@ static fh1_status open_adapters(const request *r, cvt_ckpt *base, cvt_adapter *a
     for (int i = 0; i < r->n; i++) {
         FH1_TRY(cli_check_apart(r->folders[i], NULL, r->out));
         FH1_TRY(cvt_adapter_open(r->folders[i], r->initial, base, &a[i]));
-        for (int k = 0; k < a[i].n_warnings; k++) warn(r->folders[i], a[i].warnings[k]);
+        for (int k = 0; k < a[i].n_warnings; k++) cli_warn(r->folders[i], a[i].warnings[k]);
     }
     return NULL;
 }

@@ -40,6 +40,7 @@ static const char help[] =
     "  --tap=GLOB      of a schedule: judges only taps whose name matches; several with commas\n"
     "  --step=J        of a schedule: calls after call J (from 0) are not run\n"
     "--make keys:      sizes layers D F V Hq Hkv A H P N G K Q; dtype=f32 bf16 f16; weights=init trained lattice;\n"
+    "                  block=SAM S_A_M; or family=falcon_mamba with layers D V I N R K use_bias mixer_eps …;\n"
     "                  0 or 1: attention_bias mlp_bias mamba_proj_bias projectors_bias conv_bias rms_norm\n"
     "                  norm_before_gate tied; multipliers m_emb m_lm m_key m_attn_in m_attn_out m_ssm_in m_ssm_out\n"
     "                  m_gate m_down m_z m_x m_B m_C m_dt; eps dt_lo dt_hi; rope=TYPE theta factor\n"

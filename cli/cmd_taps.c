@@ -32,10 +32,13 @@ static const char *const letters[FH1_TAP_COUNT] = {
     [FH1_TAP_O_PROJ] = "B,T,D",
     [FH1_TAP_IN_PROJ] = "B,T,2·d_ssm+2GN+H",
     [FH1_TAP_CONV_ACT] = "B,T,d_ssm+2GN",
+    [FH1_TAP_X_PROJ] = "B,T,R+2N",
     [FH1_TAP_DT] = "B,T,H",
     [FH1_TAP_SSD] = "B,T,d_ssm",
     [FH1_TAP_GATED] = "B,T,d_ssm",
     [FH1_TAP_OUT_PROJ] = "B,T,D",
+    [FH1_TAP_MID_SSM] = "B,T,D",
+    [FH1_TAP_ATTN_LAYERNORM] = "B,T,D",
     [FH1_TAP_MID] = "B,T,D",
     [FH1_TAP_PRE_FF_LAYERNORM] = "B,T,D",
     [FH1_TAP_GATE_PROJ] = "B,T,F",
@@ -51,6 +54,18 @@ static const char *const letters[FH1_TAP_COUNT] = {
     [FH1_TAP_CACHE_SSM] = "B,H,P,N",
     [FH1_TAP_LOSS] = "-",
 };
+
+/* Falcon-Mamba's where they differ: I channels. */
+static const char *const mamba_letters[FH1_TAP_COUNT] = {
+    [FH1_TAP_IN_PROJ] = "B,T,2I",  [FH1_TAP_CONV_ACT] = "B,T,I", [FH1_TAP_DT] = "B,T,I",
+    [FH1_TAP_SSD] = "B,T,I",       [FH1_TAP_GATED] = "B,T,I",    [FH1_TAP_CACHE_CONV] = "B,I,K-1",
+    [FH1_TAP_CACHE_SSM] = "B,I,N",
+};
+
+static const char *letters_of(const fh1_config *c, fh1_tap_id id)
+{
+    return c->family == FH1_FALCON_MAMBA && mamba_letters[id] ? mamba_letters[id] : letters[id];
+}
 
 /* The axes whose length belongs to the call, not to the model; NULL for the others. */
 static const char *call_axis(fh1_tap_id id, int axis)
@@ -75,10 +90,10 @@ static const char *shape_text(const fh1_config *c, fh1_tap_id id, bool json, cha
 }
 
 /* The name with i for the layer. */
-static void generic_name(fh1_tap_id id, char buf[FH1_TAP_NAME_SIZE])
+static void generic_name(const fh1_config *c, fh1_tap_id id, char buf[FH1_TAP_NAME_SIZE])
 {
     char name[FH1_TAP_NAME_SIZE];
-    fh1_tap_name(id, 0, name);
+    fh1_tap_name(c->family, id, 0, name);
     char *zero = fh1_tap_is_per_layer(id) ? strchr(name, '0') : NULL;
     if (zero) *zero = 'i';
     memcpy(buf, name, sizeof name);
@@ -87,13 +102,13 @@ static void generic_name(fh1_tap_id id, char buf[FH1_TAP_NAME_SIZE])
 static void print_json(const fh1_config *c, fh1_tap_id id, int64_t layer)
 {
     char name[FH1_TAP_NAME_SIZE], shape[160];
-    printf("{\"tap\":\"%s\",\"layer\":", fh1_tap_name(id, layer, name));
+    printf("{\"tap\":\"%s\",\"layer\":", fh1_tap_name(c->family, id, layer, name));
     if (fh1_tap_is_per_layer(id)) printf("%" PRId64, layer);
     else fputs("null", stdout);
     printf(",\"shape\":%s,\"letters\":", shape_text(c, id, true, shape, sizeof shape));
-    cli_json_string(stdout, letters[id]);
+    cli_json_string(stdout, letters_of(c, id));
     fputs(",\"definition\":", stdout);
-    cli_json_string(stdout, fh1_tap_definition(id));
+    cli_json_string(stdout, fh1_tap_definition(c->family, id));
     fputs("}\n", stdout);
 }
 
@@ -133,21 +148,24 @@ static fh1_status print_grads(fh1_model *m, bool json)
     return NULL;
 }
 
-/* Taps in the order of first divergence: model, layers, end of the model, caches, loss. */
+/* All taps in the order of first divergence, which is the block's: the model's, a layer's, the end of the model, a
+ * layer's caches, the loss. */
+static void in_order(const fh1_config *c, fh1_tap_id ids[FH1_TAP_COUNT])
+{
+    for (int id = 0; id < FH1_TAP_COUNT; id++) ids[fh1_tap_order(c, (fh1_tap_id)id, 0, 1)] = (fh1_tap_id)id;
+}
+
 static void print_all_json(const fh1_config *c)
 {
-    for (int first = 0; first < FH1_TAP_COUNT;) {
-        if (!fh1_tap_is_per_layer((fh1_tap_id)first)) {
-            print_json(c, (fh1_tap_id)first++, 0);
-            continue;
-        }
-        int end = first;
-        while (end < FH1_TAP_COUNT && fh1_tap_is_per_layer((fh1_tap_id)end) &&
-               fh1_tap_is_cache((fh1_tap_id)end) == fh1_tap_is_cache((fh1_tap_id)first))
-            end++;
-        for (int64_t layer = 0; layer < c->n_layers; layer++)
-            for (int id = first; id < end; id++) print_json(c, (fh1_tap_id)id, layer);
-        first = end;
+    fh1_tap_id ids[FH1_TAP_COUNT];
+    in_order(c, ids);
+    for (int first = 0, end; first < FH1_TAP_COUNT; first = end) {
+        const bool layers = fh1_tap_is_per_layer(ids[first]), cache = fh1_tap_is_cache(ids[first]);
+        end = first + 1;
+        while (layers && fh1_tap_is_per_layer(ids[end]) && fh1_tap_is_cache(ids[end]) == cache) end++;
+        for (int64_t layer = 0; layer < (layers ? c->n_layers : 1); layer++)
+            for (int k = first; k < end; k++)
+                if (fh1_tap_exists(c, ids[k])) print_json(c, ids[k], layer);
     }
 }
 
@@ -163,10 +181,14 @@ static void print_table(const fh1_config *c)
 {
     char name[FH1_TAP_NAME_SIZE], shape[160];
     printf("%-42s %-18s %-16s %s\n", "tap", "letters", "shape", "definition");
-    for (int id = 0; id < FH1_TAP_COUNT; id++) {
-        generic_name((fh1_tap_id)id, name);
-        printf("%-42s %s%*s %-16s %s\n", name, letters[id], 18 - columns(letters[id]), "",
-               shape_text(c, (fh1_tap_id)id, false, shape, sizeof shape), fh1_tap_definition((fh1_tap_id)id));
+    fh1_tap_id ids[FH1_TAP_COUNT];
+    in_order(c, ids);
+    for (int k = 0; k < FH1_TAP_COUNT; k++) {
+        if (!fh1_tap_exists(c, ids[k])) continue;
+        generic_name(c, ids[k], name);
+        const char *axes = letters_of(c, ids[k]);
+        printf("%-42s %s%*s %-16s %s\n", name, axes, 18 - columns(axes), "",
+               shape_text(c, ids[k], false, shape, sizeof shape), fh1_tap_definition(c->family, ids[k]));
     }
     printf("\ni = 0 .. %" PRId64 ". In a file: stepJ/NAME, J = 0, 1, … for successive calls on one cache.\n",
            c->n_layers - 1);

@@ -99,12 +99,6 @@ static fh1_status open_data(training *t)
 
 /* ---- adapters ---- */
 
-static void warn(const char *where, const char *sentence)
-{
-    char a[1024], b[2048];
-    fprintf(stderr, "warning: %s: %s\n", fh1_printable(where, a, sizeof a), fh1_printable(sentence, b, sizeof b));
-}
-
 static fh1_status new_adapter(training *t)
 {
     FH1_TRY(cli_adapter_new(&t->model, &t->o.lora, (uint64_t)t->o.seed, &t->fresh, &t->cover));
@@ -117,9 +111,14 @@ static void tell_cover(const training *t)
     const cli_lora_cover *c = &t->cover;
     if (!t->o.lora_text) return;
     if (cli_lora_has(&t->o.lora, "out_proj"))
-        warn(t->o.out,
-             "an adapter on out_proj: PEFT refuses to load it for this architecture, whose fused kernels read "
-             "that weight raw; fh1 applies and merges it");
+        cli_warn(t->o.out,
+                 "an adapter on out_proj: PEFT refuses to load it for this architecture, whose fused kernels read "
+                 "that weight raw; fh1 applies and merges it");
+    if (cli_lora_has(&t->o.lora, "dt_proj"))
+        cli_warn(
+            t->o.out,
+            "an adapter on dt_proj: transformers reads that weight raw, so that attached it does nothing there unless "
+            "the model is quantised; merge it (fh1 merge, PEFT) to use it");
     if (!t->o.quiet)
         fprintf(stderr,
                 "adapter: %" PRId64 " of %" PRId64 " modules, %" PRId64 " numbers, %.3g %% of the model's %" PRId64
@@ -162,7 +161,7 @@ static fh1_status old_adapter(training *t)
     FH1_TRY(cli_check_apart(dir, NULL, t->o.out));
     FH1_TRY(cvt_adapter_open(dir, NULL, t->files, &t->old));
     t->has_old = true;
-    for (int k = 0; k < t->old.n_warnings; k++) warn(dir, t->old.warnings[k]);
+    for (int k = 0; k < t->old.n_warnings; k++) cli_warn(dir, t->old.warnings[k]);
     FH1_TRY(refuse_parts(t));
     FH1_TRY(cvt_path_join(path, sizeof path, dir, "adapter_config.json"));
     FH1_TRY(cvt_file_read(path, (size_t)16 << 20, &t->config, &t->n_config));

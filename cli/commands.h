@@ -22,6 +22,7 @@ fh1_status cmd_merge(int argc, char **argv, int *code);
 fh1_status cmd_train(int argc, char **argv, int *code);
 fh1_status cmd_verify(int argc, char **argv, int *code);
 fh1_status cmd_init(int argc, char **argv, int *code);
+fh1_status cmd_mup(int argc, char **argv, int *code);
 fh1_status cmd_bench(int argc, char **argv, int *code);
 
 /* "0.1.0", and the lines of `fh1 --version`. */
@@ -44,3 +45,5 @@ fh1_status cli_dtype(const char *option, const char *text, fh1_dtype *out);
 
 /* A JSON string with its quotes. */
 void cli_json_string(FILE *out, const char *text);
+/* "warning: WHERE: SENTENCE" on stderr. */
+void cli_warn(const char *where, const char *sentence);

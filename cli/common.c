@@ -101,3 +101,9 @@ void cli_json_string(FILE *out, const char *text)
     }
     putc('"', out);
 }
+
+void cli_warn(const char *where, const char *sentence)
+{
+    char a[1024], b[2048];
+    fprintf(stderr, "warning: %s: %s\n", fh1_printable(where, a, sizeof a), fh1_printable(sentence, b, sizeof b));
+}

@@ -39,8 +39,9 @@ void fault_bench_free(fault_bench *b)
         gld_trace_free(&b->settings[i].honest);
     }
     for (int i = 0; i < b->n_models; ++i) fh1_model_free(&b->models[i].m);
-    for (int i = 0; i < FAULT_LAW_MODELS; ++i)
-        if (b->has_law_model[i]) fh1_model_free(&b->law_model[i]);
+    for (int i = 0; i < 2 * FAULT_LAW_MODELS; ++i)
+        if (b->has_law_model[i / FAULT_LAW_MODELS][i % FAULT_LAW_MODELS])
+            fh1_model_free(&b->law_model[i / FAULT_LAW_MODELS][i % FAULT_LAW_MODELS]);
     fault_gradients_free(b->gradients);
     b->truth->free(b->truth);
     free(b);
@@ -48,11 +49,16 @@ void fault_bench_free(fault_bench *b)
 
 /* ---- models and inputs ---- */
 
+static bool is_bf16(const char *model)
+{
+    return strstr(model, "-bf16") != NULL;
+}
+
 static fh1_status open_model(fault_bench *b, const char *name, const fh1_model **out)
 {
     char full[64];
     const int length = (int)strcspn(name, ":");
-    snprintf(full, sizeof full, "%.*s%s%s", length, name, b->bf16 ? "-bf16" : "", name + length);
+    snprintf(full, sizeof full, "%.*s%s%s", length, name, b->bf16 && !is_bf16(name) ? "-bf16" : "", name + length);
     for (int i = 0; i < b->n_models; ++i)
         if (strcmp(b->models[i].name, full) == 0) {
             *out = &b->models[i].m;
@@ -66,19 +72,24 @@ static fh1_status open_model(fault_bench *b, const char *name, const fh1_model *
     return NULL;
 }
 
-/* The engine of a row: the faulty copy, with no fault for FH1_FAULT_NONE. */
-fh1_status fault_engine_of(const fault_bench *b, fh1_fault f, fh1_engine **out)
+/* The faulty copy, with no fault for FH1_FAULT_NONE. */
+static fh1_status engine_of(const fault_bench *b, fh1_fault f, bool bf16, fh1_engine **out)
 {
     if (b->cuda) return fault_cuda_engine_new(f, out);
-    *out = ref_faulty_engine_new(b->bf16 ? "ref-bf16" : "ref-f32", NULL, 0, f);
+    *out = ref_faulty_engine_new(b->bf16 || bf16 ? "ref-bf16" : "ref-f32", NULL, 0, f);
     if (!*out) return fh1_no_memory(sizeof **out, "a faulty engine");
     (*out)->chunked = false; /* the faults of the scan are planted in the recurrence */
     return NULL;
 }
 
-fh1_status fault_setting_of(fault_bench *b, fh1_fault f, const fault_setting **out)
+fh1_status fault_engine_of(const fault_bench *b, fh1_fault f, fh1_family family, fh1_engine **out)
 {
-    const gld_fault_case c = gld_fault_case_of(f);
+    return engine_of(b, f, is_bf16(gld_fault_case_of(f, family).model), out);
+}
+
+fh1_status fault_setting_of(fault_bench *b, fh1_fault f, fh1_family family, const fault_setting **out)
+{
+    const gld_fault_case c = gld_fault_case_of(f, family);
     const fh1_model *m = NULL;
     FH1_TRY(open_model(b, c.model, &m));
     for (int i = 0; i < b->n_settings; ++i)
@@ -91,7 +102,7 @@ fh1_status fault_setting_of(fault_bench *b, fh1_fault f, const fault_setting **o
     fault_setting *s = &b->settings[b->n_settings];
     *s = (fault_setting){.m = m, .inputs = c.inputs};
     fh1_engine *e;
-    FH1_TRY(fault_engine_of(b, FH1_FAULT_NONE, &e));
+    FH1_TRY(engine_of(b, FH1_FAULT_NONE, is_bf16(c.model), &e));
     fh1_status st = gld_fault_inputs(&m->config, (int)c.inputs, &s->in);
     if (!st) st = gld_record_like(e, m, &s->in, NULL, &s->honest);
     e->free(e);
@@ -104,11 +115,11 @@ fh1_status fault_setting_of(fault_bench *b, fh1_fault f, const fault_setting **o
     return NULL;
 }
 
-void fault_place(int64_t step, fh1_tap_id tap, int64_t layer, char *buf, size_t size)
+void fault_place(fh1_family family, int64_t step, fh1_tap_id tap, int64_t layer, char *buf, size_t size)
 {
     char name[FH1_TAP_NAME_SIZE];
-    static const char model[] = "model.", first[] = "layers.0.";
-    const char *at = fh1_tap_name(tap, layer, name);
+    const char *model = family == FH1_FALCON_MAMBA ? "backbone." : "model.", first[] = "layers.0.";
+    const char *at = fh1_tap_name(family, tap, layer, name);
     if (strncmp(at, model, strlen(model)) == 0) at += strlen(model);
     if (strncmp(at, first, strlen(first)) == 0) at += strlen(first);
     if (step < 0) snprintf(buf, size, "%s", at);
@@ -126,10 +137,10 @@ static fh1_status read_summary(const char *text, const fh1_model *m, fh1_fault f
     FH1_TRY(cvt_json_parse(line, strlen(line), 16, "the summary of a verdict", &o));
     const cJSON *first = cJSON_GetObjectItem(o, "first_divergence"), *suspect;
     if (cJSON_IsObject(first)) {
-        v->failed =
-            fh1_tap_parse(cJSON_GetObjectItem(first, "tap")->valuestring, m->config.n_layers, &v->tap, &v->layer);
+        v->failed = fh1_tap_parse(m->config.family, cJSON_GetObjectItem(first, "tap")->valuestring, m->config.n_layers,
+                                  &v->tap, &v->layer);
         v->step = (int64_t)cJSON_GetObjectItem(first, "step")->valuedouble;
-        v->order = fh1_tap_order(v->tap, v->layer, m->config.n_layers);
+        v->order = fh1_tap_order(&m->config, v->tap, v->layer, m->config.n_layers);
     }
     int rank = 0;
     cJSON_ArrayForEach(suspect, cJSON_GetObjectItem(o, "suspects"))
@@ -174,13 +185,17 @@ fh1_status fault_judge(const gld_trace *t, const fh1_model *m, fh1_fault f, faul
 /* ---- laws ---- */
 
 /* Every switch that has a law of its own is on; the other two have what it has not: biases, a finite limit of dt. */
-static fh1_status law_model(fault_bench *b, int which, const fh1_model **out)
+static fh1_status law_model(fault_bench *b, fh1_family family, int which, const fh1_model **out)
 {
-    static const char *const name[FAULT_LAW_MODELS] = {
-        "layers=2,D=32,F=48,V=64,Hq=4,Hkv=2,A=8,H=4,P=8,N=16,G=2,K=4,Q=16,rms_norm=1,weights=trained", "odd",
-        "mini-34b"};
-    fh1_model *m = &b->law_model[which];
-    if (!b->has_law_model[which]) {
+    static const char *const names[2][FAULT_LAW_MODELS] = {
+        [FH1_FALCON_H1] =
+            {"layers=2,D=32,F=48,V=64,Hq=4,Hkv=2,A=8,H=4,P=8,N=16,G=2,K=4,Q=16,rms_norm=1,weights=trained", "odd",
+             "mini-34b"},
+        [FH1_FALCON_MAMBA] = {"family=falcon_mamba,layers=2,D=32,V=64,I=64,N=16,R=4,K=4,weights=trained", "mamba-tied",
+                              "mamba-untied"}};
+    const char *const *name = names[family];
+    fh1_model *m = &b->law_model[family][which];
+    if (!b->has_law_model[family][which]) {
         gld_seeded_spec spec;
         if (which == 0) {
             FH1_TRY(gld_seeded_parse(name[0], &spec));
@@ -188,16 +203,17 @@ static fh1_status law_model(fault_bench *b, int which, const fh1_model **out)
         } else {
             FH1_TRY(gld_fault_model_open(b->folder, name[which], m));
         }
-        b->has_law_model[which] = true;
+        b->has_law_model[family][which] = true;
     }
     *out = m;
     return NULL;
 }
 
-fh1_status fault_law_run(fault_bench *b, const gld_law *law, int model, fh1_engine *e, gld_law_result *r)
+fh1_status fault_law_run(fault_bench *b, const gld_law *law, fh1_family family, int model, fh1_engine *e,
+                         gld_law_result *r)
 {
     gld_law_args a = {.engine = e, .truth = b->truth, .seed = 1};
-    FH1_TRY(law_model(b, model, &a.model));
+    FH1_TRY(law_model(b, family, model, &a.model));
     if (!(a.emulated = ref_engine_new("ref-bf16", e->profile, 0))) return fh1_no_memory(sizeof *e, "an engine");
     fh1_status s = law->run(&a, r);
     a.emulated->free(a.emulated);
@@ -206,11 +222,13 @@ fh1_status fault_law_run(fault_bench *b, const gld_law *law, int model, fh1_engi
 
 /* ---- ops ---- */
 
-/* A fault of one form of an op may live in what the forms share. */
-static bool touches(const char *fault_op, gld_op op)
+/* A fault of one form of an op may live in what the forms share; a scan's in that of its family. */
+static bool touches(const char *fault_op, fh1_family family, gld_op op)
 {
     const char *name = gld_op_name(op);
-    if (strncmp(fault_op, "ssd_", 4) == 0) return strncmp(name, "ssd_", 4) == 0;
+    const bool ssd = strncmp(fault_op, "ssd_", 4) == 0, selective = strncmp(fault_op, "selective_", 10) == 0;
+    if (ssd || selective)
+        return family == FH1_FALCON_MAMBA ? strncmp(name, "selective_", 10) == 0 : strncmp(name, "ssd_", 4) == 0;
     if (strcmp(fault_op, "linear") == 0) return op == GLD_OP_LINEAR || op == GLD_OP_LM_HEAD;
     return strncmp(name, fault_op, strlen(fault_op)) == 0 || strncmp(fault_op, name, strlen(name)) == 0;
 }
@@ -222,14 +240,14 @@ static void fit_weights(const fault_bench *b, const fh1_engine *e, gld_op_case *
     if (b->cuda && matrix && e->profile->storage == FH1_BF16) c->weights = FH1_BF16;
 }
 
-fh1_status fault_regimes_run(fault_bench *b, const char *op, bool all, fh1_engine *e, fault_row *row, char *first,
-                             size_t size)
+fh1_status fault_regimes_run(fault_bench *b, const char *op, fh1_family family, bool all, fh1_engine *e, fault_row *row,
+                             char *first, size_t size)
 {
     gld_op_case c;
     for (int i = 0; gld_op_case_standard(i, &c); ++i) {
         const int rule = FAULT_RULE_LATTICE + (int)c.regime;
         gld_op_result r;
-        if ((op && !touches(op, c.op)) || (!all && row->red[rule])) continue;
+        if ((op && !touches(op, family, c.op)) || (!all && row->red[rule])) continue;
         if (b->cuda && op && c.regime != GLD_REGIME_LATTICE) continue; /* the only one that the registry asks for */
         fit_weights(b, e, &c);
         FH1_TRY(gld_op_case_compare(&c, b->truth, e, &r));
@@ -243,11 +261,14 @@ fh1_status fault_regimes_run(fault_bench *b, const char *op, bool all, fh1_engin
     return NULL;
 }
 
-fh1_status fault_horizon_run(fault_bench *b, fh1_engine *e, fh1_verdict *v)
+fh1_status fault_horizon_run(fault_bench *b, fh1_family family, fh1_engine *e, fh1_verdict *v)
 {
     gld_op_case c;
     gld_op_result r;
-    FH1_TRY(gld_op_case_parse("--op=ssd_scan --regime=trained --weights=f32 --T=50100 --H=1 --P=2 --N=8 --G=1", &c));
+    FH1_TRY(gld_op_case_parse(family == FH1_FALCON_MAMBA
+                                  ? "--op=selective_scan --regime=trained --weights=f32 --T=50100 --c=2 --N=8"
+                                  : "--op=ssd_scan --regime=trained --weights=f32 --T=50100 --H=1 --P=2 --N=8 --G=1",
+                              &c));
     FH1_TRY(gld_op_case_compare(&c, b->truth, e, &r));
     *v = r.verdict;
     return NULL;

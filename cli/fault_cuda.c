@@ -22,6 +22,7 @@ static const struct {
     {FH1_FAULT_PADS_NOT_MASKED_AFTER_CONV, "no column of padding reaches a kernel: tokens are packed"},
     {FH1_FAULT_STATE_DECAYS_OVER_RIGHT_PADS, "no column of padding reaches a kernel: tokens are packed"},
     {FH1_FAULT_CACHE_AFTER_LAST_COLUMN, "no column of padding reaches a kernel: tokens are packed"},
+    {FH1_FAULT_NORM_READS_WIDE_RESIDUAL, "this engine's norms read a residual in f32 as it is"},
 };
 
 const char *fault_cuda_lacks(fh1_fault f)

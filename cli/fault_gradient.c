@@ -20,10 +20,13 @@ static const struct {
     const char *model, *adapter;
     int batch;
 } wanted[] = {
-    {"mini-0.5b", NULL, LEFT},      {"odd", NULL, PACKED},         {"mini-34b", NULL, TWO_CHUNKS},
-    {"odd", NULL, RIGHT},           {"mini-0.5b", NULL, PACKED},   {"mini-34b", "linear", LEFT},
-    {"odd", "bias", PACKED},        {"mini-0.5b", "ends", PACKED}, {"odd", "tied-ends", PACKED},
-    {"mini-34b", "out_proj", LEFT},
+    {"mini-0.5b", NULL, LEFT},      {"odd", NULL, PACKED},
+    {"mini-34b", NULL, TWO_CHUNKS}, {"odd", NULL, RIGHT},
+    {"mini-0.5b", NULL, PACKED},    {"mini-34b", "linear", LEFT},
+    {"odd", "bias", PACKED},        {"mini-0.5b", "ends", PACKED},
+    {"odd", "tied-ends", PACKED},   {"mini-34b", "out_proj", LEFT},
+    {"mamba-untied", NULL, PACKED}, {"mamba-tied", NULL, LEFT},
+    {"block-sam", NULL, PACKED},    {"block-sequential", NULL, LEFT},
 };
 enum { SETTINGS = sizeof wanted / sizeof *wanted, MOST_PROFILES = 6 };
 
@@ -179,7 +182,7 @@ static int64_t earliest(const fh1_grads *g, const fh1_fault_info *info, int64_t 
 static void place(const fh1_grads *g, int64_t k, char *buf, size_t size)
 {
     const char *name = k < 0 ? "loss" : k < g->n ? g->params[k].name : "nothing";
-    const char *at = strncmp(name, "model.", 6) == 0 ? name + 6 : name;
+    const char *at = strncmp(name, "model.", 6) == 0 ? name + 6 : strncmp(name, "backbone.", 9) == 0 ? name + 9 : name;
     snprintf(buf, size, "%.*s", (int)size - 1, at);
 }
 

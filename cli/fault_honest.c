@@ -108,11 +108,14 @@ static fh1_status run_cases(fault_bench *b, fh1_engine *e, int64_t Q, fault_row 
 {
     const fault_setting *seen[FAULT_MOST_CASES] = {0};
     int n = 0;
-    for (int f = 1; f < FH1_FAULT_COUNT; ++f) {
+    for (int job = 1; job < 2 * FH1_FAULT_COUNT; ++job) {
         const fault_setting *s;
+        const fh1_fault f = fault_of_job(job);
+        const fh1_family family = fault_family_of_job(job);
         bool known = false;
-        if (fh1_fault_is_gradient((fh1_fault)f) || (b->cuda && !fault_cuda_has((fh1_fault)f))) continue;
-        FH1_TRY(fault_setting_of(b, (fh1_fault)f, &s));
+        if (f == FH1_FAULT_NONE || !fh1_fault_acts_on(f, family)) continue;
+        if (fh1_fault_is_gradient(f) || (b->cuda && (!fault_cuda_has(f) || family != gld_fault_family(f)))) continue;
+        FH1_TRY(fault_setting_of(b, f, family, &s));
         for (int i = 0; i < n && !known; ++i) known = seen[i] == s;
         if (known) continue;
         seen[n++] = s;
@@ -125,8 +128,8 @@ static fh1_status run_cases(fault_bench *b, fh1_engine *e, int64_t Q, fault_row 
         row->runs[FAULT_RULE_CHECK]++;
         if (!v.failed) continue;
         char place[128], text[256];
-        const gld_fault_case c = gld_fault_case_of((fh1_fault)f);
-        fault_place(v.step, v.tap, v.layer, place, sizeof place);
+        const gld_fault_case c = gld_fault_case_of(f, family);
+        fault_place(s->m->config.family, v.step, v.tap, v.layer, place, sizeof place);
         snprintf(text, sizeof text, "check %s %s: %s", c.model, gld_fault_input_name((int)c.inputs), place);
         reject(row, FAULT_RULE_CHECK, text);
     }
@@ -136,10 +139,11 @@ static fh1_status run_cases(fault_bench *b, fh1_engine *e, int64_t Q, fault_row 
 static fh1_status run_laws(fault_bench *b, fh1_engine *e, fault_row *row)
 {
     for (int i = 0; gld_law_at(i); ++i)
-        for (int m = 0; m < FAULT_LAW_MODELS; ++m) {
+        for (int m = 0; m < 2 * FAULT_LAW_MODELS; ++m) {
             gld_law_result r;
             char text[256];
-            FH1_TRY(fault_law_run(b, gld_law_at(i), m, e, &r));
+            const fh1_family family = m < FAULT_LAW_MODELS ? FH1_FALCON_H1 : FH1_FALCON_MAMBA;
+            FH1_TRY(fault_law_run(b, gld_law_at(i), family, m % FAULT_LAW_MODELS, e, &r));
             if (r.verdict == FH1_SKIP) continue;
             row->runs[FAULT_RULE_LAW]++;
             if (r.verdict == FH1_PASS) continue;
@@ -155,12 +159,15 @@ static fh1_status run(fault_bench *b, fh1_engine *e, int rules, int64_t Q, fault
     if (b->bf16) rules &= CASES;
     if (rules & CASES) FH1_TRY(run_cases(b, e, Q, row));
     if (rules & LAWS) FH1_TRY(run_laws(b, e, row));
-    if (rules & OPS) FH1_TRY(fault_regimes_run(b, NULL, true, e, row, row->rejected, sizeof row->rejected));
+    if (rules & OPS)
+        FH1_TRY(fault_regimes_run(b, NULL, FH1_FALCON_H1, true, e, row, row->rejected, sizeof row->rejected));
     if (rules & LONG) {
-        fh1_verdict v;
-        FH1_TRY(fault_horizon_run(b, e, &v));
-        row->runs[FAULT_RULE_HORIZON] = 1;
-        if (v != FH1_PASS) reject(row, FAULT_RULE_HORIZON, "50 100 tokens in one scan");
+        for (int family = FH1_FALCON_H1; family <= FH1_FALCON_MAMBA; ++family) {
+            fh1_verdict v;
+            FH1_TRY(fault_horizon_run(b, (fh1_family)family, e, &v));
+            row->runs[FAULT_RULE_HORIZON]++;
+            if (v != FH1_PASS) reject(row, FAULT_RULE_HORIZON, "50 100 tokens in one scan");
+        }
     }
     return rules & GRADS ? fault_gradient_honest(b, e, row, row->rejected, sizeof row->rejected) : NULL;
 }

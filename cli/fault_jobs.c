@@ -43,6 +43,12 @@ static bool whole_write(int fd, const void *from, size_t n)
     return true;
 }
 
+static fh1_status run_fault(fault_bench *b, int job, fault_row *row)
+{
+    const fh1_fault_info info = fault_info_of(fault_of_job(job), fault_family_of_job(job));
+    return fault_row_run(b, fault_of_job(job), fault_family_of_job(job), &info, row);
+}
+
 /* A process takes jobs until there are none. */
 static void work(const fault_jobs *j, int in, int out)
 {
@@ -54,9 +60,7 @@ static void work(const fault_jobs *j, int in, int out)
         const int job = j->jobs[m.index];
         memset(&m.row, 0, sizeof m.row);
         fh1_status st = s;
-        if (!st)
-            st = job < 0 ? fault_honest_run(b, -1 - job, &m.row)
-                         : fault_row_run(b, (fh1_fault)job, fh1_fault_get((fh1_fault)job), &m.row);
+        if (!st) st = job < 0 ? fault_honest_run(b, -1 - job, &m.row) : run_fault(b, job, &m.row);
         m.row.job = job;
         if (st) fh1_status_line(st, m.row.error, sizeof m.row.error);
         if (!whole_write(out, &m, sizeof m)) break;
@@ -92,7 +96,7 @@ static fh1_status collect(const fault_jobs *j, int in, message *kept)
     }
     if (next == j->n_jobs) return NULL;
     const char *name =
-        j->jobs[next] < 0 ? fault_honest_name(-1 - j->jobs[next]) : fh1_fault_get((fh1_fault)j->jobs[next])->name;
+        j->jobs[next] < 0 ? fault_honest_name(-1 - j->jobs[next]) : fh1_fault_get(fault_of_job(j->jobs[next]))->name;
     return fh1_fail(FH1_E_INTERNAL, "%s: the process that computes its row died", name);
 }
 

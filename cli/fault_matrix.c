@@ -46,12 +46,19 @@ static bool names_law(const fh1_fault_info *info, const gld_law *law)
     return names_rule(info, word);
 }
 
-const char *fault_caught_by(fh1_fault f, const fh1_fault_info *info, char *buf, size_t size)
+fh1_fault_info fault_info_of(fh1_fault f, fh1_family family)
 {
-    const gld_fault_case c = gld_fault_case_of(f);
+    fh1_fault_info info = *fh1_fault_get(f);
+    info.tap = fh1_fault_tap(f, family);
+    return info;
+}
+
+const char *fault_caught_by(fh1_fault f, fh1_family family, const fh1_fault_info *info, char *buf, size_t size)
+{
+    const gld_fault_case c = gld_fault_case_of(f, family);
     char tap[96];
     buf[0] = 0;
-    fault_place(-1, info->tap, 0, tap, sizeof tap);
+    fault_place(family, -1, info->tap, 0, tap, sizeof tap);
     for (words w = {.rest = info->caught_by}; next_word(&w);) {
         const size_t used = strlen(buf);
         const char *comma = used ? ", " : "";
@@ -99,32 +106,42 @@ static bool same_bits(const gld_step *step, const gld_tap *a, const gld_tap *b)
 }
 
 /* Both engines are one source: the first tap that differs in a bit is where the fault acts first. */
-static change first_change(const gld_trace *honest, const gld_trace *faulty, int64_t n_layers)
+static change first_change(const gld_trace *honest, const gld_trace *faulty, const fh1_config *c)
 {
-    for (int64_t j = 0; j < honest->n_steps; ++j)
+    change first = {0};
+    for (int64_t j = 0; j < honest->n_steps && !first.any; ++j)
         for (int64_t k = 0; k < honest->steps[j].n_taps; ++k) {
             const gld_tap *a = &honest->steps[j].taps[k];
-            if (!same_bits(&honest->steps[j], a, gld_trace_find(faulty, j, a->id, a->layer)))
-                return (change){true, j, a->layer, fh1_tap_order(a->id, a->layer, n_layers), a->id};
+            const int64_t order = fh1_tap_order(c, a->id, a->layer, c->n_layers);
+            if ((first.any && order > first.order) ||
+                same_bits(&honest->steps[j], a, gld_trace_find(faulty, j, a->id, a->layer)))
+                continue;
+            first = (change){true, j, a->layer, order, a->id};
         }
-    return (change){0};
+    return first;
 }
 
 /* ---- the rules ---- */
 
-static fh1_status run_check(fault_bench *b, fh1_fault f, const fh1_fault_info *info, fault_row *row)
+typedef struct {
+    fh1_fault f;
+    fh1_family family;
+} target;
+
+static fh1_status run_check(fault_bench *b, const target *t0, const fh1_fault_info *info, fault_row *row)
 {
+    const fh1_fault f = t0->f;
     const fault_setting *s;
     gld_trace t;
     fault_verdict v;
-    FH1_TRY(fault_setting_of(b, f, &s));
+    FH1_TRY(fault_setting_of(b, f, t0->family, &s));
     fh1_engine *e;
-    FH1_TRY(fault_engine_of(b, f, &e));
+    FH1_TRY(fault_engine_of(b, f, t0->family, &e));
     fh1_status st = gld_record_like(e, s->m, &s->in, NULL, &t);
     e->free(e);
     FH1_TRY(st);
     if (!(st = fault_judge(&t, s->m, f, &v))) {
-        const change c = first_change(&s->honest, &t, s->m->config.n_layers);
+        const change c = first_change(&s->honest, &t, &s->m->config);
         row->runs[FAULT_RULE_CHECK] = 1;
         row->red[FAULT_RULE_CHECK] = v.failed;
         row->judged = true;
@@ -136,16 +153,16 @@ static fh1_status run_check(fault_bench *b, fh1_fault f, const fh1_fault_info *i
         row->late = v.failed && c.any && (c.step != v.step || c.order != v.order);
         row->right_step = v.failed && c.any && (c.step < v.step || (c.step == v.step && c.order <= v.order));
         snprintf(row->suspects, sizeof row->suspects, "%s", v.suspects);
-        if (v.failed) fault_place(v.step, v.tap, v.layer, row->found, sizeof row->found);
-        if (c.any) fault_place(c.step, c.tap, c.layer, row->changed, sizeof row->changed);
-        fault_place(-1, info->tap, 0, row->wanted, sizeof row->wanted);
+        if (v.failed) fault_place(s->m->config.family, v.step, v.tap, v.layer, row->found, sizeof row->found);
+        if (c.any) fault_place(s->m->config.family, c.step, c.tap, c.layer, row->changed, sizeof row->changed);
+        fault_place(s->m->config.family, -1, info->tap, 0, row->wanted, sizeof row->wanted);
     }
     gld_trace_free(&t);
     return st;
 }
 
 /* All laws on the small model; those that the registry names on the others too, until one is red. */
-static fh1_status run_laws(fault_bench *b, const fh1_fault_info *info, fh1_engine *e, fault_row *row)
+static fh1_status run_laws(fault_bench *b, fh1_family family, const fh1_fault_info *info, fh1_engine *e, fault_row *row)
 {
     for (int i = 0; gld_law_at(i); ++i) {
         const gld_law *law = gld_law_at(i);
@@ -153,7 +170,7 @@ static fh1_status run_laws(fault_bench *b, const fh1_fault_info *info, fh1_engin
         bool red = false;
         for (int m = 0; m < (named ? FAULT_LAW_MODELS : 1) && !red; ++m) {
             gld_law_result r;
-            FH1_TRY(fault_law_run(b, law, m, e, &r));
+            FH1_TRY(fault_law_run(b, law, family, m, e, &r));
             red = r.verdict == FH1_FAIL;
         }
         row->runs[FAULT_RULE_LAW]++;
@@ -163,49 +180,63 @@ static fh1_status run_laws(fault_bench *b, const fh1_fault_info *info, fh1_engin
     return NULL;
 }
 
-/* What looks at the engine itself. Of cuda-host only what the registry asks for: it is slow. */
-static fh1_status run_engine_rules(fault_bench *b, fh1_fault f, const fh1_fault_info *info, fault_row *row)
+static bool of_a_scan(const fh1_fault_info *info)
 {
-    const bool ops = !b->cuda || names_rule(info, rule_names[FAULT_RULE_LATTICE]);
-    const bool horizon = b->cuda ? names_rule(info, rule_names[FAULT_RULE_HORIZON]) : strncmp(info->op, "ssd_", 4) == 0;
+    return strncmp(info->op, "ssd_", 4) == 0 || strncmp(info->op, "selective_", 10) == 0;
+}
+
+/* Ops that both families have are looked at in the row of Falcon-H1. */
+static bool has_op_row(const target *t, const fh1_fault_info *info)
+{
+    return t->family == gld_fault_family(t->f) || of_a_scan(info);
+}
+
+/* What looks at the engine itself. Of cuda-host only what the registry asks for: it is slow. */
+static fh1_status run_engine_rules(fault_bench *b, const target *t, const fh1_fault_info *info, fault_row *row)
+{
+    const bool ops = has_op_row(t, info) && (!b->cuda || names_rule(info, rule_names[FAULT_RULE_LATTICE]));
+    const bool horizon = b->cuda ? names_rule(info, rule_names[FAULT_RULE_HORIZON]) : of_a_scan(info);
     fh1_engine *e;
     if (b->cuda && !ops && !horizon) return NULL;
-    FH1_TRY(fault_engine_of(b, f, &e));
-    fh1_status s = b->cuda ? NULL : run_laws(b, info, e, row);
-    if (!s && ops) s = fault_regimes_run(b, info->op, false, e, row, NULL, 0);
+    FH1_TRY(fault_engine_of(b, t->f, t->family, &e));
+    fh1_status s = b->cuda ? NULL : run_laws(b, t->family, info, e, row);
+    if (!s && ops) s = fault_regimes_run(b, info->op, t->family, false, e, row, NULL, 0);
     fh1_verdict v = FH1_SKIP;
-    if (!s && horizon) s = fault_horizon_run(b, e, &v);
+    if (!s && horizon) s = fault_horizon_run(b, t->family, e, &v);
     row->runs[FAULT_RULE_HORIZON] = v != FH1_SKIP;
     row->red[FAULT_RULE_HORIZON] = v == FH1_FAIL;
     e->free(e);
     return s;
 }
 
-static fh1_status run_rules(fault_bench *b, fh1_fault f, const fh1_fault_info *info, fault_row *row)
+static fh1_status run_rules(fault_bench *b, const target *t, const fh1_fault_info *info, fault_row *row)
 {
     row->right_tap = row->right_step = true;
-    if (fh1_fault_is_gradient(f)) {
-        FH1_TRY(fault_gradient_run(b, f, info, row));
+    if (fh1_fault_is_gradient(t->f)) {
+        FH1_TRY(fault_gradient_run(b, t->f, info, row));
         row->owes[FAULT_RULE_GRADIENT] = row->red[FAULT_RULE_GRADIENT] == 0;
         row->killed = !row->owes[FAULT_RULE_GRADIENT];
         return NULL;
     }
-    if (names_rule(info, "check")) FH1_TRY(run_check(b, f, info, row));
-    if (!b->bf16) FH1_TRY(run_engine_rules(b, f, info, row));
+    if (names_rule(info, "check")) FH1_TRY(run_check(b, t, info, row));
+    if (!b->bf16) FH1_TRY(run_engine_rules(b, t, info, row));
     row->killed = true;
     for (int r = 0; r < FAULT_RULES; ++r) {
-        if (r != FAULT_RULE_LAW && names_rule(info, rule_names[r])) row->owes[r] = row->red[r] == 0;
+        const bool of_op = r >= FAULT_RULE_LATTICE && r <= FAULT_RULE_FUZZED;
+        if (r != FAULT_RULE_LAW && names_rule(info, rule_names[r]) && (!of_op || has_op_row(t, info)))
+            row->owes[r] = row->red[r] == 0;
         if (!b->bf16 || r == FAULT_RULE_CHECK) row->killed = row->killed && !row->owes[r];
     }
     return NULL;
 }
 
-fh1_status fault_row_run(fault_bench *b, fh1_fault f, const fh1_fault_info *info, fault_row *row)
+fh1_status fault_row_run(fault_bench *b, fh1_fault f, fh1_family family, const fh1_fault_info *info, fault_row *row)
 {
+    const target t = {f, family};
     const double start = cli_seconds();
     memset(row, 0, sizeof *row);
-    row->job = (int)f;
-    fh1_status s = run_rules(b, f, info, row);
+    row->job = fault_job(f, family);
+    fh1_status s = run_rules(b, &t, info, row);
     row->seconds = cli_seconds() - start;
     return fh1_where(s, "%s", info->name);
 }

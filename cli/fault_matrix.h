@@ -22,9 +22,23 @@ typedef enum {
 
 const char *fault_rule_name(int rule); /* "check" */
 
+/* A fault on models of one family; honest engines are -1 - i. */
+static inline int fault_job(fh1_fault f, fh1_family family)
+{
+    return (int)f + (family == FH1_FALCON_MAMBA ? FH1_FAULT_COUNT : 0);
+}
+static inline fh1_fault fault_of_job(int job)
+{
+    return (fh1_fault)(job % FH1_FAULT_COUNT);
+}
+static inline fh1_family fault_family_of_job(int job)
+{
+    return job < FH1_FAULT_COUNT ? FH1_FALCON_H1 : FH1_FALCON_MAMBA;
+}
+
 /* One row. Plain data: it travels through a pipe. */
 typedef struct {
-    int job;                /* of fault_jobs_run */
+    int job;                /* fault_job, or below 0: an honest engine */
     int runs[FAULT_RULES];  /* cases, laws tried; 0: the rule does not concern it */
     int red[FAULT_RULES];   /* of them FAIL */
     bool owes[FAULT_RULES]; /* named by the registry and not all red */
@@ -51,8 +65,10 @@ fh1_status fault_bench_new(const char *folder, bool bf16, fault_bench **out);
 void fault_bench_take_cuda(fault_bench *b);
 void fault_bench_free(fault_bench *b);
 
-/* `info` is the registry's entry; another one is judged as if it stood there. */
-fh1_status fault_row_run(fault_bench *b, fh1_fault f, const fh1_fault_info *info, fault_row *row);
+/* On models of `family`. `info` is the registry's entry with its tap there (fault_info_of); another one is judged as if
+ * it stood there. */
+fh1_status fault_row_run(fault_bench *b, fh1_fault f, fh1_family family, const fh1_fault_info *info, fault_row *row);
+fh1_fault_info fault_info_of(fh1_fault f, fh1_family family);
 
 /* Honest engines; NULL past the last. */
 const char *fault_honest_name(int i);
@@ -63,10 +79,10 @@ fh1_status fault_honest_run(fault_bench *b, int i, fault_row *row);
 fh1_status fault_engine_run(fault_bench *b, fh1_engine *e, fault_row *row);
 
 /* What must be red, for people: "check mini-0.5b ragged self_attn.k_rope, law.reorder". Returns buf. */
-const char *fault_caught_by(fh1_fault f, const fh1_fault_info *info, char *buf, size_t size);
+const char *fault_caught_by(fh1_fault f, fh1_family family, const fh1_fault_info *info, char *buf, size_t size);
 
 /* Rows of fault and honest jobs, computed by n_processes copies of this process and handed to `done` in the order of
- * `jobs` as soon as they and those before them are there. A job >= 0 is a fault, -1 - i an honest engine. */
+ * `jobs` as soon as they and those before them are there. */
 typedef struct {
     const char *folder;
     bool bf16, cuda;

@@ -3,21 +3,19 @@
 #include <inttypes.h>
 #include <string.h>
 
-enum { EMBEDDING, ATTENTION, MIXER, MLP, NORMS, HEAD };
-
 const char *cli_part_name(int part)
 {
     static const char *const names[CLI_N_PARTS] = {"embedding", "attention", "mixer", "mlp", "norms", "lm_head"};
     return names[part];
 }
 
-static int part_of(const char *name)
+int cli_part_of(const char *name)
 {
-    if (strstr(name, ".self_attn.")) return ATTENTION;
-    if (strstr(name, ".mamba.")) return MIXER;
-    if (strstr(name, ".feed_forward.")) return MLP;
-    if (strstr(name, "embed_tokens")) return EMBEDDING;
-    return strstr(name, "layernorm") ? NORMS : HEAD;
+    if (strstr(name, ".self_attn.")) return CLI_ATTENTION;
+    if (strstr(name, ".mamba.") || strstr(name, ".mixer.")) return CLI_MIXER;
+    if (strstr(name, ".feed_forward.")) return CLI_MLP;
+    if (strstr(name, "embed_tokens") || strstr(name, ".embeddings.")) return CLI_EMBEDDING;
+    return strstr(name, "norm") ? CLI_NORMS : CLI_HEAD; /* input_layernorm; norm and norm_f of Falcon-Mamba */
 }
 
 /* bytes = 4 · Π dims; false on overflow */
@@ -37,14 +35,15 @@ fh1_status cli_footprint_of(const fh1_model *m, int64_t B, int64_t T, cli_footpr
     for (int64_t i = 0; i < m->n_weights; i++) {
         int64_t n = fh1_n_elems(&m->weights[i].t);
         out->total += n;
-        out->parts[part_of(m->weights[i].name)] += n;
+        out->parts[cli_part_of(m->weights[i].name)] += n;
         out->weight_bytes += fh1_n_bytes(&m->weights[i].t);
     }
     out->tensors = m->n_weights;
 
     /* The widest moment of a layer: the residual stream, its norm and both branch outputs; then either
-     * in_proj, conv, scan and gate, or three times F. Beside it one weight panel of 8 MiB per thread. */
-    int64_t mixer = fh1_in_proj_dim(c) + fh1_conv_dim(c) + 2 * c->d_ssm, mlp = 3 * c->F;
+     * in_proj, conv, step sizes, scan and gate, in Falcon-Mamba x_proj and its norms, or three times F. Beside it one
+     * weight panel of 8 MiB per thread. */
+    int64_t mixer = fh1_in_proj_dim(c) + fh1_conv_dim(c) + c->H + 2 * c->d_ssm + 2 * fh1_x_proj_dim(c), mlp = 3 * c->F;
     int64_t width = 4 * c->D + (c->Hq * 2 + c->Hkv * 2) * c->A + (mixer > mlp ? mixer : mlp);
     uint64_t logits = 0;
     bool ok = f32_bytes((const int64_t[]){2, c->n_layers, B, c->Hkv, T, c->A}, 6, &out->kv_bytes) &&

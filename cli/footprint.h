@@ -3,7 +3,7 @@
 
 #include "oracle/model.h"
 
-enum { CLI_N_PARTS = 6 };
+enum { CLI_EMBEDDING, CLI_ATTENTION, CLI_MIXER, CLI_MLP, CLI_NORMS, CLI_HEAD, CLI_N_PARTS };
 
 typedef struct {
     int64_t total, tensors;
@@ -15,5 +15,7 @@ typedef struct {
 
 /* "embedding", "attention", "mixer", "mlp", "norms", "lm_head" */
 const char *cli_part_name(int part);
+/* The part of a tensor, by its name in the checkpoint. */
+int cli_part_of(const char *name);
 
 fh1_status cli_footprint_of(const fh1_model *m, int64_t B, int64_t T, cli_footprint *out);

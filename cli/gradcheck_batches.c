@@ -26,7 +26,9 @@ static int64_t rows_of(int i)
 
 static int64_t columns_of(const fh1_config *c, int i)
 {
-    const int64_t Q = c->Q < GRADCHECK_MOST_TOKENS / 4 ? c->Q : GRADCHECK_MOST_TOKENS / 4;
+    /* A selective scan has no chunks; kernels and backward passes take 64 tokens or so at a time. */
+    const int64_t chunk = c->family == FH1_FALCON_MAMBA ? 64 : c->Q;
+    const int64_t Q = chunk < GRADCHECK_MOST_TOKENS / 4 ? chunk : GRADCHECK_MOST_TOKENS / 4;
     switch (i) {
     case ONE_AND_THREE:
     case THREE: return 3;

@@ -139,7 +139,7 @@ static fh1_status everywhere(const gradcheck_case *c, ref_complex_model *x, cons
 
 static int64_t padding_row(const gradcheck_case *c)
 {
-    return c->m->config.pad;
+    return fh1_padding_idx(&c->m->config);
 }
 
 fh1_status gradcheck_exact(const gradcheck_case *c, const fh1_grads *g, double loss)

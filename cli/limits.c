@@ -1,5 +1,6 @@
 #include "cli/limits.h"
 
+#include "cli/cost.h"
 #include "cli/progress.h"
 #include "oracle/clones.h"
 #include "oracle/thread.h"
@@ -12,25 +13,26 @@ extern void openblas_set_num_threads(int);
 
 /* -- the work -------------------------------------------------------------------------------------------------- */
 
+/* Of all layers, and the last norm. */
 static double layer_parameters(const fh1_config *c)
 {
-    const double D = (double)c->D, conv = (double)fh1_conv_dim(c), attn = (double)(c->Hq * c->A);
-    const double mixer =
-        D * (double)fh1_in_proj_dim(c) + D * (double)c->d_ssm + (double)(c->K + 1) * conv + 3 * (double)c->H;
-    return mixer + D * (double)((c->Hq + 2 * c->Hkv) * c->A) + attn * D + 3 * D * (double)c->F + 2 * D;
+    cli_count k = {0};
+    (void)cli_parameters_of(c, &k); /* only a visit that fails could fail, and its own does not */
+    return k.parts[CLI_MIXER] + k.parts[CLI_ATTENTION] + k.parts[CLI_MLP] + k.parts[CLI_NORMS];
 }
 
 cli_work cli_work_of(const fh1_config *c, int64_t B, int64_t T, int64_t past, int64_t bits)
 {
     const double size = (double)bits / 8, L = (double)c->n_layers, rows = (double)B, n = (double)T, tokens = rows * n;
+    const double layers = layer_parameters(c);
     const double state = 4 * (double)(c->H * c->P * c->N + (c->K - 1) * fh1_conv_dim(c));
     const double kv = 2 * size * (double)(c->Hkv * c->A), head = (double)c->V * (double)c->D;
     const double keys = (double)past + (n + 1) / 2; /* that a new token sees, on average */
     const double scan = (double)(c->H * c->P * c->N) * 4, attention = 4 * (double)(c->Hq * c->A) * keys;
     return (cli_work){
-        .weights = size * (L * layer_parameters(c) + head + (double)c->D),
+        .weights = size * (layers + head),
         .rest = rows * (L * (2 * state + kv * ((double)past + n)) + 8 * (double)c->V),
-        .flops = tokens * L * (2 * layer_parameters(c) + scan + attention) + rows * 2 * head,
+        .flops = tokens * (2 * layers + L * (scan + attention)) + rows * 2 * head,
     };
 }
 

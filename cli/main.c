@@ -1,4 +1,4 @@
-/* fh1: says whether a Falcon-H1 implementation is right, and if not, where it goes wrong first. */
+/* fh1: says whether an implementation of Falcon-H1 or Falcon-Mamba is right, and if not, where it goes wrong first. */
 #include "cli/commands.h"
 #include "cli/interrupt.h"
 #include "cli/progress.h"
@@ -31,14 +31,16 @@ static const command commands[] = {
     {"verify", "is a model, an adapter or a file whole? every checksum and rule", cmd_verify},
     {"bench", "speed of an engine beside what the machine could do", cmd_bench},
     {"init", "make a synthetic checkpoint from a config.json", cmd_init},
+    {"mup", "multipliers against the width law, and at other widths", cmd_mup},
 };
 enum { N_COMMANDS = sizeof commands / sizeof commands[0] };
 
 static void print_help(FILE *out)
 {
-    fputs("fh1: is this Falcon-H1 implementation right, and if not, where does it go wrong first?\n\n"
-          "usage: fh1 COMMAND …        fh1 COMMAND --help        fh1 --version\n\n",
-          out);
+    fputs(
+        "fh1: is this implementation of Falcon-H1 or Falcon-Mamba right, and if not, where does it go wrong first?\n\n"
+        "usage: fh1 COMMAND …        fh1 COMMAND --help        fh1 --version\n\n",
+        out);
     for (int i = 0; i < N_COMMANDS; i++) fprintf(out, "  %-9s %s\n", commands[i].name, commands[i].summary);
     fputs("\nexample: fh1 check golden/models/mini-0.5b --trace golden/traces/mini-0.5b/t37.safetensors\n\n"
           "exit codes: 0 good, 1 the thing judged is wrong, 2 bad usage or bad input, 3 internal error\n",

@@ -87,7 +87,9 @@ static fh1_status compare_one(diff *d, int64_t t, int64_t u)
 static int64_t base_of(const diff *d, const char *tensor)
 {
     int64_t t = cvt_ckpt_find(d->a, tensor);
-    return t < 0 && strcmp(tensor, "lm_head.weight") == 0 ? cvt_ckpt_find(d->a, "model.embed_tokens.weight") : t;
+    if (t >= 0 || strcmp(tensor, "lm_head.weight") != 0) return t;
+    t = cvt_ckpt_find(d->a, fh1_embed_weight(FH1_FALCON_H1));
+    return t >= 0 ? t : cvt_ckpt_find(d->a, fh1_embed_weight(FH1_FALCON_MAMBA));
 }
 
 static fh1_status compare(diff *d)

@@ -2,6 +2,7 @@
 
 #include "cli/options.h"
 #include "cli/train_numbers.h"
+#include "convert/file.h"
 #include "oracle/random.h"
 
 #include <inttypes.h>
@@ -13,10 +14,11 @@
 static const struct {
     const char *name;
     fh1_tap_id tap;
-} known[] = {{"in_proj", FH1_TAP_IN_PROJ},     {"out_proj", FH1_TAP_OUT_PROJ}, {"q_proj", FH1_TAP_Q_PROJ},
-             {"k_proj", FH1_TAP_K_PROJ},       {"v_proj", FH1_TAP_V_PROJ},     {"o_proj", FH1_TAP_O_PROJ},
-             {"gate_proj", FH1_TAP_GATE_PROJ}, {"up_proj", FH1_TAP_UP_PROJ},   {"down_proj", FH1_TAP_DOWN_PROJ},
-             {"lm_head", FH1_TAP_LOGITS},      {"embed_tokens", FH1_TAP_EMBED}};
+} known[] = {{"in_proj", FH1_TAP_IN_PROJ},     {"out_proj", FH1_TAP_OUT_PROJ},  {"q_proj", FH1_TAP_Q_PROJ},
+             {"k_proj", FH1_TAP_K_PROJ},       {"v_proj", FH1_TAP_V_PROJ},      {"o_proj", FH1_TAP_O_PROJ},
+             {"gate_proj", FH1_TAP_GATE_PROJ}, {"up_proj", FH1_TAP_UP_PROJ},    {"down_proj", FH1_TAP_DOWN_PROJ},
+             {"lm_head", FH1_TAP_LOGITS},      {"embed_tokens", FH1_TAP_EMBED}, {"x_proj", FH1_TAP_X_PROJ},
+             {"dt_proj", FH1_TAP_DT},          {"embeddings", FH1_TAP_EMBED}};
 enum { N_KNOWN = sizeof known / sizeof *known };
 
 /* ---- the option ---- */
@@ -40,7 +42,8 @@ static fh1_status add_target(cli_lora_spec *s, const char *name)
             "train it in full with --train '*conv1d*', or choose in_proj, whose output it filters");
     if (strcmp(name, "all-linear") == 0)
         return fh1_hint(FH1_BAD("--lora: all-linear takes out_proj too, and PEFT refuses that for this architecture"),
-                        "name the modules: in_proj+q_proj+k_proj+v_proj+o_proj+gate_proj+up_proj+down_proj");
+                        "name the modules: in_proj+q_proj+k_proj+v_proj+o_proj+gate_proj+up_proj+down_proj, of "
+                        "Falcon-Mamba in_proj+x_proj+dt_proj");
     bool exists = false;
     for (int i = 0; i < N_KNOWN; i++) exists |= strcmp(known[i].name, name) == 0;
     if (!exists) return unknown_target(name);
@@ -158,7 +161,8 @@ static fh1_status add_linear(builder *b, fh1_tap_id tap, int64_t layer)
     char module[FH1_TAP_NAME_SIZE];
     const fh1_linear x = fh1_model_linear(b->m, tap, layer);
     if (!x.w->data) return NULL;
-    const char *name = tap == FH1_TAP_LOGITS ? "lm_head" : fh1_tap_name(tap, layer, module);
+    const char *name = tap == FH1_TAP_LOGITS ? "lm_head" : fh1_tap_name(b->m->config.family, tap, layer, module);
+    if (tap == FH1_TAP_DT) strncat(module, "_proj", sizeof module - strlen(module) - 1); /* ….mixer.dt is behind it */
     return add_pair(b, name, x.w->shape[1], x.w->shape[0], false, x.lora);
 }
 
@@ -167,17 +171,19 @@ static fh1_status add_named(builder *b, int which)
     const fh1_tap_id tap = known[which].tap;
     const int64_t before = b->cover->modules;
     const fh1_tensor *embed = &b->m->embed;
-    if (tap == FH1_TAP_EMBED)
-        return add_pair(b, "model.embed_tokens", embed->shape[0], embed->shape[1], true, &b->m->embed_lora);
+    const char *table = fh1_embed_module(b->m->config.family);
+    if (tap == FH1_TAP_EMBED && cvt_has_suffix(table, known[which].name))
+        return add_pair(b, table, embed->shape[0], embed->shape[1], true, &b->m->embed_lora);
     if (tap == FH1_TAP_LOGITS) return add_linear(b, tap, 0);
-    for (int64_t i = 0; i < b->m->config.n_layers; i++) FH1_TRY(add_linear(b, tap, i));
+    for (int64_t i = 0; tap != FH1_TAP_EMBED && i < b->m->config.n_layers; i++) FH1_TRY(add_linear(b, tap, i));
     if (b->cover->modules > before) return NULL;
     return FH1_BAD("--lora: the target %s matches no module of this model", known[which].name);
 }
 
 static fh1_status build(builder *b)
 {
-    const int64_t most = b->m->config.n_layers * 9 + 2;
+    const bool mamba = b->m->config.family == FH1_FALCON_MAMBA;
+    const int64_t most = b->m->config.n_layers * (mamba ? 4 : 9) + 2;
     b->a->pairs = calloc((size_t)most, sizeof *b->a->pairs);
     b->a->blocks = calloc((size_t)(2 * most), sizeof *b->a->blocks);
     if (!b->a->pairs || !b->a->blocks) return fh1_no_memory((size_t)most * sizeof *b->a->pairs, "an adapter");

@@ -15,7 +15,8 @@ typedef struct {
 } cli_lora_spec;
 
 /* "8,16,q_proj+v_proj" (or blanks between the targets): in_proj out_proj q_proj k_proj v_proj o_proj gate_proj up_proj
- * down_proj embed_tokens lm_head. FH1_E_INPUT: r < 1, conv1d, a name that is no module, one that is named twice. */
+ * down_proj embed_tokens lm_head; Falcon-Mamba: in_proj x_proj dt_proj out_proj embeddings lm_head. FH1_E_INPUT: r < 1,
+ * conv1d, a name that is no module, one that is named twice. */
 fh1_status cli_lora_parse(const char *text, cli_lora_spec *out);
 bool cli_lora_has(const cli_lora_spec *s, const char *target);
 

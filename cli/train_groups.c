@@ -35,9 +35,9 @@ bool cli_glob(const char *pattern, const char *name)
 /* ---- kinds ---- */
 
 const char *const cli_param_kinds[] = {
-    "embed_tokens", "lm_head",   "in_proj",   "conv1d", "dt_bias", "A_log",  "D",
-    "norm",         "out_proj",  "q_proj",    "k_proj", "v_proj",  "o_proj", "gate_proj",
-    "up_proj",      "down_proj", "layernorm", "bias",   "lora_A",  "lora_B", NULL};
+    "embed_tokens", "lm_head", "in_proj", "conv1d", "dt_bias", "A_log",     "D",       "norm",
+    "out_proj",     "q_proj",  "k_proj",  "v_proj", "o_proj",  "gate_proj", "up_proj", "down_proj",
+    "layernorm",    "bias",    "lora_A",  "lora_B", "x_proj",  "dt_proj",   NULL};
 
 static const char *kind_named(const char *text, size_t n)
 {
@@ -49,14 +49,24 @@ static const char *kind_named(const char *text, size_t n)
 const char *cli_param_kind(const char *name)
 {
     size_t n = strlen(name);
+    const bool mamba = strncmp(name, "backbone.", 9) == 0; /* Falcon-Mamba's own names */
     if (strstr(name, ".lora_A.") || cvt_has_suffix(name, ".lora_embedding_A")) return "lora_A";
     if (cvt_has_suffix(name, ".lora_B.bias")) return "bias";
     if (strstr(name, ".lora_B.") || cvt_has_suffix(name, ".lora_embedding_B")) return "lora_B";
+    if (mamba && cvt_has_suffix(name, ".dt_proj.bias")) return "dt_bias";
     if (cvt_has_suffix(name, ".bias")) return "bias";
     if (cvt_has_suffix(name, "layernorm.weight")) return "layernorm";
     if (cvt_has_suffix(name, ".weight")) n -= strlen(".weight");
     size_t last = n;
     while (last > 0 && name[last - 1] != '.') last--;
+    /* Falcon-Mamba: its table, its final norm and the norms of its layers have other names; `norm` is a mixer's. */
+    if (mamba) {
+        const char *const of_model[][2] = {
+            {"embeddings", "embed_tokens"}, {"norm_f", "layernorm"}, {"norm", "layernorm"}};
+        for (size_t i = 0; i < sizeof of_model / sizeof *of_model; i++)
+            if (strlen(of_model[i][0]) == n - last && strncmp(name + last, of_model[i][0], n - last) == 0)
+                return of_model[i][1];
+    }
     const char *kind = kind_named(name + last, n - last);
     return kind ? kind : "";
 }
@@ -184,7 +194,7 @@ void cli_groups_free(cli_groups *g)
 
 /* ---- what fits ---- */
 
-static bool fits(const cli_group *g, const char *name)
+bool cli_group_fits(const cli_group *g, const char *name)
 {
     return (!g->match || cli_glob(g->match, name)) && (!g->kind || strcmp(g->kind, cli_param_kind(name)) == 0);
 }
@@ -194,7 +204,7 @@ static fh1_status idle_group(const cli_group *g, int i, const fh1_grads *params)
     const char *what = g->match ? g->match : g->kind;
     bool taken = false, frozen = false;
     for (int64_t k = 0; k < params->n; k++) {
-        if (!fits(g, params->params[k].name)) continue;
+        if (!cli_group_fits(g, params->params[k].name)) continue;
         if (params->params[k].grad.data) taken = true;
         else frozen = true;
     }
@@ -213,7 +223,7 @@ fh1_status cli_groups_apply(const cli_groups *g, const fh1_grads *params, cli_fa
     for (int64_t k = 0; k < params->n; k++) {
         out[k] = (cli_factors){1, 1};
         for (int i = 0; i < g->n; i++) {
-            if (!fits(&g->groups[i], params->params[k].name)) continue;
+            if (!cli_group_fits(&g->groups[i], params->params[k].name)) continue;
             used[i] |= params->params[k].grad.data != NULL;
             out[k] = g->groups[i].f;
             break;

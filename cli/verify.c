@@ -47,12 +47,6 @@ bool cli_same_file(const struct stat *a, const struct stat *b)
            a->st_ctim.tv_sec == b->st_ctim.tv_sec && a->st_ctim.tv_nsec == b->st_ctim.tv_nsec;
 }
 
-fh1_status cli_changed(const char *path)
-{
-    return fh1_hint(fh1_where(FH1_BAD("the file was changed while it was read"), "%s", path),
-                    "start again when nothing writes to it");
-}
-
 static bool has(const char *dir, const char *name)
 {
     char path[4096];
@@ -142,7 +136,7 @@ static fh1_status verify_file(const char *path, const cvt_progress *progress, cl
         return fh1_hint(fh1_where(fh1_fail(FH1_E_WRONG, "this is a git-lfs pointer, not the file itself"), "%s", path),
                         "fetch the file with `git lfs pull`");
     fh1_status s = verify_kind(kind, path, progress, out);
-    if (stat(path, &after) != 0 || !cli_same_file(&before, &after)) return cli_changed(path);
+    if (stat(path, &after) != 0 || !cli_same_file(&before, &after)) return cvt_changed(path);
     if (kind != SAFETENSORS) out->bytes = size;
     return is_unsupported(s) ? s : cli_damage(s);
 }

@@ -26,7 +26,6 @@ void cli_verify_note(cli_verified *v, const char *fmt, ...) __attribute__((forma
 /* What is seen while somebody writes is no damage: is it the same file, unchanged, and what to say if not. */
 struct stat;
 bool cli_same_file(const struct stat *a, const struct stat *b);
-fh1_status cli_changed(const char *path); /* FH1_E_INPUT */
 /* The same error as damage; others than FH1_E_INPUT stay what they are. */
 fh1_status cli_damage(fh1_status s);
 

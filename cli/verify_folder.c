@@ -61,7 +61,7 @@ static fh1_status damage_unless_changed(const char *dir, const known_folder *bef
         char path[4096];
         struct stat now;
         FH1_TRY(cvt_path_join(path, sizeof path, dir, before->files[i].name));
-        if (stat(path, &now) != 0 || !cli_same_file(&now, &before->files[i].st)) return cli_changed(path);
+        if (stat(path, &now) != 0 || !cli_same_file(&now, &before->files[i].st)) return cvt_changed(path);
     }
     return cli_damage(&e);
 }
@@ -128,9 +128,10 @@ static fh1_status check_side_files(cvt_ckpt *c, cli_verified *out)
 }
 
 /* A tied head that is stored too must say the same as the embedding. */
-static fh1_status check_tied_head(cvt_ckpt *c, int64_t head)
+static fh1_status check_tied_head(cvt_ckpt *c, const fh1_config *config, int64_t head)
 {
-    int64_t embed = cvt_ckpt_find(c, "model.embed_tokens.weight");
+    const char *name = fh1_embed_weight(config->family);
+    int64_t embed = cvt_ckpt_find(c, name);
     if (embed < 0) return NULL; /* told elsewhere */
     const cvt_ckpt_tensor *a = &c->tensors[head], *b = &c->tensors[embed];
     bool same = a->dtype == b->dtype && a->rank == b->rank;
@@ -147,7 +148,7 @@ static fh1_status check_tied_head(cvt_ckpt *c, int64_t head)
     }
     free(x);
     if (s || same) return s;
-    s = fh1_fail(FH1_E_WRONG, "lm_head.weight differs from model.embed_tokens.weight, but tie_word_embeddings is true");
+    s = fh1_fail(FH1_E_WRONG, "lm_head.weight differs from %s, but tie_word_embeddings is true", name);
     return fh1_hint(fh1_where(s, "%s", c->path), "set tie_word_embeddings to false if the head was trained");
 }
 
@@ -161,7 +162,7 @@ static fh1_status check_shapes(cvt_ckpt *c, const fh1_config *config)
     for (int64_t i = 0; !s && i < c->n_tensors; i++) {
         const cvt_ckpt_tensor *t = &c->tensors[i];
         if (config->tied && strcmp(t->name, "lm_head.weight") == 0) {
-            s = check_tied_head(c, i);
+            s = check_tied_head(c, config, i);
             continue;
         }
         w[n].name = strdup(t->name);
@@ -187,7 +188,8 @@ static fh1_status check_model(cvt_ckpt *c, cli_verified *out)
     fh1_status s = config ? NULL : fh1_no_memory(sizeof *config, "a config");
     if (!s) s = cvt_ckpt_config_json(c, &json);
     const cJSON *type = s ? NULL : cJSON_GetObjectItemCaseSensitive(json, "model_type");
-    bool ours = !cJSON_IsString(type) || strcmp(type->valuestring, "falcon_h1") == 0;
+    bool ours = !cJSON_IsString(type) || strcmp(type->valuestring, fh1_family_name(FH1_FALCON_H1)) == 0 ||
+                strcmp(type->valuestring, fh1_family_name(FH1_FALCON_MAMBA)) == 0;
     if (!s && !ours)
         cli_verify_note(out, "model_type is %.60s: names and shapes of the tensors were not checked",
                         type->valuestring);

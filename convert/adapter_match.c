@@ -167,12 +167,17 @@ static fh1_status excluded(const rules *x, const char *path, bool *out)
     return *out ? NULL : any_matches(x->saved, path, out, NULL);
 }
 
+static bool is_mixer(const char *path)
+{
+    return strstr(path, ".mamba.") || strstr(path, ".mixer.");
+}
+
 static fh1_status targeted(const rules *x, const cvt_module *m, bool *out)
 {
     const cJSON *t = x->c->target_modules;
     bool no;
     *out = false;
-    if (!t || (CVT_FAULT(MIXER_TARGETS_DROPPED) && strstr(m->path, "mamba"))) return NULL;
+    if (!t || (CVT_FAULT(MIXER_TARGETS_DROPPED) && is_mixer(m->path))) return NULL;
     FH1_TRY(excluded(x, m->path, &no));
     if (no) return NULL;
     if (x->target) return cvt_pattern_match(x->target, m->path, out, NULL);
@@ -228,9 +233,10 @@ static fh1_status match_parameters(cvt_modules *m, const rules *x)
         const cvt_base_tensor *t = &m->tensors[i];
         if (!list_matches(x->c->target_parameters, t->name)) continue;
         cvt_module *to = t->module >= 0 ? &m->modules[t->module] : NULL;
+        const char *what = t->rank == 2 ? "target_parameters on a parameter of the mixer itself is not supported"
+                                        : "target_parameters names a tensor that is no matrix";
         if (t->rank != 2 || !to)
-            return fh1_hint(fh1_where(FH1_BAD("target_parameters names a tensor that is no matrix"), "%s", t->name),
-                            "modules_to_save trains it as a whole");
+            return fh1_hint(fh1_where(FH1_BAD("%s", what), "%s", t->name), "modules_to_save trains it as a whole");
         if (to->targeted)
             return fh1_where(FH1_BAD("target_parameters and target_modules name the same weight"), "%s", t->name);
         to->targeted = to->parameter = true;
@@ -265,9 +271,8 @@ static fh1_status mark_saved(cvt_modules *m, const cJSON *list, cvt_adapter *a)
 /* ensure_weight_tying: what one end of a tied model has, the other end gets. */
 static void tie_ends(cvt_modules *m)
 {
-    cvt_module *embed = cvt_modules_find(m, "model.embed_tokens"), *head = cvt_modules_find(m, "lm_head");
-    cvt_base_tensor *ew = cvt_modules_tensor(m, "model.embed_tokens.weight"),
-                    *hw = cvt_modules_tensor(m, "lm_head.weight");
+    cvt_module *embed = cvt_modules_find(m, m->embed), *head = cvt_modules_find(m, "lm_head");
+    cvt_base_tensor *ew = cvt_modules_tensor(m, m->embed_weight), *hw = cvt_modules_tensor(m, "lm_head.weight");
     if (!m->tied || !embed || !head || !ew || !hw) return;
     embed->targeted = head->targeted = embed->targeted || head->targeted;
     embed->saved = head->saved = ew->saved = hw->saved = ew->saved || hw->saved;

@@ -1,4 +1,4 @@
-/* Which modules of Falcon-H1 an adapter's config adapts, and how, by the rules of PEFT 0.21.2. For
+/* Which modules of a model an adapter's config adapts, and how, by the rules of PEFT 0.21.2. For
  * convert/adapter_*.c. */
 #pragma once
 
@@ -33,6 +33,7 @@ typedef struct {
     int64_t n_modules;
     cvt_base_tensor *tensors; /* n_tensors, sorted by name */
     int64_t n_tensors;
+    const char *embed, *embed_weight; /* the embedding's path and tensor */
     bool tied;
 } cvt_modules;
 

@@ -1,4 +1,4 @@
-/* The modules of Falcon-H1, from the tensors that a config requires. */
+/* The modules of a model, from the tensors that a config requires. */
 #include "convert/adapter_match.h"
 #include "oracle/model.h"
 
@@ -7,14 +7,14 @@
 
 #define HEAD "lm_head.weight"
 
-static cvt_module_kind kind_of(const char *path)
+static cvt_module_kind kind_of(const cvt_modules *m, const char *path)
 {
-    static const char *const linear[] = {"in_proj", "out_proj",  "q_proj",  "k_proj",    "v_proj",
-                                         "o_proj",  "gate_proj", "up_proj", "down_proj", "lm_head"};
+    static const char *const linear[] = {"in_proj", "out_proj", "x_proj",    "dt_proj", "q_proj",    "k_proj",
+                                         "v_proj",  "o_proj",   "gate_proj", "up_proj", "down_proj", "lm_head"};
     const char *point = strrchr(path, '.'), *last = point ? point + 1 : path;
     for (size_t i = 0; i < sizeof linear / sizeof linear[0]; i++)
         if (strcmp(last, linear[i]) == 0) return CVT_MODULE_LINEAR;
-    if (strcmp(last, "embed_tokens") == 0) return CVT_MODULE_EMBEDDING;
+    if (strcmp(path, m->embed) == 0) return CVT_MODULE_EMBEDDING;
     return strcmp(last, "conv1d") == 0 ? CVT_MODULE_CONV : CVT_MODULE_OTHER;
 }
 
@@ -62,7 +62,7 @@ static fh1_status add_module(cvt_modules *m, const cvt_base_tensor *t)
     *x = (cvt_module){.path = strndup(t->name, n)};
     if (!x->path) return fh1_no_memory(n, "a name");
     m->n_modules++;
-    x->kind = kind_of(x->path);
+    x->kind = kind_of(m, x->path);
     if (t->rank == 2) {
         x->out = t->shape[0];
         x->in = t->shape[1];
@@ -98,7 +98,8 @@ static fh1_status build(const fh1_config *c, cvt_modules *m)
 
 fh1_status cvt_modules_of(const fh1_config *c, cvt_modules *out)
 {
-    *out = (cvt_modules){.tied = c->tied};
+    *out = (cvt_modules){
+        .tied = c->tied, .embed = fh1_embed_module(c->family), .embed_weight = fh1_embed_weight(c->family)};
     fh1_status s = build(c, out);
     if (s) cvt_modules_free(out);
     return s;

@@ -115,6 +115,12 @@ static fh1_status take_part(sorter *x, const cvt_st_entry *e, const char *name, 
     return NULL;
 }
 
+/* The embedding, or the head. */
+static bool is_end(const cvt_modules *m, const char *tensor)
+{
+    return strncmp(tensor, m->embed, strlen(m->embed)) == 0 || strncmp(tensor, "lm_head", strlen("lm_head")) == 0;
+}
+
 /* MODULE.base_layer.weight, MODULE.token_adapter.base_layer.weight and a plain name all mean the base's tensor. */
 static fh1_status take_replacement(sorter *x, const cvt_st_entry *e, const char *name)
 {
@@ -130,9 +136,8 @@ static fh1_status take_replacement(sorter *x, const cvt_st_entry *e, const char 
         fh1_status s = cvt_adapter_at(x->a, e->name, FH1_BAD("the tensor does not fit the one that it replaces"));
         s = fh1_found(fh1_expected(s, "%s", fh1_shape_text(&want, a, sizeof a)), "%s",
                       fh1_shape_text(&e->t, b, sizeof b));
-        return strstr(plain, "embed_tokens") || strstr(plain, "lm_head")
-                   ? fh1_hint(s, "was the vocabulary resized? Resize the base in the same way first")
-                   : s;
+        return is_end(x->m, plain) ? fh1_hint(s, "was the vocabulary resized? Resize the base in the same way first")
+                                   : s;
     }
     bool *seen = &x->seen[t - x->m->tensors];
     if (*seen) return cvt_adapter_at(x->a, e->name, FH1_BAD("the tensor is there twice, under two spellings"));
@@ -142,7 +147,7 @@ static fh1_status take_replacement(sorter *x, const cvt_st_entry *e, const char 
     if (!r->name) return fh1_no_memory(strlen(t->name), "a name");
     const char *end = strrchr(plain, '.');
     bool named = t->saved || at || x->c->bias != CVT_BIAS_NONE || strcmp(end, ".bias") != 0;
-    named &= t->saved || at || strcmp(end, ".bias") == 0 || strstr(plain, "embed_tokens") || strstr(plain, "lm_head");
+    named &= t->saved || at || strcmp(end, ".bias") == 0 || is_end(x->m, plain);
     return named ? NULL
                  : cvt_adapter_warn(x->a,
                                     "%s is in the adapter's file and replaces the base's, although "
@@ -249,6 +254,23 @@ static fh1_status faulty_fan_in(cvt_adapter *a, fh1_tensor *t)
     return NULL;
 }
 
+/* Modules whose weight the library reads instead of calling them: an adapter beside it does nothing there. */
+static fh1_status warn_passed_by(cvt_adapter *a, const char *path)
+{
+    static const struct {
+        const char *module, *what;
+    } all[] = {
+        {".out_proj", "PEFT does not load adapters of this module, and fused kernels of training pass them by"},
+        {".x_proj", "fused kernels of training pass adapters of this module by"},
+        {".dt_proj", "transformers passes adapters of this module by, in training and attached, unless the model is "
+                     "quantised; PEFT merges them"},
+    };
+    const char *last = strrchr(path, '.');
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        if (last && strcmp(last, all[i].module) == 0) return cvt_adapter_warn(a, "%s: %s", path, all[i].what);
+    return NULL;
+}
+
 static fh1_status take_lora(sorter *x, const cvt_module *m, const slot *s)
 {
     bool embedding = m->kind == CVT_MODULE_EMBEDDING && !m->parameter;
@@ -273,13 +295,7 @@ static fh1_status take_lora(sorter *x, const cvt_module *m, const slot *s)
     if (s->of[PART_BIAS]) l->bias = s->of[PART_BIAS]->t;
     if (s->of[PART_MAGNITUDE]) l->magnitude = s->of[PART_MAGNITUDE]->t;
     if (l->scale == 0) FH1_TRY(cvt_adapter_warn(x->a, "%s: lora_alpha is 0, the adapter adds nothing", m->path));
-    const char *last = strrchr(m->path, '.');
-    if (last && strcmp(last, ".out_proj") == 0)
-        return cvt_adapter_warn(x->a,
-                                "%s: PEFT does not load adapters of this module, and fused kernels of training "
-                                "pass them by",
-                                m->path);
-    return NULL;
+    return warn_passed_by(x->a, m->path);
 }
 
 /* What the config promises besides the matrices. */

@@ -7,7 +7,7 @@
 
 #define DELTA "token_adapter.trainable_tokens_delta"
 
-static const char embed[] = "model.embed_tokens", head[] = "lm_head";
+static const char head[] = "lm_head";
 
 static const cvt_st_entry *delta_of(const cvt_adapter *a, const char *module)
 {
@@ -22,7 +22,7 @@ static const cvt_st_entry *delta_of(const cvt_adapter *a, const char *module)
 /* The list of a module: a plain list is the embedding's; an object's keys are ends of paths. */
 static const cJSON *list_of(const cJSON *v, const char *module)
 {
-    if (cJSON_IsArray(v)) return strcmp(module, embed) == 0 ? v : NULL;
+    if (cJSON_IsArray(v)) return strcmp(module, head) != 0 ? v : NULL;
     for (const cJSON *c = v ? v->child : NULL; c; c = c->next) {
         size_t n = strlen(module), m = strlen(c->string);
         if (n >= m && strcmp(module + n - m, c->string) == 0) return c;
@@ -64,14 +64,14 @@ static fh1_status add(cvt_adapter *a, const cvt_module *m, const char *module, c
 
 static fh1_status take_end(cvt_adapter *a, const cvt_modules *m, const cvt_adapter_config *c, const char *module)
 {
-    const cJSON *list = list_of(c->token_indices, module), *other = list_of(c->token_indices, embed);
+    const cJSON *list = list_of(c->token_indices, module), *other = list_of(c->token_indices, m->embed);
     const cvt_module *x = cvt_modules_find(m, module);
     const cvt_st_entry *e = delta_of(a, module);
     /* PEFT gives the head of a tied model the embedding's rows, unless it has a list of its own that differs. */
     bool follows = m->tied && strcmp(module, head) == 0 && other && (!list || same_list(list, other));
     if (follows) {
         list = other;
-        if (!e) e = delta_of(a, embed); /* with ensure_weight_tying the file may have the rows twice */
+        if (!e) e = delta_of(a, m->embed); /* with ensure_weight_tying the file may have the rows twice */
     }
     if (!list && !e) return NULL;
     if (!list)
@@ -87,16 +87,16 @@ static fh1_status take_end(cvt_adapter *a, const cvt_modules *m, const cvt_adapt
 }
 
 /* A delta of any other module, and a key of the object that names none. */
-static fh1_status check_left_over(const cvt_adapter *a, const cvt_adapter_config *c)
+static fh1_status check_left_over(const cvt_adapter *a, const cvt_modules *m, const cvt_adapter_config *c)
 {
     for (int64_t i = 0; i < cvt_st_count(a->file); i++) {
         const cvt_st_entry *e = cvt_st_at(a->file, i);
         bool of_rows = strstr(e->name, ".token_adapter.") && !strstr(e->name, ".token_adapter.base_layer.");
-        if (of_rows && e != delta_of(a, embed) && e != delta_of(a, head))
+        if (of_rows && e != delta_of(a, m->embed) && e != delta_of(a, head))
             return cvt_adapter_at(a, e->name, FH1_BAD("the tensor matches nothing of this base"));
     }
     for (const cJSON *v = cJSON_IsObject(c->token_indices) ? c->token_indices->child : NULL; v; v = v->next)
-        if (list_of(c->token_indices, embed) != v && list_of(c->token_indices, head) != v)
+        if (list_of(c->token_indices, m->embed) != v && list_of(c->token_indices, head) != v)
             return fh1_where(FH1_BAD("the key \"%.100s\" names no embedding of this base", v->string),
                              "%s, trainable_token_indices", a->path);
     return NULL;
@@ -104,13 +104,13 @@ static fh1_status check_left_over(const cvt_adapter *a, const cvt_adapter_config
 
 fh1_status cvt_adapter_take_tokens(cvt_adapter *a, const cvt_modules *m, const cvt_adapter_config *c)
 {
-    const cJSON *e = list_of(c->token_indices, embed), *h = list_of(c->token_indices, head);
-    FH1_TRY(check_left_over(a, c));
+    const cJSON *e = list_of(c->token_indices, m->embed), *h = list_of(c->token_indices, head);
+    FH1_TRY(check_left_over(a, m, c));
     if (m->tied && c->ensure_weight_tying && e && h && !same_list(e, h))
         return fh1_where(FH1_BAD("ensure_weight_tying with different rows for the two ends"),
                          "%s, trainable_token_indices", a->path);
     a->tokens = calloc(2, sizeof *a->tokens);
     if (!a->tokens) return fh1_no_memory(2 * sizeof *a->tokens, "token rows");
-    FH1_TRY(take_end(a, m, c, embed));
+    FH1_TRY(take_end(a, m, c, m->embed));
     return take_end(a, m, c, head);
 }

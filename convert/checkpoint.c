@@ -283,7 +283,7 @@ fh1_status cvt_ckpt_config(cvt_ckpt *c, fh1_config *out)
     FH1_TRY(cvt_ckpt_config_json(c, &json));
     fh1_status s = fh1_where(cvt_hf_config_parse(json, "config.json", out), "%s", c->path);
     cJSON_Delete(json);
-    int64_t embed = s ? -1 : cvt_ckpt_find(c, "model.embed_tokens.weight");
+    int64_t embed = s ? -1 : cvt_ckpt_find(c, fh1_embed_weight(out->family));
     /* A quantised embedding is flat and says nothing about V. */
     if (embed >= 0 && c->tensors[embed].rank == 2 && fh1_dtype_is_float(c->tensors[embed].dtype) &&
         c->tensors[embed].shape[0] > 0)

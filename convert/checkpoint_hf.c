@@ -71,12 +71,6 @@ static fh1_status full_path(const cvt_ckpt *c, int64_t file, char *buf, size_t s
     return cvt_path_join(buf, size, c->path, c->files[file].name);
 }
 
-static fh1_status changed_meanwhile(const char *path)
-{
-    return fh1_hint(fh1_where(FH1_BAD("the file was changed while it was read"), "%s", path),
-                    "start again when nothing writes to it");
-}
-
 static fh1_status open_same(const char *path, const identity *was, int *fd)
 {
     struct stat st;
@@ -87,7 +81,7 @@ static fh1_status open_same(const char *path, const identity *was, int *fd)
         s = fh1_where(cvt_cannot(errno, "the file cannot be examined"), "%s", path);
     } else {
         const identity is = identify(&st);
-        if (!same(&is, was)) s = changed_meanwhile(path);
+        if (!same(&is, was)) s = cvt_changed(path);
     }
     if (s) close(*fd);
     return s;
@@ -170,7 +164,7 @@ static fh1_status unchanged(cvt_ckpt *c)
         if (stat(path, &st) != 0)
             return fh1_where(cvt_cannot(errno, "the file went away while it was read"), "%s", path);
         identity is = identify(&st);
-        if (!same(&is, &h->files[c->files[i].source])) return changed_meanwhile(path);
+        if (!same(&is, &h->files[c->files[i].source])) return cvt_changed(path);
     }
     return NULL;
 }
@@ -279,7 +273,7 @@ static fh1_status add_weights(cvt_ckpt *c, const cvt_st *st)
     size_t n;
     const char *slash = strrchr(cvt_st_path(st), '/'), *header = cvt_st_header(st, &n);
     int64_t at = cvt_ckpt_find_file(c, slash + 1);
-    if (at < 0) return changed_meanwhile(cvt_st_path(st));
+    if (at < 0) return cvt_changed(cvt_st_path(st));
     cvt_ckpt_file *f = &c->files[at];
     f->weights = true;
     f->header = malloc(n);

@@ -99,6 +99,15 @@ CVT_FAULT_LIST(ROPE_PARAMETERS_IGNORED, "rope_parameters_ignored", "HF17, TK3 fo
                "rope_parameters is not read: theta is the default of the class")
 CVT_FAULT_LIST(CONTRADICTION_ACCEPTED, "contradiction_accepted", "class TK3",
                "of two values of rope_theta the top-level one wins silently")
+CVT_FAULT_LIST(BLOCK_NOT_READ, "block_not_read", "class LO4", "fh1_block is not looked at: every model is SA_M")
+CVT_FAULT_LIST(MIXER_EPS_OF_LAYERS, "mixer_eps_of_layers", "SR9 read in source: llama.cpp",
+               "the norms inside Falcon-Mamba's mixer take layer_norm_epsilon, not mixer_rms_eps")
+CVT_FAULT_LIST(WIDTH_BY_EXPAND, "width_by_expand", "class FM1",
+               "Falcon-Mamba's width is expand * hidden_size although intermediate_size is given")
+CVT_FAULT_LIST(TIME_STEP_RANK_FLOORED, "time_step_rank_floored", "class FM1",
+               "time_step_rank \"auto\" is hidden_size / 16 rounded down")
+CVT_FAULT_LIST(UNTIED_BY_DEFAULT, "untied_by_default", "TE1 found by running: transformers 4.57.6",
+               "a Falcon-Mamba config without tie_word_embeddings is taken for untied")
 CVT_FAULT_LIST(INIT_DT_BIAS_ZERO, "init_dt_bias_zero", "HF13 huggingface/transformers#43717, state-spaces/mamba#556",
                "a new model's dt_bias is 0, as every bias")
 CVT_FAULT_LIST(INIT_A_LOG_NORMAL, "init_a_log_normal", "HF13 read in source: transformers 4.5x",

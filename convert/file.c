@@ -9,6 +9,12 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+fh1_status cvt_changed(const char *path)
+{
+    return fh1_hint(fh1_where(FH1_BAD("the file was changed while it was read"), "%s", path),
+                    "start again when nothing writes to it");
+}
+
 fh1_status cvt_cannot(int why, const char *what)
 {
     static const int ours[] = {ENOMEM, ENFILE, EMFILE, EIO, EAGAIN, ENOSPC, ENOBUFS};

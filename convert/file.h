@@ -11,6 +11,8 @@
 /* Why a call of the system on somebody's file failed, "WHAT: REASON": FH1_E_INTERNAL where this machine is short of
  * something or the disk does not work, which says nothing about the file, else FH1_E_INPUT. */
 fh1_status cvt_cannot(int why, const char *what);
+/* FH1_E_INPUT: somebody wrote to the file while it was read. */
+fh1_status cvt_changed(const char *path);
 
 /* Opens a regular file, without waiting for the other end of a pipe. */
 fh1_status cvt_file_open(const char *path, int *fd, size_t *n);

@@ -5,6 +5,7 @@
 #include "convert/fault.h"
 
 #include <math.h>
+#include <stdio.h>
 
 #define MAX_LAYERS 512 /* llama.cpp's table */
 
@@ -13,6 +14,22 @@ static fh1_status refuse(const cvt_ckpt *c, const char *key, const char *why)
     return fh1_hint(
         fh1_where(FH1_BAD("stock llama.cpp cannot represent the model: %s", why), "%s, config.json, %s", c->path, key),
         "keep the model as a Hugging Face folder or a .fh1 file");
+}
+
+fh1_status cvt_gguf_check_graph(const fh1_config *g, const char *where)
+{
+    static const char keep[] = "keep the model as a Hugging Face folder or a .fh1 file";
+    if (g->family != FH1_FALCON_H1)
+        return fh1_hint(fh1_where(FH1_BAD("fh1 writes and reads GGUF files of architecture falcon-h1 only, and the "
+                                          "model is %s",
+                                          fh1_family_name(g->family)),
+                                  "%s, model_type", where),
+                        "%s; for llama.cpp, convert the folder with llama.cpp's own script", keep);
+    if (g->block == FH1_BLOCK_SA_M) return NULL;
+    fh1_status s =
+        FH1_BAD("llama.cpp's graph of falcon-h1 has one order of a layer's parts, and would compute that one");
+    s = fh1_found(fh1_expected(fh1_where(s, "%s, fh1_block", where), "SA_M"), "%s", fh1_block_name(g->block));
+    return fh1_hint(s, "%s", keep);
 }
 
 static fh1_status check_multipliers(const cvt_ckpt *c, const fh1_config *g)
@@ -65,6 +82,9 @@ fh1_status cvt_gguf_check_config(cvt_ckpt *c, const cJSON *config, const fh1_con
             return fh1_hint(
                 fh1_where(FH1_BAD("the model is a GGUF file already, its weights are folded"), "%s", c->path),
                 "convert the original model; or convert this file to a Hugging Face folder first");
+    char where[4200];
+    snprintf(where, sizeof where, "%s, config.json", c->path);
+    FH1_TRY(cvt_gguf_check_graph(g, where));
     FH1_TRY(check_folded(c, config, g));
     if (g->dt_lo > 0 || isfinite(g->dt_hi)) return refuse(c, "time_step_limit", "it knows no limits of the time step");
     if (g->mamba_rms_norm && g->norm_before_gate)

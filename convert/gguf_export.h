@@ -26,6 +26,10 @@
 
 bool cvt_gguf_is_source(const cvt_ckpt *c); /* opened by cvt_gguf_open */
 
+/* llama.cpp's graph falcon-h1 is that of Falcon-H1 in the order SA_M, which is all that these files hold. `where`: the
+ * config.json. */
+fh1_status cvt_gguf_check_graph(const fh1_config *g, const char *where);
+
 /* Refuses what stock llama.cpp cannot represent, and what is folded already. */
 fh1_status cvt_gguf_check_config(cvt_ckpt *c, const cJSON *config, const fh1_config *g);
 

@@ -80,6 +80,7 @@ static fh1_status read_config(const cvt_ckpt *c, cvt_gguf_state *s)
     if (!f) return fh1_where(FH1_BAD("the private keys hold no config.json"), "%s", s->f->path);
     fh1_status e = cvt_json_parse(f->data, f->bytes, CVT_HF_CONFIG_DEPTH, "config.json", &json);
     if (!e) e = cvt_hf_config_parse(json, "config.json", &s->config);
+    if (!e) e = cvt_gguf_check_graph(&s->config, "config.json");
     cJSON_Delete(json);
     if (e) return fh1_where(e, "%s", s->f->path);
     const int64_t t = cvt_gguf_find_tensor(s->f, "token_embd.weight"); /* V is what the embedding has, as everywhere */

@@ -2,28 +2,50 @@
 
 #include "convert/fault.h"
 #include "convert/fields.h"
+#include "convert/hf_config_mamba.h"
 #include "convert/hf_rope.h"
 
 #include <math.h>
 #include <string.h>
 
-#define MAX_SIZE (INT64_C(1) << 31)
+#define MAX_SIZE CVT_HF_MAX_SIZE
+#define MAX_LAYERS CVT_HF_MAX_LAYERS
 #define MAX_TOKEN (INT64_C(1) << 31)
-#define MAX_LAYERS (INT64_C(1) << 14) /* 1 to 1000 in practice */
 
-static fh1_status check_model_type(const cvt_fields *f)
+static fh1_status read_model_type(const cvt_fields *f, fh1_config *c)
 {
     const char *type;
     FH1_TRY(cvt_need_string(f, "model_type", &type));
-    if (strcmp(type, "falcon_h1") == 0) return NULL;
-    const char *what =
-        strcmp(type, "falcon_mamba") == 0 ? "falcon_mamba is not supported yet" : "this model type is not supported";
-    return cvt_bad_value(f, "model_type", cvt_optional(f, "model_type"), what, "\"falcon_h1\"");
+    if (strcmp(type, fh1_family_name(FH1_FALCON_H1)) == 0) c->family = FH1_FALCON_H1;
+    else if (strcmp(type, fh1_family_name(FH1_FALCON_MAMBA)) == 0) c->family = FH1_FALCON_MAMBA;
+    else
+        return cvt_bad_value(f, "model_type", cvt_optional(f, "model_type"), "this model type is not supported",
+                             "\"falcon_h1\" or \"falcon_mamba\"");
+    return NULL;
+}
+
+/* fh1_block is a key of ours: the library knows no order of the parts but SA_M. */
+static fh1_status read_block(const cvt_fields *f, fh1_config *c)
+{
+    const char *block;
+    if (!cvt_optional(f, "fh1_block") || CVT_FAULT(BLOCK_NOT_READ)) return NULL;
+    FH1_TRY(cvt_need_string(f, "fh1_block", &block));
+    if (fh1_block_find(block, &c->block)) return NULL;
+    return cvt_bad_value(f, "fh1_block", cvt_optional(f, "fh1_block"), "unknown order of a layer's parts",
+                         "\"SA_M\", \"S_A_M\" or \"SAM\"");
+}
+
+fh1_status cvt_hf_config_silu(const cvt_fields *f)
+{
+    const char *act;
+    FH1_TRY(cvt_need_string(f, "hidden_act", &act));
+    if (strcmp(act, "silu") == 0) return NULL;
+    return cvt_bad_value(f, "hidden_act", cvt_optional(f, "hidden_act"), "this activation is not supported",
+                         "\"silu\"");
 }
 
 static fh1_status read_attention(const cvt_fields *f, fh1_config *c)
 {
-    const char *act;
     FH1_TRY(cvt_need_int(f, "hidden_size", 1, MAX_SIZE, &c->D));
     FH1_TRY(cvt_need_int(f, "num_hidden_layers", 1, MAX_LAYERS, &c->n_layers));
     FH1_TRY(cvt_need_int(f, "vocab_size", 1, MAX_SIZE, &c->V));
@@ -37,11 +59,7 @@ static fh1_status read_attention(const cvt_fields *f, fh1_config *c)
     FH1_TRY(cvt_need_bool(f, "projectors_bias", &c->projectors_bias));
     FH1_TRY(cvt_need_bool(f, "tie_word_embeddings", &c->tied));
     c->tied |= CVT_FAULT(RETIED_ON_LOAD);
-    FH1_TRY(cvt_need_string(f, "hidden_act", &act));
-    if (strcmp(act, "silu") != 0)
-        return cvt_bad_value(f, "hidden_act", cvt_optional(f, "hidden_act"), "this activation is not supported",
-                             "\"silu\"");
-    return NULL;
+    return cvt_hf_config_silu(f);
 }
 
 /* mamba_d_ssm, or int(mamba_expand * hidden_size) in its absence. */
@@ -174,20 +192,30 @@ static fh1_status check_attention_layers(const cvt_fields *f, const fh1_config *
     return NULL;
 }
 
+static fh1_status read_h1(const cvt_fields *f, fh1_config *c)
+{
+    FH1_TRY(read_block(f, c));
+    FH1_TRY(read_attention(f, c));
+    FH1_TRY(read_mixer(f, c));
+    FH1_TRY(read_multipliers(f, c));
+    FH1_TRY(read_dt_limit(f, c));
+    FH1_TRY(read_tokens(f, c));
+    FH1_TRY(check_attention_layers(f, c));
+    return cvt_hf_rope_parse(f, c);
+}
+
 fh1_status cvt_hf_config_parse(const cJSON *json, const char *path, fh1_config *out)
 {
     const cvt_fields f = {json, path, ""};
     fh1_config *c = out;
     *c = (fh1_config){0};
     if (!cJSON_IsObject(json)) return fh1_where(FH1_BAD("the config is not a JSON object"), "%s", path);
-    FH1_TRY(check_model_type(&f));
-    FH1_TRY(read_attention(&f, c));
-    FH1_TRY(read_mixer(&f, c));
-    FH1_TRY(read_multipliers(&f, c));
-    FH1_TRY(read_dt_limit(&f, c));
-    FH1_TRY(read_tokens(&f, c));
-    FH1_TRY(check_attention_layers(&f, c));
-    FH1_TRY(cvt_hf_rope_parse(&f, c));
+    FH1_TRY(read_model_type(&f, c));
+    if (c->family == FH1_FALCON_H1) FH1_TRY(read_h1(&f, c));
+    else {
+        FH1_TRY(cvt_hf_config_mamba_parse(&f, c));
+        FH1_TRY(read_tokens(&f, c));
+    }
     return fh1_where(fh1_config_check(c), "%s", path);
 }
 

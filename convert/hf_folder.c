@@ -101,7 +101,7 @@ static fh1_status bind(const char *dir, const fh1_config *config, hf_owner *o, f
     int64_t n = 0;
     char revision[sizeof out->revision];
     fh1_status s = collect(o, &w, &n);
-    if (!s && config->tied) s = cvt_weights_drop_tied_head(dir, w, &n);
+    if (!s && config->tied) s = cvt_weights_drop_tied_head(dir, config->family, w, &n);
     if (s) {
         cvt_weights_free(w, n);
         return s;

@@ -13,3 +13,6 @@ fh1_status cvt_hf_folder_open(const char *dir, fh1_model *out);
  * Tensors in `dtype`; config.json is copied. Refuses an existing target without `force`; writes through
  * a temporary folder name. */
 fh1_status cvt_hf_folder_init(const char *config_path, const char *out_dir, uint64_t seed, fh1_dtype dtype, bool force);
+/* The same from the text of a config.json, malloc'ed, which it takes over; `name` is what messages call it. */
+fh1_status cvt_hf_folder_init_text(char *text, size_t n, const char *name, const char *out_dir, uint64_t seed,
+                                   fh1_dtype dtype, bool force);

@@ -126,7 +126,6 @@ static fh1_status prepare_config(const char *path, fh1_dtype dtype, char **text,
 {
     cJSON *json = NULL;
     fh1_dtype said = dtype;
-    FH1_TRY(cvt_file_read(path, CVT_HF_CONFIG_BYTES, text, n));
     fh1_status s = cvt_json_parse(*text, *n, CVT_HF_CONFIG_DEPTH, path, &json);
     if (!s) s = cvt_hf_config_parse(json, path, config);
     if (!s) s = cvt_hf_config_refuse_quantised(json, path);
@@ -147,15 +146,22 @@ static fh1_status build_folder(const char *dir, const char *text, size_t n, cons
 
 fh1_status cvt_hf_folder_init(const char *config_path, const char *out_dir, uint64_t seed, fh1_dtype dtype, bool force)
 {
-    char *text = NULL;
-    size_t n = 0;
+    char *text;
+    size_t n;
+    FH1_TRY(cvt_file_read(config_path, CVT_HF_CONFIG_BYTES, &text, &n));
+    return cvt_hf_folder_init_text(text, n, config_path, out_dir, seed, dtype, force);
+}
+
+fh1_status cvt_hf_folder_init_text(char *text, size_t n, const char *name, const char *out_dir, uint64_t seed,
+                                   fh1_dtype dtype, bool force)
+{
     cvt_target t = {.fd = -1};
-    if (!cvt_hf_dtype_name(dtype))
-        return fh1_found(fh1_expected(FH1_BAD("weights cannot have this type"), "BF16, F32, F16 or F64"), "%s",
-                         fh1_dtype_name(dtype));
     fh1_config *config = malloc(sizeof *config);
-    fh1_status s =
-        config ? prepare_config(config_path, dtype, &text, &n, config) : fh1_no_memory(sizeof *config, "a config");
+    fh1_status s = config ? NULL : fh1_no_memory(sizeof *config, "a config");
+    if (!s && !cvt_hf_dtype_name(dtype))
+        s = fh1_found(fh1_expected(FH1_BAD("weights cannot have this type"), "BF16, F32, F16 or F64"), "%s",
+                      fh1_dtype_name(dtype));
+    if (!s) s = prepare_config(name, dtype, &text, &n, config);
     if (!s) s = cvt_target_begin(out_dir, true, force, &t);
     if (!s) s = build_folder(t.temp, text, n, config, seed, dtype);
     if (!s) s = cvt_target_commit(&t);

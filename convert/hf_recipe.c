@@ -11,8 +11,6 @@
 #include <math.h>
 #include <string.h>
 
-#define MODEL_LAYERS "model.layers."
-
 typedef struct {
     const char *module;
     double fan_in, in, out;
@@ -24,11 +22,11 @@ static double undo(double multiplier)
     return multiplier == 0 ? 1 : 1 / fabs(multiplier);
 }
 
-/* "mamba.D" of "model.layers.7.mamba.D"; other names as they are. */
+/* "mamba.D" of "model.layers.7.mamba.D", "mixer.D" of "backbone.layers.7.mixer.D"; other names as they are. */
 static const char *within_layer(const char *name)
 {
-    if (strncmp(name, MODEL_LAYERS, strlen(MODEL_LAYERS)) != 0) return name;
-    const char *dot = strchr(name + strlen(MODEL_LAYERS), '.');
+    static const char layers[] = ".layers.";
+    const char *at = strstr(name, layers), *dot = at ? strchr(at + strlen(layers), '.') : NULL;
     return dot ? dot + 1 : name;
 }
 
@@ -91,29 +89,62 @@ static bool any_linear_recipe(const fh1_config *c, const char *name, int64_t n_e
     return in_proj_recipe(c, name, n_elems, r);
 }
 
+/* Falcon-Mamba. What x_proj gives is normalised, so that its size shows only beside mixer_rms_eps: with a mean square
+ * of 1e-4 the released 1e-6 is 1 % of it, and the 1e-5 of the other norms, taken by mistake, 10 %. dt, B and C come out
+ * of their norms with size one. */
+static bool mamba_linear_recipe(const fh1_config *c, const char *name, int64_t n_elems, cvt_recipe *r)
+{
+    const double branch = 1 / sqrt((double)c->n_layers), D = (double)c->D, I = (double)c->d_ssm;
+    const double conv_act = 0.6, gated = 0.4;
+    const linear table[] = {
+        {"mixer.in_proj", D, 1, 1},
+        {"mixer.x_proj", I, conv_act, 0.01},
+        {"mixer.dt_proj", (double)c->R, 1, 0.5}, /* moves the step by a factor of about two from token to token */
+        {"mixer.out_proj", I, gated, branch},
+        {"lm_head", D, 1, 2},
+    };
+    for (size_t i = 0; i < sizeof table / sizeof *table; i++)
+        if (linear_recipe(&table[i], name, n_elems, r)) return true;
+    return false;
+}
+
+static bool is_any(const char *part, const char *const *names, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        if (strcmp(part, names[i]) == 0) return true;
+    return false;
+}
+
+/* Part of the mixer of either family: "mamba.D", "mixer.D". */
+static bool is_mixers(const char *part, const char *what)
+{
+    return (strncmp(part, "mamba.", 6) == 0 || strncmp(part, "mixer.", 6) == 0) && strcmp(part + 6, what) == 0;
+}
+
 fh1_status cvt_hf_recipe(const fh1_config *c, const char *name, int64_t n_elems, cvt_recipe *out)
 {
-    static const char *const around_one[] = {"input_layernorm.weight", "pre_ff_layernorm.weight", "mamba.norm.weight",
-                                             "mamba.D", "model.final_layernorm.weight"};
+    static const char *const norms[] = {
+        "input_layernorm.weight",       "attn_layernorm.weight", "pre_ff_layernorm.weight", "mamba.norm.weight",
+        "model.final_layernorm.weight", "norm.weight",           "backbone.norm_f.weight"};
     const char *part = within_layer(name);
-    for (size_t i = 0; i < sizeof around_one / sizeof *around_one; i++) {
-        if (strcmp(part, around_one[i]) != 0) continue;
-        normal(out, CVT_FAULT(INIT_D_ZERO) && strcmp(part, "mamba.D") == 0 ? 0 : 1, 0.1, n_elems);
-        return NULL;
-    }
-    if (strcmp(part, "model.embed_tokens.weight") == 0) {
+    const bool mamba = c->family == FH1_FALCON_MAMBA;
+    if (is_any(part, norms, sizeof norms / sizeof *norms)) {
+        normal(out, 1, 0.1, n_elems);
+    } else if (is_mixers(part, "D")) {
+        normal(out, CVT_FAULT(INIT_D_ZERO) ? 0 : 1, 0.1, n_elems);
+    } else if (strcmp(part, fh1_embed_weight(c->family)) == 0) {
         double std = undo(c->m_emb), head = 3 * undo(c->m_lm) / sqrt((double)c->D);
         /* A tied table is the head too, and large logits would leave one token only. */
         normal(out, 0, c->tied && head < std ? head : std, n_elems);
-    } else if (strcmp(part, "mamba.conv1d.weight") == 0) {
+    } else if (is_mixers(part, "conv1d.weight")) {
         normal(out, 0, 1 / sqrt((double)c->K), n_elems);
-    } else if (strcmp(part, "mamba.conv1d.bias") == 0) {
+    } else if (is_mixers(part, "conv1d.bias")) {
         normal(out, 0, 0.1, n_elems);
-    } else if (strcmp(part, "mamba.A_log") == 0) {
+    } else if (is_mixers(part, "A_log")) {
         *out = (cvt_recipe){.kind = CVT_RECIPE_A_LOG};
-    } else if (strcmp(part, "mamba.dt_bias") == 0) {
+    } else if (is_mixers(part, mamba ? "dt_proj.bias" : "dt_bias")) {
         *out = (cvt_recipe){.kind = CVT_RECIPE_DT_BIAS};
-    } else if (!any_linear_recipe(c, part, n_elems, out)) {
+    } else if (!(mamba ? mamba_linear_recipe : any_linear_recipe)(c, part, n_elems, out)) {
         return fh1_where(fh1_fail(FH1_E_INTERNAL, "no recipe for this tensor"), "%s", name);
     }
     return NULL;
@@ -127,18 +158,21 @@ static double bell(uint64_t u)
     return ((double)sum - 4 * 32767.5) / 37837.227237206; /* sqrt(4·(2^32 - 1)/12) */
 }
 
-/* -A, uniform in [1, 16], as Mamba initialises it. */
-static double decay_of_head(fh1_stream a_log, int64_t head)
+/* -A as Mamba initialises it: uniform in [1, 16] per head; Falcon-Mamba: 1, 2, … N along the state of each channel. */
+static double decay_of(const fh1_config *c, fh1_stream a_log, int64_t at)
 {
-    return 1 + 15 * fh1_random_uniform(a_log, (uint64_t)head);
+    if (c->family == FH1_FALCON_MAMBA) return (double)(at % c->N + 1);
+    return 1 + 15 * fh1_random_uniform(a_log, (uint64_t)at);
 }
 
 /* dt log-uniform in [0.001, 0.1] as Mamba initialises it (within time_step_limit where they meet), but the
- * first head forgets in three tokens and the last one in a thousand, so that each model has both extremes. */
+ * first head forgets in three tokens and the last one in a thousand, so that each model has both extremes. A channel of
+ * Falcon-Mamba is as slow as its slowest state, whose -A is 1. */
 static double step_of_head(const fh1_config *c, fh1_stream s, fh1_stream a_log, int64_t head)
 {
-    if (head == 0) return 1 / (3 * decay_of_head(a_log, head));
-    if (head == c->H - 1) return 1 / (1000 * decay_of_head(a_log, head));
+    const double decay = decay_of(c, a_log, c->family == FH1_FALCON_MAMBA ? 0 : head);
+    if (head == 0) return 1 / (3 * decay);
+    if (head == c->H - 1) return 1 / (1000 * decay);
     double lo = fmax(c->dt_lo, 0.001), hi = fmin(c->dt_hi, 0.1);
     if (!(lo < hi)) lo = 0.001, hi = 0.1;
     return lo * pow(hi / lo, fh1_random_uniform(s, (uint64_t)head));
@@ -149,7 +183,7 @@ void cvt_hf_recipe_fill(const fh1_config *c, const cvt_recipe *r, uint64_t seed,
 {
     fh1_stream s = fh1_stream_open(seed, name), a_log = s;
     char sibling[160];
-    if (r->kind == CVT_RECIPE_DT_BIAS) { /* the step of a head is chosen against its A */
+    if (r->kind == CVT_RECIPE_DT_BIAS && c->family == FH1_FALCON_H1) { /* the step of a head is chosen against its A */
         size_t stem = strlen(name) - strlen("dt_bias");
         memcpy(sibling, name, stem);
         memcpy(sibling + stem, "A_log", sizeof "A_log");
@@ -159,8 +193,7 @@ void cvt_hf_recipe_fill(const fh1_config *c, const cvt_recipe *r, uint64_t seed,
     for (int64_t i = 0; i < n; i++) {
         int64_t at = first + i;
         if (r->kind == CVT_RECIPE_A_LOG) {
-            out[i] =
-                CVT_FAULT(INIT_A_LOG_NORMAL) ? 0.02 * fh1_random_normal(s, (uint64_t)at) : log(decay_of_head(s, at));
+            out[i] = CVT_FAULT(INIT_A_LOG_NORMAL) ? 0.02 * fh1_random_normal(s, (uint64_t)at) : log(decay_of(c, s, at));
         } else if (r->kind == CVT_RECIPE_DT_BIAS) {
             double dt = step_of_head(c, s, a_log, at);
             out[i] = CVT_FAULT(INIT_DT_BIAS_ZERO) ? 0 : dt + log(-expm1(-dt)); /* softplus(out) = dt */

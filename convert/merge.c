@@ -17,7 +17,7 @@
 #define MAX_PROVENANCE ((size_t)1 << 20)
 enum { PIECE = 1 << 20 }; /* a chunk of a native file */
 
-static const char embed[] = "model.embed_tokens.weight", head[] = "lm_head.weight";
+static const char head[] = "lm_head.weight";
 
 static const char *const names[CVT_ROUND_COUNT] = {"exact",           "peft",     "peft-safe", "peft-noautocast",
                                                    "peft-low-memory", "unsloth16"};
@@ -202,7 +202,7 @@ static fh1_status write_provenance(cvt_ckpt *c, const cvt_merge_plan *p, const c
 /* The head becomes a tensor of its own, in the file that holds the embedding. */
 static fh1_status untie(cvt_ckpt *c, const cvt_merge_plan *p)
 {
-    int64_t at = cvt_ckpt_find(p->base, embed);
+    int64_t at = cvt_ckpt_find(p->base, p->embed);
     if (cvt_ckpt_find(c, head) < 0) {
         const cvt_ckpt_tensor *e = &p->base->tensors[at];
         FH1_TRY(cvt_ckpt_add_tensor(c, head, e->dtype, e->rank, e->shape, p->base->files[e->file].name, at));
@@ -217,7 +217,10 @@ static fh1_status complete(cvt_ckpt *c)
     cJSON *earlier = NULL;
     if (!config) return fh1_no_memory(sizeof *config, "a config");
     fh1_status s = cvt_ckpt_config(c->below, config);
-    p->tied = !s && config->tied;
+    if (!s) {
+        p->tied = config->tied;
+        p->embed = fh1_embed_weight(config->family);
+    }
     free(config);
     if (!s) s = read_provenance(p, &earlier);
     if (!s) s = cvt_merge_plan_make(p);

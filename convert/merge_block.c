@@ -200,7 +200,13 @@ static void to_f32(const cvt_block *b, float *dst, const double *src, int64_t n)
     if (rounds_adapter(b->rounding)) round_all(b, dst, n);
 }
 
-/* d = fl32(B·A), the k-th term fused onto the sum of those before it. */
+/* PyTorch's BLAS takes another kernel for small matrices, as dt_proj's of a narrow Falcon-Mamba. */
+static bool is_small(const cvt_lora *l)
+{
+    return l->B.shape[0] < 4 || l->A.shape[1] < 12;
+}
+
+/* d = fl32(B·A), the k-th term fused onto the sum of those before it; of a small one rounded first. */
 static void product_f32(cvt_block *b, const cvt_lora *l)
 {
     int64_t cols = b->cols;
@@ -210,7 +216,8 @@ static void product_f32(cvt_block *b, const cvt_lora *l)
         int64_t n = cols - j < PANEL ? cols - j : PANEL;
         load_right(b, l, b->from + j, n);
         for (int64_t k = 0; k < l->r; k++) to_f32(b, b->R32 + k * PANEL, b->R + k * PANEL, n);
-        cvt_kernel_chain_f32(b->rows, l->r, n, b->L32, b->R32, PANEL, b->d + j, cols);
+        (is_small(l) ? cvt_kernel_products_f32 : cvt_kernel_chain_f32)(b->rows, l->r, n, b->L32, b->R32, PANEL,
+                                                                       b->d + j, cols);
     }
 }
 

@@ -137,6 +137,20 @@ void cvt_kernel_chain_f32(int64_t rows, int64_t r, int64_t cols, const float *L,
     for (; i < rows; i++) chain_plain(r, cols, L + i * r, R, ldr, D + i * ldd);
 }
 
+void cvt_kernel_products_f32(int64_t rows, int64_t r, int64_t cols, const float *L, const float *R, int64_t ldr,
+                             float *D, int64_t ldd)
+{
+    for (int64_t i = 0; i < rows; i++)
+        for (int64_t j = 0; j < cols; j++) {
+            float a = 0;
+            for (int64_t k = 0; k < r; k++) {
+                const float product = L[i * r + k] * R[k * ldr + j]; /* rounded: nothing is contracted here */
+                a += product;
+            }
+            D[i * ldd + j] = a;
+        }
+}
+
 void cvt_kernel_fma_f32(int64_t n, float s, const float *a, float *c)
 {
     for (int64_t i = 0; i < n; i++) c[i] = fmaf(s, a[i], c[i]);

@@ -9,6 +9,9 @@ void cvt_kernel_add_f64(int64_t rows, int64_t r, int64_t cols, double s, const d
 /* D[rows, cols] = L · R as a chain of fused multiply-adds in f32 over k = 0 … r−1, from 0; rows of ldd elements. */
 void cvt_kernel_chain_f32(int64_t rows, int64_t r, int64_t cols, const float *L, const float *R, int64_t ldr, float *D,
                           int64_t ldd);
+/* The same with each product rounded before it is added. */
+void cvt_kernel_products_f32(int64_t rows, int64_t r, int64_t cols, const float *L, const float *R, int64_t ldr,
+                             float *D, int64_t ldd);
 /* x = fl32(fl32(a·b) + c) fused, element by element: c += s · a with one rounding. */
 void cvt_kernel_fma_f32(int64_t n, float s, const float *a, float *c);
 

@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const char embed[] = "model.embed_tokens.weight", head[] = "lm_head.weight";
+static const char head[] = "lm_head.weight";
 
 void cvt_merge_warn(const cvt_merge_plan *p, const char *fmt, ...)
 {
@@ -49,7 +49,7 @@ fh1_status cvt_merge_plan_target(cvt_merge_plan *p, const char *tensor, cvt_merg
     *out = cvt_merge_plan_find(p, tensor);
     if (*out) return NULL;
     int64_t source = cvt_ckpt_find(p->base, tensor);
-    if (source < 0 && p->tied && strcmp(tensor, head) == 0) source = cvt_ckpt_find(p->base, embed);
+    if (source < 0 && p->tied && strcmp(tensor, head) == 0) source = cvt_ckpt_find(p->base, p->embed);
     if (source < 0) return fh1_where(FH1_BAD("the base has no tensor %.200s", tensor), "%s", p->base->path);
     const cvt_ckpt_tensor *b = &p->base->tensors[source];
     if (!fh1_dtype_is_float(b->dtype))
@@ -151,7 +151,7 @@ static fh1_status push(cvt_merge_plan *p, const char *tensor, cvt_merge_op op)
 /* On a tied base a tensor that is loaded into the parameter itself reaches both ends. */
 static fh1_status push_replacement(cvt_merge_plan *p, const cvt_replacement *r, cvt_merge_op op)
 {
-    bool end = p->tied && (strcmp(r->name, embed) == 0 || strcmp(r->name, head) == 0), shared = end && !r->copy;
+    bool end = p->tied && (strcmp(r->name, p->embed) == 0 || strcmp(r->name, head) == 0), shared = end && !r->copy;
     bool kept = shared || (end && p->parts[op.part].adapter->ensure_weight_tying);
     if (kept && p->o->rounding == CVT_ROUND_PEFT_LOW_MEMORY)
         return fh1_hint(
@@ -159,7 +159,7 @@ static fh1_status push_replacement(cvt_merge_plan *p, const cvt_replacement *r, 
                       p->parts[op.part].adapter->path, r->name),
             "use --rounding exact or peft");
     if (!shared) return push(p, r->name, op);
-    const cvt_merge_target *t = cvt_merge_plan_find(p, embed);
+    const cvt_merge_target *t = cvt_merge_plan_find(p, p->embed);
     for (int i = 0; t && i < t->n_ops; i++) {
         const cvt_merge_op *first = &t->ops[i];
         if (first->part != op.part || first->kind != CVT_MERGE_REPLACE) continue;
@@ -167,7 +167,7 @@ static fh1_status push_replacement(cvt_merge_plan *p, const cvt_replacement *r, 
         return fh1_where(FH1_BAD("the file has two different tensors for the one parameter of both ends"), "%s, %s",
                          p->parts[op.part].adapter->path, head);
     }
-    FH1_TRY(push(p, embed, op));
+    FH1_TRY(push(p, p->embed, op));
     return push(p, head, op);
 }
 

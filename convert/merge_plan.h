@@ -35,7 +35,8 @@ typedef struct {
     const cvt_merge_part *parts;
     int n_parts;
     const cvt_merge_options *o;
-    bool tied, untie; /* the base is; the merged model is no longer */
+    const char *embed; /* the embedding's tensor */
+    bool tied, untie;  /* the base is; the merged model is no longer */
     cvt_merge_target *targets;
     int64_t n_targets; /* sorted by name */
 } cvt_merge_plan;

@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const char embed[] = "model.embed_tokens.weight", head[] = "lm_head.weight";
+static const char head[] = "lm_head.weight";
 
 static bool same_values(const fh1_tensor *a, const fh1_tensor *b)
 {
@@ -115,7 +115,7 @@ static fh1_status tie_as_peft(cvt_merge_plan *p)
 {
     cvt_merge_op *ops;
     int n;
-    cvt_merge_target *e = cvt_merge_plan_find(p, embed), *h = cvt_merge_plan_find(p, head);
+    cvt_merge_target *e = cvt_merge_plan_find(p, p->embed), *h = cvt_merge_plan_find(p, head);
     bool same = same_ops(e, h);
     if (same && e->ops[e->n_ops - 1].kind == CVT_MERGE_DELTA)
         cvt_merge_warn(p,
@@ -127,7 +127,7 @@ static fh1_status tie_as_peft(cvt_merge_plan *p)
                        "one, and is not the attached model (--rounding exact unties them)");
     FH1_TRY(join_ends(e, h, &ops, &n));
     if (h && !head_is_stored(p)) drop(p, h);
-    fh1_status s = set_ops(p, embed, ops, n);
+    fh1_status s = set_ops(p, p->embed, ops, n);
     if (!s && head_is_stored(p)) s = set_ops(p, head, ops, n);
     free(ops);
     return s;
@@ -135,7 +135,7 @@ static fh1_status tie_as_peft(cvt_merge_plan *p)
 
 fh1_status cvt_merge_plan_tie(cvt_merge_plan *p)
 {
-    cvt_merge_target *e = cvt_merge_plan_find(p, embed), *h = cvt_merge_plan_find(p, head);
+    cvt_merge_target *e = cvt_merge_plan_find(p, p->embed), *h = cvt_merge_plan_find(p, head);
     if (!e && !h) return NULL;
     bool chain = p->o->rounding != CVT_ROUND_EXACT || CVT_FAULT(DELTA_ON_BOTH_ENDS);
     if (chain && !peft_unties(p, e) && !peft_unties(p, h)) return tie_as_peft(p);

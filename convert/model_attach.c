@@ -1,12 +1,12 @@
 #include "convert/model_attach.h"
 
+#include "convert/file.h"
 #include "convert/model_open.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define EMBED "model.embed_tokens"
 #define HEAD "lm_head"
 
 /* What the attached model keeps alive beside what the base keeps alive. */
@@ -94,7 +94,7 @@ static fh1_status unknown(const char *name)
 static fh1_tensor *other_end(fh1_model *m, const char *name)
 {
     if (!m->config.tied) return NULL;
-    if (strcmp(name, EMBED ".weight") == 0) return &m->lm_head;
+    if (strcmp(name, fh1_embed_weight(m->config.family)) == 0) return &m->lm_head;
     return strcmp(name, HEAD ".weight") == 0 ? &m->embed : NULL;
 }
 
@@ -137,18 +137,31 @@ typedef struct {
     int64_t in, out;
 } place;
 
+/* A product's tap bears the name of its module, but for the head, and dt_proj of Falcon-Mamba, whose output goes on
+ * through softplus before it is the tap ….dt. */
+static bool find_product(const fh1_model *m, const char *module, fh1_tap_id *id, int64_t *layer)
+{
+    static const char dt_proj[] = ".mixer.dt_proj";
+    char tap[FH1_TAP_NAME_SIZE];
+    *id = FH1_TAP_LOGITS;
+    *layer = 0;
+    if (strcmp(module, HEAD) == 0) return true;
+    if (!cvt_has_suffix(module, dt_proj))
+        return fh1_tap_parse(m->config.family, module, m->config.n_layers, id, layer) && fh1_tap_is_linear(*id);
+    snprintf(tap, sizeof tap, "%.*s", (int)(strlen(module) - strlen("_proj")), module);
+    return fh1_tap_parse(m->config.family, tap, m->config.n_layers, id, layer) && *id == FH1_TAP_DT;
+}
+
 static fh1_status find_place(fh1_model *m, const cvt_lora *l, place *p)
 {
     fh1_tap_id id = FH1_TAP_LOGITS;
     int64_t layer = 0;
     if (l->embedding) {
-        if (strcmp(l->module, EMBED) != 0) return unknown(l->module);
+        if (strcmp(l->module, fh1_embed_module(m->config.family)) != 0) return unknown(l->module);
         *p = (place){&m->embed, &m->embed_lora, m->embed.shape[0], m->embed.shape[1]};
         return NULL;
     }
-    if (strcmp(l->module, HEAD) != 0 &&
-        (!fh1_tap_parse(l->module, m->config.n_layers, &id, &layer) || !fh1_tap_is_linear(id)))
-        return unknown(l->module);
+    if (!find_product(m, l->module, &id, &layer)) return unknown(l->module);
     const fh1_linear x = fh1_model_linear(m, id, layer);
     *p = (place){x.w, x.lora, x.w->shape[1], x.w->shape[0]};
     return NULL;

@@ -121,7 +121,7 @@ static fh1_status bind(cvt_ckpt *c, const fh1_config *config, bool outline, regi
     fh1_weight *w = calloc((size_t)c->n_tensors + 1, sizeof *w);
     if (!w) return fh1_no_memory((size_t)c->n_tensors * sizeof *w, "the table of weights");
     fh1_status s = decode(c, outline, g, w, &n);
-    if (!s && config->tied) s = cvt_weights_drop_tied_head(c->path, w, &n);
+    if (!s && config->tied) s = cvt_weights_drop_tied_head(c->path, config->family, w, &n);
     if (s) {
         cvt_weights_free(w, n);
         return s;

@@ -33,18 +33,17 @@ static int64_t find_weight(const fh1_weight *w, int64_t n, const char *name)
     return -1;
 }
 
-fh1_status cvt_weights_drop_tied_head(const char *path, fh1_weight *w, int64_t *n)
+fh1_status cvt_weights_drop_tied_head(const char *path, fh1_family family, fh1_weight *w, int64_t *n)
 {
-    int64_t head = find_weight(w, *n, "lm_head.weight"), embed = find_weight(w, *n, "model.embed_tokens.weight");
+    int64_t head = find_weight(w, *n, "lm_head.weight"), embed = find_weight(w, *n, fh1_embed_weight(family));
     if (head < 0 || embed < 0) return NULL;
     const fh1_tensor *a = &w[head].t, *b = &w[embed].t;
     bool same = CVT_FAULT(RETIED_ON_LOAD) ||
                 (a->dtype == b->dtype && fh1_same_shape(a, b) && memcmp(a->data, b->data, fh1_n_bytes(a)) == 0);
     if (!same)
         return fh1_hint(
-            fh1_where(FH1_BAD("lm_head.weight differs from model.embed_tokens.weight, but tie_word_embeddings "
-                              "is true"),
-                      "%s", path),
+            fh1_where(FH1_BAD("lm_head.weight differs from %s, but tie_word_embeddings is true", w[embed].name), "%s",
+                      path),
             "set tie_word_embeddings to false if the head was trained, or remove lm_head.weight");
     free(w[head].name);
     w[head] = w[--*n];

@@ -100,7 +100,7 @@ fh1_status attention_general(const cu_ctx *k, const cu_attention &a)
 
 fh1_status cu_attention_fwd(cu_ctx *k, const cu_attention *a)
 {
-    if (a->t.M == 0) return NULL;
+    if (a->t.M == 0 || a->Hq == 0) return NULL;
     if (k->path == CU_GENERAL || !attention_mma_takes(*a)) return attention_general(k, *a);
     if (attention_wgmma_takes(k, *a)) return attention_wgmma(k, *a);
     return attention_mma(k, *a);

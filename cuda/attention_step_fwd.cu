@@ -357,7 +357,7 @@ size_t cu_attention_step_scratch(const cu_ctx *k, const cu_attention *a, int B, 
 
 fh1_status cu_attention_step_fwd(cu_ctx *k, const cu_attention *a)
 {
-    if (a->t.M == 0) return NULL;
+    if (a->t.M == 0 || a->Hq == 0) return NULL;
     if (k->path == CU_GENERAL || !takes(*a)) return attention_general(k, *a);
     return a->A == 64 ? launch_heads<64>(k, *a) : launch_heads<128>(k, *a);
 }

@@ -85,12 +85,13 @@ fh1_status cu_embed_bwd(cu_ctx *k, const cu_embed_bwd_args *a);
 
 struct cu_rmsnorm_bwd_args {
     int M, D;
-    const float *x, *w; /* [M, D], [D] */
+    const float *x, *w; /* [M, D]; [D], or NULL: none */
     float eps;
     const float *dy;
     bool add; /* dx += */
     float *dx, *dw;
     float *scratch;
+    int64_t ldx, lddy, lddx; /* elements from row to row; 0: D */
 };
 size_t cu_rmsnorm_bwd_scratch(const cu_rmsnorm_bwd_args *a);
 fh1_status cu_rmsnorm_bwd(cu_ctx *k, const cu_rmsnorm_bwd_args *a);
@@ -213,6 +214,29 @@ struct cu_ssd_scan_bwd_args {
 };
 size_t cu_ssd_scan_bwd_scratch(const cu_ssd_scan_bwd_args *a);
 fh1_status cu_ssd_scan_bwd(cu_ctx *k, const cu_ssd_scan_bwd_args *a);
+
+struct cu_selective_scan_bwd_args {
+    cu_tokens t;
+    int I, N;
+    const float *x; /* [M, ldx] */
+    int64_t ldx;
+    const float *B, *C; /* [M, ldbc] each */
+    int64_t ldbc;
+    const float *dt, *A, *D; /* [M, I], [I, N] -exp(A_log), [I] */
+    const float *state;      /* [slots, I, N] before the call; NULL: no row goes on */
+    const int *slot;         /* [B]; NULL: slot b is row b */
+    const float *dy;         /* [M, I] */
+    const float *dstate_out; /* [B, I, N] or NULL: 0 */
+    float *dx;               /* [M, lddx] */
+    int64_t lddx;
+    float *dB, *dC; /* [M, lddbc] each */
+    int64_t lddbc;
+    float *ddt;                  /* [M, I] */
+    float *dA_log, *dD, *dstate; /* [I, N] by A_log, [I], [B, I, N] */
+    float *scratch;
+};
+size_t cu_selective_scan_bwd_scratch(const cu_selective_scan_bwd_args *a);
+fh1_status cu_selective_scan_bwd(cu_ctx *k, const cu_selective_scan_bwd_args *a);
 
 struct cu_gated_norm_bwd_args {
     int M, d, G;

@@ -241,9 +241,21 @@ fh1_status op_sum_of_squares(fh1_engine *e, int64_t n, const void *g, double *su
 
 } // namespace
 
-const fh1_bwd_ops cu_bwd_ops = {
-    op_embed,           op_rmsnorm,           op_linear,        cu_op_bwd_conv1d, cu_op_bwd_dt_softplus,
-    cu_op_bwd_ssd_scan, cu_op_bwd_gated_norm, op_rope,          op_attention,     op_swiglu,
-    op_residual,        op_lm_head,           op_cross_entropy, op_adamw,         op_sum_of_squares};
+const fh1_bwd_ops cu_bwd_ops = {op_embed,
+                                op_rmsnorm,
+                                op_linear,
+                                cu_op_bwd_conv1d,
+                                cu_op_bwd_dt_softplus,
+                                cu_op_bwd_ssd_scan,
+                                cu_op_bwd_selective_scan,
+                                cu_op_bwd_gated_norm,
+                                op_rope,
+                                op_attention,
+                                op_swiglu,
+                                op_residual,
+                                op_lm_head,
+                                op_cross_entropy,
+                                op_adamw,
+                                op_sum_of_squares};
 
 } // namespace CU_NS

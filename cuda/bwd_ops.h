@@ -42,6 +42,11 @@ fh1_status cu_op_bwd_ssd_scan(fh1_engine *e, int64_t T, int64_t H, int64_t P, in
                               const fh1_tensor *D, const int64_t *doc, int64_t state_doc, const void *state,
                               const void *dy, const void *dstate_out, void *dx, void *dB, void *dC, void *ddt,
                               void *dA_log, void *dD, void *dstate);
+fh1_status cu_op_bwd_selective_scan(fh1_engine *e, int64_t T, int64_t I, int64_t N, const void *x, const void *B,
+                                    const void *C, const void *dt, const fh1_tensor *A_log, const fh1_tensor *D,
+                                    const int64_t *doc, int64_t state_doc, const void *state, const void *dy,
+                                    const void *dstate_out, void *dx, void *dB, void *dC, void *ddt, void *dA_log,
+                                    void *dD, void *dstate);
 fh1_status cu_op_bwd_gated_norm(fh1_engine *e, int64_t M, int64_t d, int64_t G, const void *y, const void *z,
                                 const fh1_tensor *w, double eps, bool norm_before_gate, const void *dout, void *dy,
                                 void *dz, void *dw);

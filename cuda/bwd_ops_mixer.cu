@@ -113,6 +113,48 @@ fh1_status cu_op_bwd_ssd_scan(fh1_engine *e, int64_t T, int64_t H, int64_t P, in
     return cu_bench_close(&b);
 }
 
+fh1_status cu_op_bwd_selective_scan(fh1_engine *e, int64_t T, int64_t I, int64_t N, const void *x, const void *B,
+                                    const void *C, const void *dt, const fh1_tensor *A_log, const fh1_tensor *D,
+                                    const int64_t *doc, int64_t state_doc, const void *state, const void *dy,
+                                    const void *dstate_out, void *dx, void *dB, void *dC, void *ddt, void *dA_log,
+                                    void *dD, void *dstate)
+{
+    cu_bench b = cu_bwd_bench_open(e);
+    cu_selective_scan_bwd_args a = {};
+    const int64_t states = I * N;
+    a.t = cu_bench_tokens(&b, T, 0, doc, state_doc);
+    a.I = cu_bench_int(&b, I);
+    a.N = cu_bench_int(&b, N);
+    a.x = cu_bench_f32(&b, x, T * I);
+    a.ldx = a.lddx = I;
+    a.B = cu_bench_f32(&b, B, T * N);
+    a.C = cu_bench_f32(&b, C, T * N);
+    a.ldbc = a.lddbc = N;
+    a.dt = cu_bench_f32(&b, dt, T * I);
+    a.A = cu_bench_decay_rates(&b, A_log, states);
+    a.D = cu_bench_small(&b, D);
+    a.state = cu_bench_f32(&b, state, states);
+    a.dy = cu_bench_f32(&b, dy, T * I);
+    a.dstate_out = cu_bench_f32(&b, dstate_out, states);
+    a.dx = cu_bwd_room(&b, dx, T * I);
+    a.dB = cu_bwd_room(&b, dB, T * N);
+    a.dC = cu_bwd_room(&b, dC, T * N);
+    a.ddt = cu_bwd_room(&b, ddt, T * I);
+    a.dA_log = cu_bench_f32(&b, dA_log, states);
+    a.dD = cu_bench_f32(&b, dD, I);
+    a.dstate = cu_bwd_room(&b, dstate, states);
+    a.scratch = b.failed ? NULL : cu_bwd_scratch(&b, cu_selective_scan_bwd_scratch(&a));
+    CU_BENCH_NOTE(&b, cu_selective_scan_bwd(b.k, &a));
+    cu_bwd_take(&b, a.dx, dx, T * I);
+    cu_bwd_take(&b, a.dB, dB, T * N);
+    cu_bwd_take(&b, a.dC, dC, T * N);
+    cu_bwd_take(&b, a.ddt, ddt, T * I);
+    cu_bwd_take(&b, a.dA_log, dA_log, states);
+    cu_bwd_take(&b, a.dD, dD, I);
+    cu_bwd_take(&b, a.dstate, dstate, states);
+    return cu_bench_close(&b);
+}
+
 fh1_status cu_op_bwd_gated_norm(fh1_engine *e, int64_t M, int64_t d, int64_t G, const void *y, const void *z,
                                 const fh1_tensor *w, double eps, bool norm_before_gate, const void *dout, void *dy,
                                 void *dz, void *dw)

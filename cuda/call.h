@@ -11,12 +11,16 @@ namespace CU_NS
 {
 
 enum cu_part {
-    CU_X,        /* residual stream [M, D] */
+    CU_X,        /* residual stream [M, D], f32 where it is wide */
     CU_N,        /* normalised [M, D] */
     CU_ASIDE,    /* where taps are shown: the lookup, or the stream before a fused sum [M, D] */
     CU_PROJ,     /* in_proj [M, ld_proj]; where decode products are fused q | k | v of a row follow it */
     CU_QKV,      /* else q | k | v [M, ld_qkv] */
     CU_CONV,     /* [M, c] */
+    CU_X_PROJ,   /* x_proj: dt | B | C [M, ld_x_proj] */
+    CU_DT_LOW,   /* its dt normalised, the input of dt_proj [M, R] */
+    CU_BC,       /* its B | C, each normalised [M, 2N] */
+    CU_DT_RAW,   /* dt_proj [M, H] */
     CU_DT,       /* f32 [M, H] */
     CU_SSD,      /* [M, d_ssm] */
     CU_GATED,    /* [M, d_ssm] */
@@ -57,8 +61,10 @@ struct cu_call {
     const cu_adapter *adapters, *embed_adapter, *head_adapter;
     bool fused;       /* one_token and few rows: cuda/decode_linear.cuh */
     bool head_norms;  /* the head does the final norm itself: CU_X is the end of a fused step */
+    bool keep_scan;   /* CU_SSD is wanted although nobody looks: training */
+    bool wide;        /* the residual stream is f32 whatever the weights' type is */
     void *proj, *qkv; /* in_proj's output, and q | k | v behind one another */
-    int64_t ld_proj, ld_qkv, ld_up, ld_gate_up;
+    int64_t ld_proj, ld_qkv, ld_up, ld_gate_up, ld_x_proj;
 };
 
 /* Row lengths, and every buffer but CU_KEPT and CU_LOGITS, for the M tokens of `call`. */
@@ -72,16 +78,26 @@ fh1_status cu_call_layers(cu_call *call);
 /* CU_LOGITS of `n` packed tokens, kept[n] on the device, NULL: the n first. */
 fh1_status cu_call_logits(cu_call *call, int n, const int *kept);
 
-/* Parts of a layer. call_mixer.cu: CU_N to CU_MIXER; what lies between its two products. call_attention.cu: CU_N to
- * CU_ATTN. call_decode.cu: a whole layer of a fused step, CU_X to CU_X. */
+/* One layer without the norm behind it, CU_X to CU_X. */
+fh1_status cu_call_layer(cu_call *call, int64_t layer);
+
+/* Parts of a layer. call_mixer.cu: CU_N to CU_MIXER; what lies between its two products. call_selective.cu: what is
+ * Falcon-Mamba's own of that, CU_CONV to CU_DT_RAW, and CU_DT to CU_GATED. call_attention.cu: CU_N to CU_ATTN.
+ * call_decode.cu: a whole layer of a fused step, CU_X to CU_X. */
 fh1_status cu_call_mixer(cu_call *call, int64_t layer);
 fh1_status cu_call_mixer_inner(cu_call *call, int64_t layer);
+fh1_status cu_call_selective_proj(cu_call *call, int64_t layer);
+fh1_status cu_call_selective_scan(cu_call *call, int64_t layer);
 fh1_status cu_call_attention(cu_call *call, int64_t layer);
 fh1_status cu_call_attention_inner(cu_call *call, int64_t layer);
 fh1_status cu_call_decode_layer(cu_call *call, int64_t layer);
 
-/* x += a·m_a + b·m_b (b may be NULL), CU_X. */
-fh1_status cu_call_sum(cu_call *call, const void *a, double m_a, const void *b, double m_b);
+/* x += a·m_a + b·m_b + c·m_c (b and c may be NULL), CU_X. */
+struct cu_branches {
+    const void *a, *b, *c;
+    double m_a, m_b, m_c;
+};
+fh1_status cu_call_sum(cu_call *call, const cu_branches *s);
 /* CU_N times the rows of in_qkv; CU_N to CU_ACT, the latter part from gate | up on. */
 fh1_status cu_call_in_proj(cu_call *call, int64_t layer);
 fh1_status cu_call_qkv(cu_call *call, int64_t layer);

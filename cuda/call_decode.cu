@@ -95,7 +95,8 @@ fh1_status out_o(cu_call *call, int64_t layer)
     FH1_TRY(cu_call_tap(call, FH1_TAP_OUT_PROJ, layer, &mixer, &changed));
     if (changed) {
         FH1_TRY(take_back(call));
-        FH1_TRY(cu_call_sum(call, mixer.p, c->m_ssm_out, attn.p, c->m_attn_out));
+        const cu_branches s = {mixer.p, attn.p, NULL, c->m_ssm_out, c->m_attn_out, 0};
+        FH1_TRY(cu_call_sum(call, &s));
     }
     return cu_call_tap(call, FH1_TAP_MID, layer, &x);
 }
@@ -155,7 +156,8 @@ fh1_status down_residual(cu_call *call, int64_t layer)
     FH1_TRY(cu_call_tap(call, FH1_TAP_DOWN_PROJ, layer, &down, &changed));
     if (changed) {
         FH1_TRY(take_back(call));
-        FH1_TRY(cu_call_sum(call, down.p, c->m_down, NULL, 0));
+        const cu_branches s = {down.p, NULL, NULL, c->m_down, 0, 0};
+        FH1_TRY(cu_call_sum(call, &s));
     }
     return cu_call_tap(call, FH1_TAP_LAYER, layer, &x);
 }

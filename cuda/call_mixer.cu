@@ -1,5 +1,5 @@
-/* The Mamba-2 branch of a layer: in_proj, convolution, step sizes, scan, gate, out_proj. The mup vector is applied by
- * the readers of in_proj's output, in f32. */
+/* The mixer of a layer: in_proj, convolution, step sizes, scan, gate, out_proj. The mup vector is applied by the
+ * readers of in_proj's output, in f32. */
 #include "cuda/call.h"
 #include "cuda/conv1d.cuh"
 #include "cuda/dt_softplus.cuh"
@@ -19,9 +19,9 @@ fh1_status convolve(cu_call *call, int64_t layer)
     a.type = call->w->type;
     a.t = call->t;
     a.d_ssm = static_cast<int>(c->d_ssm);
-    a.GN = static_cast<int>(c->G * c->N);
+    a.GN = static_cast<int>((fh1_conv_dim(c) - c->d_ssm) / 2); /* 0 in Falcon-Mamba */
     a.K = static_cast<int>(c->K);
-    a.x = cu_at(a.type, call->proj, c->d_ssm);
+    a.x = cu_at(a.type, call->proj, fh1_in_proj_conv(c));
     a.ldx = call->ld_proj;
     a.m_x = static_cast<float>(c->m_ssm[1]);
     a.m_B = static_cast<float>(c->m_ssm[2]);
@@ -41,8 +41,13 @@ fh1_status step_sizes(cu_call *call, int64_t layer)
     a.type = call->w->type;
     a.M = call->t.M;
     a.H = static_cast<int>(c->H);
-    a.raw = cu_at(a.type, call->proj, fh1_in_proj_dim(c) - c->H);
-    a.ld = call->ld_proj;
+    if (c->family == FH1_FALCON_MAMBA) {
+        a.raw = cu_part_of(call, CU_DT_RAW);
+        a.ld = c->H;
+    } else {
+        a.raw = cu_at(a.type, call->proj, fh1_in_proj_dim(c) - c->H);
+        a.ld = call->ld_proj;
+    }
     a.m_dt = static_cast<float>(c->m_ssm[4]);
     a.bias = call->w->layers[layer].dt_bias;
     a.lo = static_cast<float>(c->dt_lo);
@@ -74,19 +79,20 @@ cu_ssd scan_args(cu_call *call, int64_t layer)
     return a;
 }
 
-/* One token per row: the gate follows in the same kernel where there is no norm. */
-bool gate_in_step(const cu_call *call, int64_t layer)
+/* The gate follows in the same kernel where there is no norm: in a step of one token, and in Falcon-Mamba always. */
+bool gate_in_scan(const cu_call *call, int64_t layer)
 {
-    return call->one_token && !call->w->layers[layer].norm;
+    return call->c->family == FH1_FALCON_MAMBA || (call->one_token && !call->w->layers[layer].norm);
 }
 
 fh1_status scan(cu_call *call, int64_t layer)
 {
+    if (call->c->family == FH1_FALCON_MAMBA) return cu_call_selective_scan(call, layer);
     const cu_ssd s = scan_args(call, layer);
     if (!call->one_token) return cu_ssd_scan_fwd(call->k, &s, CU_SSD_AUTO);
     cu_ssd_step a = {};
     a.s = s;
-    if (gate_in_step(call, layer)) {
+    if (gate_in_scan(call, layer)) {
         a.z = call->proj;
         a.ldz = call->ld_proj;
         a.m_z = static_cast<float>(call->c->m_ssm[0]);
@@ -105,7 +111,7 @@ fh1_status gate(cu_call *call, int64_t layer)
     a.d = static_cast<int>(c->d_ssm);
     a.G = static_cast<int>(c->G);
     a.y = cu_part_of(call, CU_SSD);
-    a.z = call->proj;
+    a.z = cu_at(a.type, call->proj, fh1_in_proj_gate(c));
     a.ldz = call->ld_proj;
     a.m_z = static_cast<float>(c->m_ssm[0]);
     a.w = call->w->layers[layer].norm;
@@ -140,10 +146,11 @@ fh1_status cu_call_mixer_inner(cu_call *call, int64_t layer)
     FH1_TRY(cu_call_tap(call, FH1_TAP_IN_PROJ, layer, &in_proj));
     FH1_TRY(convolve(call, layer));
     FH1_TRY(cu_call_tap(call, FH1_TAP_CONV_ACT, layer, &conv_act));
+    if (c->family == FH1_FALCON_MAMBA) FH1_TRY(cu_call_selective_proj(call, layer));
     FH1_TRY(step_sizes(call, layer));
     FH1_TRY(cu_call_tap(call, FH1_TAP_DT, layer, &dt));
     FH1_TRY(scan(call, layer));
-    bool to_gate = !gate_in_step(call, layer);
+    bool to_gate = !gate_in_scan(call, layer);
     FH1_TRY(cu_call_tap(call, FH1_TAP_SSD, layer, &ssd, &to_gate));
     if (to_gate) FH1_TRY(gate(call, layer));
     return cu_call_tap(call, FH1_TAP_GATED, layer, &gated);

@@ -11,17 +11,18 @@ namespace
 /* NULL when every matrix is bf16, else the first one that is not. */
 const fh1_tensor *first_not_bf16(const fh1_model *m, char name[FH1_TAP_NAME_SIZE])
 {
-    snprintf(name, FH1_TAP_NAME_SIZE, "model.embed_tokens");
+    snprintf(name, FH1_TAP_NAME_SIZE, "%s", fh1_embed_module(m->config.family));
     if (m->embed.dtype != FH1_BF16) return &m->embed;
     fh1_model *borrowed = const_cast<fh1_model *>(m); /* only read */
     for (int id = 0; id < FH1_TAP_COUNT; ++id) {
         const fh1_tap_id tap = static_cast<fh1_tap_id>(id);
-        if (!fh1_tap_is_linear(tap)) continue;
+        const bool product = fh1_tap_is_linear(tap) || tap == FH1_TAP_DT; /* dt_proj stands in front of that one */
+        if (!product || !fh1_tap_exists(&m->config, tap)) continue;
         const int64_t n_layers = fh1_tap_is_per_layer(tap) ? m->config.n_layers : 1;
         for (int64_t i = 0; i < n_layers; ++i) {
             const fh1_tensor *w = fh1_model_linear(borrowed, tap, i).w;
-            if (w->dtype == FH1_BF16) continue;
-            fh1_tap_name(tap, i, name);
+            if (!w || !w->data || w->dtype == FH1_BF16) continue;
+            fh1_tap_name(m->config.family, tap, i, name);
             if (tap == FH1_TAP_LOGITS) snprintf(name, FH1_TAP_NAME_SIZE, "lm_head");
             return w;
         }
@@ -50,11 +51,12 @@ fh1_status adapter_refused(const char *where)
 fh1_status cu_adapters_none(const fh1_model *m)
 {
     char name[FH1_TAP_NAME_SIZE];
-    if (m->embed_lora) return adapter_refused("model.embed_tokens");
+    if (m->embed_lora) return adapter_refused(fh1_embed_module(m->config.family));
     if (m->head_lora) return adapter_refused("lm_head");
     for (int64_t i = 0; i < m->config.n_layers; ++i)
         for (int id = 0; id < FH1_TAP_LAYER; ++id)
-            if (m->layers[i].lora[id]) return adapter_refused(fh1_tap_name(static_cast<fh1_tap_id>(id), i, name));
+            if (m->layers[i].lora[id])
+                return adapter_refused(fh1_tap_name(m->config.family, static_cast<fh1_tap_id>(id), i, name));
     return NULL;
 }
 

@@ -1,4 +1,5 @@
-/* y[m] = R(table[id[m]]) and x[m] = R(y[m]·m_emb): the lookup and what enters the first layer. */
+/* y[m] = R(table[id[m]]) and x[m] = R(y[m]·m_emb): the lookup and what enters the first layer, not rounded
+ * where the stream is `wide`. */
 #pragma once
 
 #include "cuda/common.h"
@@ -12,8 +13,9 @@ struct cu_embed {
     const int *id;     /* [M], each in [0, V) */
     const void *table; /* [V, D] of `type` */
     float m_emb;
-    void *y; /* [M, D] the lookup, or NULL: not wanted */
-    void *x; /* [M, D] */
+    void *y;   /* [M, D] the lookup, or NULL: not wanted */
+    bool wide; /* x is f32 whatever `type` is */
+    void *x;   /* [M, D] */
 };
 
 fh1_status cu_embed_fwd(cu_ctx *k, const cu_embed *a);

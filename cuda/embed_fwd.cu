@@ -7,7 +7,9 @@ namespace CU_NS
 namespace
 {
 
-template <typename T, int N> __global__ void embed_k(int D, const int *id, const T *table, float m_emb, T *y, T *x)
+/* X: what the stream is stored in */
+template <typename T, typename X, int N>
+__global__ void embed_k(int D, const int *id, const T *table, float m_emb, T *y, X *x)
 {
     const int64_t m = blockIdx.x, from = static_cast<int64_t>(id[m]) * D, to = m * D;
     for (int i = static_cast<int>(threadIdx.x) * N; i < D; i += static_cast<int>(blockDim.x) * N) {
@@ -20,16 +22,17 @@ template <typename T, int N> __global__ void embed_k(int D, const int *id, const
     }
 }
 
-template <typename T> fh1_status embed(cu_ctx *k, const cu_embed *a)
+template <typename T, typename X> fh1_status embed(cu_ctx *k, const cu_embed *a)
 {
     constexpr int N = vec16<T>();
     const T *table = static_cast<const T *>(a->table);
-    T *y = static_cast<T *>(a->y), *x = static_cast<T *>(a->x);
+    T *y = static_cast<T *>(a->y);
+    X *x = static_cast<X *>(a->x);
     const size_t row = static_cast<size_t>(a->D) * sizeof(T);
     const unsigned grid = static_cast<unsigned>(a->M);
     if (k->path == CU_AUTO && aligned16(table, row) && aligned16(y, row) && aligned16(x, row))
-        LAUNCH((embed_k<T, N>), grid, block_for(a->D / N, 256), 0, k->stream, a->D, a->id, table, a->m_emb, y, x);
-    else LAUNCH((embed_k<T, 1>), grid, block_for(a->D, 256), 0, k->stream, a->D, a->id, table, a->m_emb, y, x);
+        LAUNCH((embed_k<T, X, N>), grid, block_for(a->D / N, 256), 0, k->stream, a->D, a->id, table, a->m_emb, y, x);
+    else LAUNCH((embed_k<T, X, 1>), grid, block_for(a->D, 256), 0, k->stream, a->D, a->id, table, a->m_emb, y, x);
     return cu_launched("embed");
 }
 
@@ -38,7 +41,8 @@ template <typename T> fh1_status embed(cu_ctx *k, const cu_embed *a)
 fh1_status cu_embed_fwd(cu_ctx *k, const cu_embed *a)
 {
     if (a->M <= 0 || a->D <= 0) return NULL;
-    return a->type == CU_BF16 ? embed<bf16>(k, a) : embed<float>(k, a);
+    if (a->type != CU_BF16) return embed<float, float>(k, a);
+    return a->wide ? embed<bf16, float>(k, a) : embed<bf16, bf16>(k, a);
 }
 
 } // namespace CU_NS

@@ -39,14 +39,16 @@ uint64_t mix_config(uint64_t h, const fh1_config *c)
     const double numbers[] = {c->eps,      c->dt_lo,     c->dt_hi,    c->rope.theta, c->rope.factor,
                               c->m_emb,    c->m_lm,      c->m_key,    c->m_attn_in,  c->m_attn_out,
                               c->m_ssm_in, c->m_ssm_out, c->m_gate,   c->m_down,     c->m_ssm[0],
-                              c->m_ssm[1], c->m_ssm[2],  c->m_ssm[3], c->m_ssm[4]};
-    const int64_t sizes[] = {c->n_layers, c->D, c->V, c->F, c->Hq, c->Hkv, c->A, c->H, c->P, c->N, c->G, c->K};
+                              c->m_ssm[1], c->m_ssm[2],  c->m_ssm[3], c->m_ssm[4],   c->mixer_eps};
+    const int64_t sizes[] = {c->n_layers, c->D, c->V, c->F, c->Hq, c->Hkv,    c->A,     c->H,
+                             c->P,        c->N, c->G, c->K, c->R,  c->family, c->block, c->residual_in_fp32};
     return mix(mix(h, numbers, sizeof numbers), sizes, sizeof sizes);
 }
 
 uint64_t mix_layer(uint64_t h, const fh1_layer *l)
 {
     const fh1_tensor *const all[] = {&l->input_layernorm,
+                                     &l->attn_layernorm,
                                      &l->pre_ff_layernorm,
                                      &l->q_w,
                                      &l->q_b,
@@ -63,6 +65,8 @@ uint64_t mix_layer(uint64_t h, const fh1_layer *l)
                                      &l->in_b,
                                      &l->conv_w,
                                      &l->conv_b,
+                                     &l->x_w,
+                                     &l->dt_w,
                                      &l->norm,
                                      &l->out_w,
                                      &l->out_b,

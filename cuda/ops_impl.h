@@ -42,8 +42,8 @@ void cu_bench_take(cu_bench *b, cu_type t, const void *device, void *host, int64
 void *cu_bench_joined(cu_bench *b, int64_t T, int64_t d, int64_t GN, const void *x, const void *B, const void *C);
 /* Frequencies of the model's rotation [A/2], f64, and the factor on cos and sin. */
 double *cu_bench_frequencies(cu_bench *b, const fh1_config *c, int64_t seq_len, float *scale);
-/* A = -exp(A_log), in f64, as the model's loader makes it. */
-float *cu_bench_decay_rates(cu_bench *b, const fh1_tensor *A_log, int64_t H);
+/* A = -exp(A_log) of n elements, in f64, as the model's loader makes it. */
+float *cu_bench_decay_rates(cu_bench *b, const fh1_tensor *A_log, int64_t n);
 
 /* The tokens of one row: T new ones behind `past`. doc NULL: they go on with the row's document; else document `before`
  * is what the row's window and state hold. */
@@ -65,6 +65,11 @@ fh1_status cu_op_ssd_chunk(fh1_engine *e, int64_t T, int64_t H, int64_t P, int64
 fh1_status cu_op_ssd_step(fh1_engine *e, int64_t H, int64_t P, int64_t N, int64_t G, const void *x, const void *B,
                           const void *C, const void *dt, const fh1_tensor *A_log, const fh1_tensor *D, void *state,
                           void *y);
+fh1_status cu_op_selective_scan(fh1_engine *e, int64_t T, int64_t I, int64_t N, const void *x, const void *B,
+                                const void *C, const void *dt, const fh1_tensor *A_log, const fh1_tensor *D,
+                                const int64_t *doc, int64_t state_doc, void *state, void *y);
+fh1_status cu_op_selective_step(fh1_engine *e, int64_t I, int64_t N, const void *x, const void *B, const void *C,
+                                const void *dt, const fh1_tensor *A_log, const fh1_tensor *D, void *state, void *y);
 fh1_status cu_op_gated_norm(fh1_engine *e, int64_t M, int64_t d, int64_t G, const void *y, const void *z,
                             const fh1_tensor *w, double eps, bool norm_before_gate, void *out);
 fh1_status cu_op_rope(fh1_engine *e, const fh1_config *c, int64_t T, int64_t heads, const int64_t *position,

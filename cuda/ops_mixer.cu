@@ -3,6 +3,7 @@
 #include "cuda/dt_softplus.cuh"
 #include "cuda/gated_norm.cuh"
 #include "cuda/ops_impl.h"
+#include "cuda/selective_scan.cuh"
 #include "cuda/ssd_step.cuh"
 
 namespace CU_NS
@@ -92,15 +93,15 @@ void *cu_bench_joined(cu_bench *b, int64_t T, int64_t d, int64_t GN, const void 
     return p;
 }
 
-float *cu_bench_decay_rates(cu_bench *b, const fh1_tensor *A_log, int64_t H)
+float *cu_bench_decay_rates(cu_bench *b, const fh1_tensor *A_log, int64_t n)
 {
-    float *A = static_cast<float *>(malloc(static_cast<size_t>(H) * sizeof(float)));
+    float *A = static_cast<float *>(malloc(static_cast<size_t>(n) * sizeof(float)));
     if (!A) {
-        CU_BENCH_NOTE(b, fh1_no_memory(static_cast<size_t>(H) * sizeof(float), "decay rates"));
+        CU_BENCH_NOTE(b, fh1_no_memory(static_cast<size_t>(n) * sizeof(float), "decay rates"));
         return NULL;
     }
-    for (int64_t h = 0; h < H; ++h) A[h] = static_cast<float>(-exp(fh1_get(A_log, h)));
-    float *p = cu_bench_f32(b, A, H);
+    for (int64_t i = 0; i < n; ++i) A[i] = static_cast<float>(-exp(fh1_get(A_log, i)));
+    float *p = cu_bench_f32(b, A, n);
     free(A);
     return p;
 }
@@ -171,6 +172,57 @@ fh1_status cu_op_ssd_step(fh1_engine *e, int64_t H, int64_t P, int64_t N, int64_
     a.m_z = 1;
     CU_BENCH_NOTE(&b, cu_ssd_step_fwd(b.k, &a));
     return taken(&b, &s, &a.s, state, y);
+}
+
+/* A state per channel: scan and step differ in the kernel alone. */
+struct selective {
+    int64_t T, I, N;
+    const void *x, *B, *C, *dt;
+    const fh1_tensor *A_log, *D;
+    const int64_t *doc;
+    int64_t state_doc;
+};
+
+static fh1_status selected(fh1_engine *e, const selective *s, fh1_status (*run)(cu_ctx *, const cu_selective *),
+                           void *state, void *y)
+{
+    cu_bench b = cu_bench_open(e);
+    cu_selective a = {};
+    const int64_t states = s->I * s->N;
+    a.type = b.type;
+    a.t = cu_bench_tokens(&b, s->T, 0, s->doc, s->state_doc);
+    a.I = cu_bench_int(&b, s->I);
+    a.N = cu_bench_int(&b, s->N);
+    a.x = cu_bench_stored(&b, s->x, s->T * s->I);
+    a.ldx = s->I;
+    a.B = cu_bench_stored(&b, s->B, s->T * s->N);
+    a.C = cu_bench_stored(&b, s->C, s->T * s->N);
+    a.ldbc = s->N;
+    a.dt = cu_bench_f32(&b, s->dt, s->T * s->I);
+    a.A = cu_bench_decay_rates(&b, s->A_log, states);
+    a.D = cu_bench_small(&b, s->D);
+    a.state = cu_bench_f32(&b, state, states);
+    a.slot = first_slot(&b);
+    a.y = cu_bench_room(&b, b.type, s->T * s->I);
+    CU_BENCH_NOTE(&b, run(b.k, &a));
+    cu_bench_take(&b, b.type, a.y, y, s->T * s->I);
+    cu_bench_take(&b, CU_F32, a.state, state, states);
+    return cu_bench_close(&b);
+}
+
+fh1_status cu_op_selective_scan(fh1_engine *e, int64_t T, int64_t I, int64_t N, const void *x, const void *B,
+                                const void *C, const void *dt, const fh1_tensor *A_log, const fh1_tensor *D,
+                                const int64_t *doc, int64_t state_doc, void *state, void *y)
+{
+    const selective s = {T, I, N, x, B, C, dt, A_log, D, doc, state_doc};
+    return selected(e, &s, cu_selective_scan_fwd, state, y);
+}
+
+fh1_status cu_op_selective_step(fh1_engine *e, int64_t I, int64_t N, const void *x, const void *B, const void *C,
+                                const void *dt, const fh1_tensor *A_log, const fh1_tensor *D, void *state, void *y)
+{
+    const selective s = {1, I, N, x, B, C, dt, A_log, D, NULL, 0};
+    return selected(e, &s, cu_selective_step_fwd, state, y);
 }
 
 /* -- the gate ------------------------------------------------------------------------------------ */

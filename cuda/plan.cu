@@ -25,11 +25,13 @@ struct counting {
     size_t bytes;
 };
 
-/* Matrices have two axes, everything else is a small parameter. */
-fh1_status count_weight(void *user, const char *, int rank, const int64_t *shape)
+/* Matrices have two axes, everything else is a small parameter, and so are Falcon-Mamba's decay rates. */
+fh1_status count_weight(void *user, const char *name, int rank, const int64_t *shape)
 {
     counting *k = static_cast<counting *>(user);
-    size_t n = rank == 2 ? cu_size(k->type) : sizeof(float);
+    const char *last = strrchr(name, '.');
+    const bool matrix = rank == 2 && !(last && strcmp(last, ".A_log") == 0);
+    size_t n = matrix ? cu_size(k->type) : sizeof(float);
     for (int i = 0; i < rank; ++i) n *= static_cast<size_t>(shape[i]);
     k->bytes += n;
     return NULL;
@@ -41,7 +43,7 @@ size_t weight_bytes(const fh1_config *c, cu_type type)
     counting k = {type, 0};
     fh1_config_weights(c, count_weight, &k); /* count_weight never fails */
     const int64_t qkv = (c->Hq + 2 * c->Hkv) * c->A, in = fh1_in_proj_dim(c);
-    if (c->attention_bias != c->mamba_proj_bias) /* zeros for the part without a bias */
+    if (c->Hq && c->attention_bias != c->mamba_proj_bias) /* zeros for the part without a bias */
         k.bytes += static_cast<size_t>(c->n_layers * (c->attention_bias ? in : qkv)) * sizeof(float);
     if (c->rope.type != FH1_ROPE_DYNAMIC && c->rope.type != FH1_ROPE_LONGROPE)
         k.bytes += static_cast<size_t>(c->A / 2) * sizeof(double);

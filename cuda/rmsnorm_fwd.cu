@@ -8,9 +8,11 @@ namespace CU_NS
 namespace
 {
 
-template <typename T> struct rows {
+/* X: what the stream is stored in */
+template <typename T, typename X> struct rows {
     int D;
-    T *x;
+    int64_t ldx, ldn;
+    X *x;
     const T *a, *b;
     float m_a, m_b, eps;
     const float *w;
@@ -18,7 +20,7 @@ template <typename T> struct rows {
 };
 
 /* v[] as stored after the sum, which is written; without a branch x as it is. Branches first, as residual_fwd.cu. */
-template <typename T, int N> CU_FN void sum_of(const rows<T> &r, int64_t at, float (&v)[N])
+template <int N, typename T, typename X> CU_FN void sum_of(const rows<T, X> &r, int64_t at, float (&v)[N])
 {
     load_n(r.x + at, v);
     if (!r.a) return;
@@ -33,7 +35,7 @@ template <typename T, int N> CU_FN void sum_of(const rows<T> &r, int64_t at, flo
         for (int j = 0; j < N; ++j) s[j] += t[j] * r.m_b;
     }
 #pragma unroll
-    for (int j = 0; j < N; ++j) v[j] = rounded<T>(v[j] + s[j]);
+    for (int j = 0; j < N; ++j) v[j] = rounded<X>(v[j] + s[j]);
     store_n(r.x + at, v);
 }
 
@@ -44,11 +46,11 @@ CU_FN float reciprocal_root(float sum, int D, float eps)
 }
 
 /* PER pieces of a row in each thread. */
-template <typename T, int PER> __global__ void __launch_bounds__(1024) rmsnorm_row_k(rows<T> r)
+template <typename T, typename X, int PER> __global__ void __launch_bounds__(1024) rmsnorm_row_k(rows<T, X> r)
 {
     constexpr int N = vec16<T>();
     SHARED(float, red, [32]);
-    const int64_t row = static_cast<int64_t>(blockIdx.x) * r.D;
+    const int64_t row = static_cast<int64_t>(blockIdx.x) * r.ldx, to = static_cast<int64_t>(blockIdx.x) * r.ldn;
     const int step = static_cast<int>(blockDim.x) * N, first = static_cast<int>(threadIdx.x) * N;
     float v[PER][N] = {}, sum = 0.f;
 #pragma unroll
@@ -66,20 +68,20 @@ template <typename T, int PER> __global__ void __launch_bounds__(1024) rmsnorm_r
         if (i >= r.D) continue;
 #pragma unroll
         for (int j = 0; j < N; j += 4) {
-            const float4 w = *reinterpret_cast<const float4 *>(r.w + i + j);
+            const float4 w = r.w ? *reinterpret_cast<const float4 *>(r.w + i + j) : make_float4(1.f, 1.f, 1.f, 1.f);
             v[p][j] = w.x * (v[p][j] * scale);
             v[p][j + 1] = w.y * (v[p][j + 1] * scale);
             v[p][j + 2] = w.z * (v[p][j + 2] * scale);
             v[p][j + 3] = w.w * (v[p][j + 3] * scale);
         }
-        store_n(r.n + row + i, v[p]);
+        store_n(r.n + to + i, v[p]);
     }
 }
 
-template <typename T> __global__ void rmsnorm_k(rows<T> r)
+template <typename T, typename X> __global__ void rmsnorm_k(rows<T, X> r)
 {
     SHARED(float, red, [32]);
-    const int64_t row = static_cast<int64_t>(blockIdx.x) * r.D;
+    const int64_t row = static_cast<int64_t>(blockIdx.x) * r.ldx, to = static_cast<int64_t>(blockIdx.x) * r.ldn;
     float sum = 0.f;
     for (int i = static_cast<int>(threadIdx.x); i < r.D; i += static_cast<int>(blockDim.x)) {
         float v[1];
@@ -89,33 +91,36 @@ template <typename T> __global__ void rmsnorm_k(rows<T> r)
     if (!r.n) return;
     const float scale = reciprocal_root(block_sum(sum, red), r.D, r.eps);
     for (int i = static_cast<int>(threadIdx.x); i < r.D; i += static_cast<int>(blockDim.x))
-        store(r.n + row + i, r.w[i] * (load(r.x + row + i) * scale));
+        store(r.n + to + i, (r.w ? r.w[i] : 1.f) * (load(r.x + row + i) * scale));
 }
 
-template <typename T> fh1_status rmsnorm(cu_ctx *k, const cu_rmsnorm *a)
+template <typename T, typename X> fh1_status rmsnorm(cu_ctx *k, const cu_rmsnorm *a)
 {
     constexpr int N = vec16<T>();
-    const rows<T> r = {a->D,
-                       static_cast<T *>(a->x),
-                       static_cast<const T *>(a->a),
-                       static_cast<const T *>(a->b),
-                       a->m_a,
-                       a->m_b,
-                       a->eps,
-                       a->w,
-                       static_cast<T *>(a->n)};
+    const rows<T, X> r = {a->D,
+                          a->ldx ? a->ldx : a->D,
+                          a->ldn ? a->ldn : a->D,
+                          static_cast<X *>(a->x),
+                          static_cast<const T *>(a->a),
+                          static_cast<const T *>(a->b),
+                          a->m_a,
+                          a->m_b,
+                          a->eps,
+                          a->w,
+                          static_cast<T *>(a->n)};
     const size_t row = static_cast<size_t>(a->D) * sizeof(T);
-    const bool wide = k->path == CU_AUTO && aligned16(a->x, row) && aligned16(a->a, row) && aligned16(a->b, row) &&
-                      aligned16(a->n, row) && aligned16(a->w);
+    const bool wide = k->path == CU_AUTO && a->D % N == 0 && aligned16(a->x, static_cast<size_t>(r.ldx) * sizeof(X)) &&
+                      aligned16(a->a, row) && aligned16(a->b, row) &&
+                      aligned16(a->n, static_cast<size_t>(r.ldn) * sizeof(T)) && aligned16(a->w);
     const unsigned grid = static_cast<unsigned>(a->M);
     const int pieces = a->D / N;
     /* few rows: all threads that a row can use; many: half of them with two pieces each, so that more rows are resident
      */
     if (wide && pieces <= 1024 && (a->M <= 2 * k->sms || pieces <= 64))
-        LAUNCH((rmsnorm_row_k<T, 1>), grid, block_for(pieces, 1024), 0, k->stream, r);
+        LAUNCH((rmsnorm_row_k<T, X, 1>), grid, block_for(pieces, 1024), 0, k->stream, r);
     else if (wide && pieces <= 2048)
-        LAUNCH((rmsnorm_row_k<T, 2>), grid, block_for((pieces + 1) / 2, 1024), 0, k->stream, r);
-    else LAUNCH((rmsnorm_k<T>), grid, block_for(a->D, 512), 0, k->stream, r);
+        LAUNCH((rmsnorm_row_k<T, X, 2>), grid, block_for((pieces + 1) / 2, 1024), 0, k->stream, r);
+    else LAUNCH((rmsnorm_k<T, X>), grid, block_for(a->D, 512), 0, k->stream, r);
     return cu_launched("rmsnorm");
 }
 
@@ -124,7 +129,8 @@ template <typename T> fh1_status rmsnorm(cu_ctx *k, const cu_rmsnorm *a)
 fh1_status cu_rmsnorm_fwd(cu_ctx *k, const cu_rmsnorm *a)
 {
     if (a->M <= 0 || a->D <= 0 || (!a->n && !a->a)) return NULL;
-    return a->type == CU_BF16 ? rmsnorm<bf16>(k, a) : rmsnorm<float>(k, a);
+    if (a->type != CU_BF16) return rmsnorm<float, float>(k, a);
+    return a->wide ? rmsnorm<bf16, float>(k, a) : rmsnorm<bf16, bf16>(k, a);
 }
 
 } // namespace CU_NS

@@ -175,7 +175,7 @@ template <typename T> fh1_status launch(const cu_ctx *k, const cu_rope &a)
 
 fh1_status cu_rope_fwd(cu_ctx *k, const cu_rope *a)
 {
-    if (a->t.M == 0) return NULL;
+    if (a->t.M == 0 || a->Hq + a->Hkv == 0) return NULL;
     return a->type == CU_BF16 ? launch<bf16>(k, *a) : launch<float>(k, *a);
 }
 

@@ -11,13 +11,6 @@ namespace CU_NS
 namespace
 {
 
-double now(void)
-{
-    timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return static_cast<double>(t.tv_sec) + 1e-9 * static_cast<double>(t.tv_nsec);
-}
-
 void forget_graph(cu_live_session *s)
 {
     if (s->graph) cudaGraphExecDestroy(s->graph);
@@ -186,11 +179,11 @@ fh1_status session_prefill(cu_session *base, const fh1_batch *b)
         in.positions = positions.data();
         FH1_TRY(fh1_tokens_pack(&in, s->c->V, s->cache, &t));
     }
-    const double begin = now();
+    const double begin = cu_seconds();
     forget_graph(s); /* buffers grow with the prompt */
     s->waiting->clear();
     e = run_prompt(s, &t);
-    base->facts.seconds = now() - begin;
+    base->facts.seconds = cu_seconds() - begin;
     base->facts.steps = 1;
     base->facts.graph_steps = 0;
     fh1_tokens_free(&t);
@@ -303,11 +296,11 @@ fh1_status session_decode(cu_session *base, int64_t n, int64_t *tokens)
     FH1_TRY(check_context(s, steps));
     base->facts.steps = steps;
     base->facts.graph_steps = 0;
-    const double begin = now();
+    const double begin = cu_seconds();
     fh1_status e = NULL;
     if (steps) e = cu_step_out(s, steps);
     if (!e && steps) e = run_steps(s, steps);
-    base->facts.seconds = now() - begin;
+    base->facts.seconds = cu_seconds() - begin;
     hand_out(s, *s->waiting, n, 0, tokens);
     s->waiting->clear();
     if (!e && steps) e = read_choices(s, steps, s->handed, &chosen);

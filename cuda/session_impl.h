@@ -5,10 +5,19 @@
 #include "cuda/tokens_upload.h"
 #include "cuda/world.h"
 
+#include <time.h>
 #include <vector>
 
 namespace CU_NS
 {
+
+/* Of a clock that only goes forward. */
+inline double cu_seconds()
+{
+    timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return static_cast<double>(t.tv_sec) + 1e-9 * static_cast<double>(t.tv_nsec);
+}
 
 /* What a step reads and moves on, on the device, [B] each but for `row_begin` [B + 1]. */
 struct cu_step_state {

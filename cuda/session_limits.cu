@@ -9,23 +9,16 @@ namespace CU_NS
 namespace
 {
 
-double now(void)
-{
-    timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return static_cast<double>(t.tv_sec) + 1e-9 * static_cast<double>(t.tv_nsec);
-}
-
 /* Seconds of the fastest of a few rounds; `run` queues one. The first round warms up. */
 template <typename Run> fh1_status fastest(cudaStream_t stream, double *out, const Run &run)
 {
     *out = 0;
     for (int i = 0; i < 6; ++i) {
         CU_TRY(cudaStreamSynchronize(stream), "measuring");
-        const double begin = now();
+        const double begin = cu_seconds();
         FH1_TRY(run());
         CU_TRY(cudaStreamSynchronize(stream), "measuring");
-        const double t = now() - begin;
+        const double t = cu_seconds() - begin;
         if (i && (*out == 0 || t < *out)) *out = t;
     }
     return NULL;

@@ -3,8 +3,7 @@
  * a lane's columns stay in registers for all its rows. */
 #include "cuda/ssd_step.cuh"
 
-#include "cuda/silu.h"
-#include "cuda/warp_ops.h"
+#include "cuda/gate.cuh"
 
 namespace CU_NS
 {
@@ -40,10 +39,8 @@ template <typename T> CU_FN columns<T> columns_of(const cu_ssd &a, int64_t m, in
 template <typename T> CU_FN void output(const cu_ssd_step &a, int64_t m, int64_t i, float y)
 {
     const int64_t d = static_cast<int64_t>(a.s.H) * a.s.P;
-    if (a.s.y) store(static_cast<T *>(a.s.y) + m * d + i, y);
-    if (!a.z) return;
-    const float s = silu(load(static_cast<const T *>(a.z) + m * a.ldz + i) * a.m_z);
-    store(static_cast<T *>(a.gated) + m * d + i, rounded<T>(y) * s);
+    const T *z = a.z ? static_cast<const T *>(a.z) + m * a.ldz + i : nullptr;
+    store_gated(static_cast<T *>(a.s.y), static_cast<T *>(a.gated), m * d + i, z, a.m_z, y);
 }
 
 /* Any N: a warp per row of the state. grid (P / WARPS, H, rows) */

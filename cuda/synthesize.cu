@@ -66,7 +66,9 @@ fh1_status one(filler *f, const char *name, int64_t layer, int64_t n)
     char full[160];
     cu_synthetic a = {};
     if (layer < 0) snprintf(full, sizeof full, "%s.weight", name);
-    else snprintf(full, sizeof full, "model.layers.%lld.%s.weight", static_cast<long long>(layer), name);
+    else
+        snprintf(full, sizeof full, "%s.%lld.%s.weight", fh1_layers_module(f->c->family), static_cast<long long>(layer),
+                 name);
     FH1_TRY(f->recipe(f->user, full, n, &a.recipe));
     a.type = f->type;
     a.n = n;
@@ -81,8 +83,22 @@ void at(filler *f, const void *block)
     f->to = static_cast<char *>(const_cast<void *>(block));
 }
 
+fh1_status fill_mamba_layer(filler *f, const cu_layer *l, int64_t i)
+{
+    const fh1_config *c = f->c;
+    at(f, l->in_qkv);
+    FH1_TRY(one(f, "mixer.in_proj", i, fh1_in_proj_dim(c) * c->D));
+    at(f, l->x_proj);
+    FH1_TRY(one(f, "mixer.x_proj", i, fh1_x_proj_dim(c) * c->d_ssm));
+    at(f, l->dt_proj);
+    FH1_TRY(one(f, "mixer.dt_proj", i, c->d_ssm * c->R));
+    at(f, l->out);
+    return one(f, "mixer.out_proj", i, c->D * c->d_ssm);
+}
+
 fh1_status fill_layer(filler *f, const cu_layer *l, int64_t i)
 {
+    if (f->c->family == FH1_FALCON_MAMBA) return fill_mamba_layer(f, l, i);
     const fh1_config *c = f->c;
     const int64_t q = c->Hq * c->A, kv = c->Hkv * c->A;
     at(f, l->in_qkv);
@@ -125,7 +141,7 @@ fh1_status cu_weights_synthesize(const cu_ctx *k, cu_weights *w, cu_recipe_of re
     const fh1_config *c = w->config;
     filler f = {k, c, w->type, recipe, user, NULL};
     at(&f, w->embed);
-    FH1_TRY(one(&f, "model.embed_tokens", -1, c->V * c->D));
+    FH1_TRY(one(&f, fh1_embed_module(c->family), -1, c->V * c->D));
     for (int64_t i = 0; i < c->n_layers; ++i) FH1_TRY(fill_layer(&f, &w->layers[i], i));
     if (w->lm_head != w->embed) {
         at(&f, w->lm_head);

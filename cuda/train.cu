@@ -62,7 +62,7 @@ fh1_status cu_train_linear_bwd(cu_train_run *r, const cu_train_product *p)
     a.dx = p->dx;
     a.lddx = p->lddx;
     a.dw = cu_train_grad(r, l.w);
-    a.db = cu_train_grad(r, l.b);
+    a.db = p->id == FH1_TAP_DT ? NULL : cu_train_grad(r, l.b); /* that bias is added in front of softplus */
     FH1_TRY(cu_linear_bwd(r->call.k, &a));
     const fh1_lora *lora = *l.lora;
     if (!lora) return NULL;
@@ -146,6 +146,12 @@ fh1_status low_rank(cu_train_run *r, float **t)
     return lookup(r, r->adapters->embed.A, rank, 1, *t);
 }
 
+/* Its row learns nothing; -1: Falcon-Mamba's lookup has no such row. */
+int padding_row(const fh1_config *c)
+{
+    return static_cast<int>(fh1_padding_idx(c));
+}
+
 fh1_status embed_fwd(cu_train_run *r)
 {
     const fh1_config *c = r->c;
@@ -173,7 +179,7 @@ fh1_status embed_lora_bwd(cu_train_run *r, const float *dx)
     cu_buffer *dA = &r->t->part[CU_TRAIN_EMBED_A];
     FH1_TRY(cu_train_need(r, CU_TRAIN_EMBED_A, r->c->V * rank));
     CU_TRY(cudaMemsetAsync(dA->p, 0, dA->bytes, r->call.k->stream), "clearing gradients");
-    const cu_embed_bwd_args a = {M,  static_cast<int>(rank),     r->call.t.id, static_cast<int>(r->c->pad), 1,
+    const cu_embed_bwd_args a = {M,  static_cast<int>(rank),     r->call.t.id, padding_row(r->c), 1,
                                  dt, static_cast<float *>(dA->p)};
     return cu_embed_bwd(r->call.k, &a);
 }
@@ -181,13 +187,9 @@ fh1_status embed_lora_bwd(cu_train_run *r, const float *dx)
 fh1_status embed_bwd(cu_train_run *r)
 {
     const float *dx = cu_train_at(r, CU_TRAIN_DX);
-    const cu_embed_bwd_args a = {r->call.t.M,
-                                 static_cast<int>(r->c->D),
-                                 r->call.t.id,
-                                 static_cast<int>(r->c->pad),
-                                 static_cast<float>(r->c->m_emb),
-                                 dx,
-                                 cu_train_grad(r, &r->m->embed)};
+    const cu_embed_bwd_args a = {
+        r->call.t.M, static_cast<int>(r->c->D),     r->call.t.id, padding_row(r->c), static_cast<float>(r->c->m_emb),
+        dx,          cu_train_grad(r, &r->m->embed)};
     FH1_TRY(cu_embed_bwd(r->call.k, &a));
     return r->adapters->embed.r ? embed_lora_bwd(r, dx) : NULL;
 }
@@ -231,6 +233,10 @@ fh1_status allocate(cu_train_run *r)
                  {CU_TRAIN_DGATED, M * c->d_ssm},
                  {CU_TRAIN_DSSD, M * c->d_ssm},
                  {CU_TRAIN_DCONV, M * fh1_conv_dim(c)},
+                 {CU_TRAIN_DX_PROJ, M * fh1_x_proj_dim(c)},
+                 {CU_TRAIN_DBC, c->R ? 2 * M * c->N : 0},
+                 {CU_TRAIN_DLOW, M * c->R},
+                 {CU_TRAIN_DRAW, c->R ? M * c->H : 0},
                  {CU_TRAIN_DDT, M * c->H},
                  {CU_TRAIN_DPROJ, M * fh1_in_proj_dim(c)}};
     for (const auto &p : parts) FH1_TRY(cu_train_need(r, p.part, p.n));
@@ -357,6 +363,7 @@ fh1_status cu_train_backward(cu_train *t, cu_ctx *k, const cu_weights *w, const 
     r.call.c = &m->config;
     r.call.work = &t->work;
     r.call.tokens = &r.tokens;
+    r.call.keep_scan = true;
     cu_adapters_attach(adapters, &r.call);
     FH1_TRY(fh1_tokens_pack(b, m->config.V, NULL, &r.tokens));
     const fh1_status s = with_cache(&r, &one);

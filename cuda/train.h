@@ -26,6 +26,10 @@ enum cu_train_part {
     CU_TRAIN_DGATED,     /* [M, d_ssm] */
     CU_TRAIN_DSSD,       /* [M, d_ssm] */
     CU_TRAIN_DCONV,      /* [M, c] */
+    CU_TRAIN_DX_PROJ,    /* [M, R + 2N] */
+    CU_TRAIN_DBC,        /* by B | C as the scan reads them [M, 2N] */
+    CU_TRAIN_DLOW,       /* [M, R] */
+    CU_TRAIN_DRAW,       /* by dt_proj's output [M, H] */
     CU_TRAIN_DDT,        /* [M, H] */
     CU_TRAIN_DPROJ,      /* [M, in_proj] */
     CU_TRAIN_SCRATCH,    /* of one kernel */
@@ -67,8 +71,11 @@ fh1_status cu_train_backward(cu_train *t, cu_ctx *k, const cu_weights *w, const 
  * input on entry. */
 fh1_status cu_train_layer_fwd(cu_train_run *r, int64_t layer);
 fh1_status cu_train_layer_bwd(cu_train_run *r, int64_t layer);
-/* train_mixer.cu: by the branch's output to dn: assigned here, added to by attention. */
+/* train_mixer.cu: by the branch's output to dn: assigned here, added to by attention. train_selective.cu: what is
+ * Falcon-Mamba's own of that, CU_TRAIN_DSSD to CU_TRAIN_DCONV. */
 fh1_status cu_train_mixer_bwd(cu_train_run *r, int64_t layer);
+fh1_status cu_train_selective_bwd(cu_train_run *r, int64_t layer);
+fh1_status cu_train_step_sizes_bwd(cu_train_run *r, const cu_layer *l, const fh1_layer *p);
 /* train_head.cu: loss, and CU_TRAIN_DX behind the last layer, from CU_N, the final norm. */
 fh1_status cu_train_head_bwd(cu_train_run *r);
 

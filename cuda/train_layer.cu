@@ -15,28 +15,6 @@ const cu_layer *begin_at(cu_train_run *r, int64_t layer)
     return r->view.layers;
 }
 
-/* CU_X to the stream between the two halves, CU_N its norm. */
-fh1_status mixers_fwd(cu_train_run *r, const cu_layer *l)
-{
-    const fh1_config *c = r->c;
-    FH1_TRY(cu_train_norm_fwd(r, cu_part_of(&r->call, CU_X), l->input_layernorm));
-    FH1_TRY(cu_call_attention(&r->call, 0));
-    FH1_TRY(cu_call_mixer(&r->call, 0));
-    cu_rmsnorm a = {};
-    a.type = CU_F32;
-    a.M = r->call.t.M;
-    a.D = static_cast<int>(c->D);
-    a.x = cu_part_of(&r->call, CU_X);
-    a.a = cu_part_of(&r->call, CU_MIXER);
-    a.m_a = static_cast<float>(c->m_ssm_out);
-    a.b = cu_part_of(&r->call, CU_ATTN);
-    a.m_b = static_cast<float>(c->m_attn_out);
-    a.w = l->pre_ff_layernorm;
-    a.eps = static_cast<float>(c->eps);
-    a.n = cu_part_of(&r->call, CU_N);
-    return cu_rmsnorm_fwd(r->call.k, &a);
-}
-
 /* The stream's derivative times the multipliers of two branches. */
 fh1_status branches(cu_train_run *r, double m, float *d, double m_2, float *d_2)
 {
@@ -45,8 +23,8 @@ fh1_status branches(cu_train_run *r, double m, float *d, double m_2, float *d_2)
     return cu_residual_bwd(r->call.k, &a);
 }
 
-/* From CU_N, the norm, with gate | up and act of the MLP computed again. */
-fh1_status mlp_bwd(cu_train_run *r, int64_t layer, const cu_layer *l)
+/* From CU_N, the norm, with gate | up and act of the MLP computed again here, to dn: assigned, or added to. */
+fh1_status mlp_bwd(cu_train_run *r, int64_t layer, const cu_layer *l, bool add)
 {
     const fh1_config *c = r->c;
     const int M = r->call.t.M;
@@ -54,6 +32,8 @@ fh1_status mlp_bwd(cu_train_run *r, int64_t layer, const cu_layer *l)
     float *gate = cu_train_f32(r, CU_GATE_UP), *up = gate + r->call.ld_up, *dn = cu_train_at(r, CU_TRAIN_DN);
     float *branch = cu_train_at(r, CU_TRAIN_BRANCH), *dact = cu_train_at(r, CU_TRAIN_DACT);
     const float *n = cu_train_f32(r, CU_N), *w = static_cast<const float *>(l->gate_up);
+    FH1_TRY(cu_call_gate_up(&r->call, 0));
+    FH1_TRY(cu_call_act(&r->call));
     FH1_TRY(branches(r, c->m_down, branch, 0, NULL));
     const cu_train_product down = {FH1_TAP_DOWN_PROJ,
                                    layer,
@@ -71,12 +51,10 @@ fh1_status mlp_bwd(cu_train_run *r, int64_t layer, const cu_layer *l)
     const cu_swiglu_bwd_args act = {M, static_cast<int>(F), gate, up, ld, static_cast<float>(c->m_gate), dact, gate, up,
                                     ld};
     FH1_TRY(cu_swiglu_bwd(r->call.k, &act));
-    const cu_train_product by_gate = {FH1_TAP_GATE_PROJ, layer, M, n, D, 1, w, gate, ld, false, dn, D};
+    const cu_train_product by_gate = {FH1_TAP_GATE_PROJ, layer, M, n, D, 1, w, gate, ld, add, dn, D};
     const cu_train_product by_up = {FH1_TAP_UP_PROJ, layer, M, n, D, 1, w + F * D, up, ld, true, dn, D};
     FH1_TRY(cu_train_linear_bwd(r, &by_gate));
-    FH1_TRY(cu_train_linear_bwd(r, &by_up));
-    return cu_train_norm_bwd(r, cu_train_f32(r, CU_X), l->pre_ff_layernorm, &r->m->layers[layer].pre_ff_layernorm, dn,
-                             true, cu_train_at(r, CU_TRAIN_DX));
+    return cu_train_linear_bwd(r, &by_up);
 }
 
 /* dq, dk and dv side by side, by what q_proj, k_proj and v_proj gave. */
@@ -117,8 +95,8 @@ fh1_status attend_bwd(cu_train_run *r)
     return cu_rope_bwd(r->call.k, &b);
 }
 
-/* dn added to. */
-fh1_status attention_bwd(cu_train_run *r, int64_t layer, const cu_layer *l)
+/* From CU_TRAIN_BRANCH_2 to dn: assigned, or added to. */
+fh1_status attention_bwd(cu_train_run *r, int64_t layer, const cu_layer *l, bool add)
 {
     const fh1_config *c = r->c;
     const int M = r->call.t.M;
@@ -144,38 +122,171 @@ fh1_status attention_bwd(cu_train_run *r, int64_t layer, const cu_layer *l)
         int64_t at;
     } parts[] = {{FH1_TAP_Q_PROJ, 0}, {FH1_TAP_K_PROJ, q}, {FH1_TAP_V_PROJ, q + kv}};
     for (const auto &p : parts) {
+        const bool more = add || p.id != FH1_TAP_Q_PROJ;
         const cu_train_product in = {
-            p.id, layer, M, n, D, c->m_attn_in, w + p.at * D, cu_train_at(r, CU_TRAIN_DQKV) + p.at, ld, true, dn, D};
+            p.id, layer, M, n, D, c->m_attn_in, w + p.at * D, cu_train_at(r, CU_TRAIN_DQKV) + p.at, ld, more, dn, D};
         FH1_TRY(cu_train_linear_bwd(r, &in));
     }
     return NULL;
+}
+
+/* ---- layers, by block: computed again, then differentiated ---- */
+
+/* One on the way back. x: what its first norm reads, the checkpoint. */
+struct layer_of {
+    cu_train_run *r;
+    int64_t i;
+    const cu_layer *l;
+    const fh1_layer *p;
+    float *x;
+};
+
+/* What a norm of the stream `x` gives dn is added to the stream's derivative. */
+fh1_status norm_bwd(const layer_of *o, const float *x, const float *w, const fh1_tensor *value)
+{
+    cu_train_run *r = o->r;
+    return cu_train_norm_bwd(r, x, w, value, cu_train_at(r, CU_TRAIN_DN), true, cu_train_at(r, CU_TRAIN_DX));
+}
+
+fh1_status first_norm_bwd(const layer_of *o)
+{
+    return norm_bwd(o, o->x, o->l->input_layernorm, &o->p->input_layernorm);
+}
+
+/* CU_N of the stream x. */
+fh1_status norm(const layer_of *o, float *x, const float *w)
+{
+    return cu_train_norm_fwd(o->r, x, w);
+}
+
+/* CU_X += one branch or two; then CU_N = norm(CU_X). */
+fh1_status sum_and_norm(const layer_of *o, const cu_branches *s, const float *w)
+{
+    const fh1_config *c = o->r->c;
+    cu_rmsnorm a = {};
+    a.type = CU_F32;
+    a.M = o->r->call.t.M;
+    a.D = static_cast<int>(c->D);
+    a.x = cu_part_of(&o->r->call, CU_X);
+    a.a = s->a;
+    a.b = s->b;
+    a.m_a = static_cast<float>(s->m_a);
+    a.m_b = static_cast<float>(s->m_b);
+    a.w = w;
+    a.eps = static_cast<float>(c->eps);
+    a.n = cu_part_of(&o->r->call, CU_N);
+    return cu_rmsnorm_fwd(o->r->call.k, &a);
+}
+
+float *branch(const layer_of *o)
+{
+    return cu_train_at(o->r, CU_TRAIN_BRANCH);
+}
+
+float *branch_2(const layer_of *o)
+{
+    return cu_train_at(o->r, CU_TRAIN_BRANCH_2);
+}
+
+fh1_status mamba_bwd(const layer_of *o)
+{
+    cu_train_run *r = o->r;
+    FH1_TRY(norm(o, o->x, o->l->input_layernorm));
+    FH1_TRY(cu_call_mixer(&r->call, 0));
+    FH1_TRY(branches(r, 1, branch(o), 0, NULL));
+    FH1_TRY(cu_train_mixer_bwd(r, o->i));
+    return first_norm_bwd(o);
+}
+
+/* What the mixers' outputs are in the sum of a block that has both side by side. */
+cu_branches mixers(const layer_of *o)
+{
+    const fh1_config *c = o->r->c;
+    return {cu_part_of(&o->r->call, CU_MIXER), cu_part_of(&o->r->call, CU_ATTN), NULL, c->m_ssm_out, c->m_attn_out, 0};
+}
+
+fh1_status mixers_fwd(const layer_of *o)
+{
+    FH1_TRY(norm(o, o->x, o->l->input_layernorm));
+    FH1_TRY(cu_call_attention(&o->r->call, 0));
+    return cu_call_mixer(&o->r->call, 0);
+}
+
+fh1_status mixers_bwd(const layer_of *o)
+{
+    const fh1_config *c = o->r->c;
+    FH1_TRY(branches(o->r, c->m_ssm_out, branch(o), c->m_attn_out, branch_2(o)));
+    FH1_TRY(cu_train_mixer_bwd(o->r, o->i));
+    return attention_bwd(o->r, o->i, o->l, true);
+}
+
+fh1_status sa_m_bwd(const layer_of *o)
+{
+    FH1_TRY(mixers_fwd(o));
+    const cu_branches both = mixers(o);
+    FH1_TRY(sum_and_norm(o, &both, o->l->pre_ff_layernorm));
+    FH1_TRY(mlp_bwd(o->r, o->i, o->l, false));
+    FH1_TRY(norm_bwd(o, cu_train_f32(o->r, CU_X), o->l->pre_ff_layernorm, &o->p->pre_ff_layernorm));
+    FH1_TRY(norm(o, o->x, o->l->input_layernorm)); /* CU_N held that of the other half */
+    FH1_TRY(mixers_bwd(o));
+    return first_norm_bwd(o);
+}
+
+/* One norm for all three, whose derivatives by it add up. */
+fh1_status sam_bwd(const layer_of *o)
+{
+    FH1_TRY(mixers_fwd(o));
+    FH1_TRY(mixers_bwd(o));
+    FH1_TRY(mlp_bwd(o->r, o->i, o->l, true));
+    return first_norm_bwd(o);
+}
+
+/* The stream behind the mixer is made twice: in place of it stands that behind attention when the MLP is done. */
+fh1_status s_a_m_bwd(const layer_of *o)
+{
+    cu_train_run *r = o->r;
+    const fh1_config *c = r->c;
+    float *x = cu_train_f32(r, CU_X), *attn = cu_train_f32(r, CU_ATTN);
+    const size_t bytes = static_cast<size_t>(r->call.t.M * c->D) * sizeof(float);
+    const cu_branches s = {cu_part_of(&r->call, CU_MIXER), NULL, NULL, c->m_ssm_out, 0, 0};
+    const cu_branches a = {attn, NULL, NULL, c->m_attn_out, 0, 0};
+    FH1_TRY(norm(o, o->x, o->l->input_layernorm));
+    FH1_TRY(cu_call_mixer(&r->call, 0));
+    FH1_TRY(sum_and_norm(o, &s, o->l->attn_layernorm));
+    FH1_TRY(cu_call_attention(&r->call, 0));
+    FH1_TRY(sum_and_norm(o, &a, o->l->pre_ff_layernorm));
+    FH1_TRY(mlp_bwd(r, o->i, o->l, false));
+    FH1_TRY(norm_bwd(o, x, o->l->pre_ff_layernorm, &o->p->pre_ff_layernorm));
+    CU_TRY(cudaMemcpyAsync(x, o->x, bytes, cudaMemcpyDeviceToDevice, r->call.k->stream), "the input of a layer");
+    FH1_TRY(sum_and_norm(o, &s, o->l->attn_layernorm));
+    FH1_TRY(branches(r, c->m_attn_out, branch_2(o), 0, NULL));
+    FH1_TRY(attention_bwd(r, o->i, o->l, false));
+    FH1_TRY(norm_bwd(o, x, o->l->attn_layernorm, &o->p->attn_layernorm));
+    FH1_TRY(norm(o, o->x, o->l->input_layernorm));
+    FH1_TRY(branches(r, c->m_ssm_out, branch(o), 0, NULL));
+    FH1_TRY(cu_train_mixer_bwd(r, o->i));
+    return first_norm_bwd(o);
 }
 
 } // namespace
 
 fh1_status cu_train_layer_fwd(cu_train_run *r, int64_t layer)
 {
-    FH1_TRY(mixers_fwd(r, begin_at(r, layer)));
-    FH1_TRY(cu_call_mlp(&r->call, 0));
-    return cu_call_sum(&r->call, cu_part_of(&r->call, CU_DOWN), r->c->m_down, NULL, 0);
+    begin_at(r, layer);
+    return cu_call_layer(&r->call, 0);
 }
 
 fh1_status cu_train_layer_bwd(cu_train_run *r, int64_t layer)
 {
-    const fh1_config *c = r->c;
     const cu_layer *l = begin_at(r, layer);
-    float *input = cu_train_at(r, CU_TRAIN_CHECKPOINT) + layer * r->call.t.M * c->D;
-    FH1_TRY(mixers_fwd(r, l));
-    FH1_TRY(cu_call_gate_up(&r->call, 0));
-    FH1_TRY(cu_call_act(&r->call));
-    FH1_TRY(mlp_bwd(r, layer, l));
-    FH1_TRY(
-        branches(r, c->m_ssm_out, cu_train_at(r, CU_TRAIN_BRANCH), c->m_attn_out, cu_train_at(r, CU_TRAIN_BRANCH_2)));
-    FH1_TRY(cu_train_norm_fwd(r, input, l->input_layernorm)); /* CU_N held that of the other half */
-    FH1_TRY(cu_train_mixer_bwd(r, layer));
-    FH1_TRY(attention_bwd(r, layer, l));
-    return cu_train_norm_bwd(r, input, l->input_layernorm, &r->m->layers[layer].input_layernorm,
-                             cu_train_at(r, CU_TRAIN_DN), true, cu_train_at(r, CU_TRAIN_DX));
+    float *input = cu_train_at(r, CU_TRAIN_CHECKPOINT) + layer * r->call.t.M * r->c->D;
+    const layer_of o = {r, layer, l, &r->m->layers[layer], input};
+    if (r->c->family == FH1_FALCON_MAMBA) return mamba_bwd(&o);
+    switch (r->c->block) {
+    case FH1_BLOCK_SAM: return sam_bwd(&o);
+    case FH1_BLOCK_S_A_M: return s_a_m_bwd(&o);
+    default: return sa_m_bwd(&o);
+    }
 }
 
 } // namespace CU_NS

@@ -1,4 +1,4 @@
-/* The Mamba-2 branch on the way back: out_proj, gate, scan, convolution, step sizes, in_proj. */
+/* The mixer on the way back: out_proj, gate, scan, convolution, step sizes, in_proj. */
 #include "cuda/train.h"
 
 namespace CU_NS
@@ -14,7 +14,7 @@ fh1_status gate_bwd(cu_train_run *r, const cu_layer *l, const fh1_layer *p)
     a.d = static_cast<int>(c->d_ssm);
     a.G = static_cast<int>(c->G);
     a.y = cu_train_f32(r, CU_SSD);
-    a.z = static_cast<const float *>(r->call.proj);
+    a.z = static_cast<const float *>(r->call.proj) + fh1_in_proj_gate(c);
     a.ldz = r->call.ld_proj;
     a.m_z = static_cast<float>(c->m_ssm[0]);
     a.w = l->norm;
@@ -22,7 +22,7 @@ fh1_status gate_bwd(cu_train_run *r, const cu_layer *l, const fh1_layer *p)
     a.norm_before_gate = c->norm_before_gate;
     a.dout = cu_train_at(r, CU_TRAIN_DGATED);
     a.dy = cu_train_at(r, CU_TRAIN_DSSD);
-    a.dz = cu_train_at(r, CU_TRAIN_DPROJ);
+    a.dz = cu_train_at(r, CU_TRAIN_DPROJ) + fh1_in_proj_gate(c);
     a.lddz = fh1_in_proj_dim(c);
     a.dw = cu_train_grad(r, &p->norm);
     FH1_TRY(cu_train_scratch(r, cu_gated_norm_bwd_scratch(&a), &a.scratch));
@@ -58,9 +58,9 @@ fh1_status convolution_bwd(cu_train_run *r, const cu_layer *l, const fh1_layer *
     cu_conv1d_bwd_args a = {};
     a.t = r->call.t;
     a.d_ssm = static_cast<int>(c->d_ssm);
-    a.GN = static_cast<int>(c->G * c->N);
+    a.GN = static_cast<int>((fh1_conv_dim(c) - c->d_ssm) / 2); /* 0 in Falcon-Mamba */
     a.K = static_cast<int>(c->K);
-    a.x = static_cast<const float *>(r->call.proj) + c->d_ssm;
+    a.x = static_cast<const float *>(r->call.proj) + fh1_in_proj_conv(c);
     a.ldx = r->call.ld_proj;
     a.m_x = static_cast<float>(c->m_ssm[1]);
     a.m_B = static_cast<float>(c->m_ssm[2]);
@@ -68,7 +68,7 @@ fh1_status convolution_bwd(cu_train_run *r, const cu_layer *l, const fh1_layer *
     a.w = l->conv_w;
     a.b = l->conv_b;
     a.dy = cu_train_at(r, CU_TRAIN_DCONV);
-    a.dx = cu_train_at(r, CU_TRAIN_DPROJ) + c->d_ssm;
+    a.dx = cu_train_at(r, CU_TRAIN_DPROJ) + fh1_in_proj_conv(c);
     a.lddx = fh1_in_proj_dim(c);
     a.dw = cu_train_grad(r, &p->conv_w);
     a.db = cu_train_grad(r, &p->conv_b);
@@ -76,28 +76,29 @@ fh1_status convolution_bwd(cu_train_run *r, const cu_layer *l, const fh1_layer *
     return cu_conv1d_bwd(r->call.k, &a);
 }
 
-fh1_status step_sizes_bwd(cu_train_run *r, const cu_layer *l, const fh1_layer *p)
+} // namespace
+
+fh1_status cu_train_step_sizes_bwd(cu_train_run *r, const cu_layer *l, const fh1_layer *p)
 {
     const fh1_config *c = r->c;
     const int64_t in = fh1_in_proj_dim(c), at = in - c->H;
+    const bool own = c->family == FH1_FALCON_MAMBA; /* a product of its own, else columns of in_proj */
     cu_dt_softplus_bwd_args a = {};
     a.M = r->call.t.M;
     a.H = static_cast<int>(c->H);
-    a.raw = static_cast<const float *>(r->call.proj) + at;
-    a.ld = r->call.ld_proj;
+    a.raw = own ? cu_train_f32(r, CU_DT_RAW) : static_cast<const float *>(r->call.proj) + at;
+    a.ld = own ? c->H : r->call.ld_proj;
     a.m_dt = static_cast<float>(c->m_ssm[4]);
     a.bias = l->dt_bias;
     a.lo = static_cast<float>(c->dt_lo);
     a.hi = static_cast<float>(c->dt_hi);
     a.ddt = cu_train_at(r, CU_TRAIN_DDT);
-    a.draw = cu_train_at(r, CU_TRAIN_DPROJ) + at;
-    a.lddraw = in;
+    a.draw = own ? cu_train_at(r, CU_TRAIN_DRAW) : cu_train_at(r, CU_TRAIN_DPROJ) + at;
+    a.lddraw = own ? c->H : in;
     a.dbias = cu_train_grad(r, &p->dt_bias);
     FH1_TRY(cu_train_scratch(r, cu_dt_softplus_bwd_scratch(&a), &a.scratch));
     return cu_dt_softplus_bwd(r->call.k, &a);
 }
-
-} // namespace
 
 fh1_status cu_train_mixer_bwd(cu_train_run *r, int64_t layer)
 {
@@ -120,9 +121,10 @@ fh1_status cu_train_mixer_bwd(cu_train_run *r, int64_t layer)
                                   d};
     FH1_TRY(cu_train_linear_bwd(r, &out));
     FH1_TRY(gate_bwd(r, l, p));
-    FH1_TRY(scan_bwd(r, l, p));
+    const bool selective = c->family == FH1_FALCON_MAMBA;
+    FH1_TRY(selective ? cu_train_selective_bwd(r, layer) : scan_bwd(r, l, p));
     FH1_TRY(convolution_bwd(r, l, p));
-    FH1_TRY(step_sizes_bwd(r, l, p));
+    if (!selective) FH1_TRY(cu_train_step_sizes_bwd(r, l, p));
     const cu_train_product proj = {FH1_TAP_IN_PROJ,
                                    layer,
                                    M,

@@ -43,29 +43,30 @@ void trainer_free(cu_trainer *base)
 }
 
 /* The device holds A = -exp(A_log): A_log itself is kept beside it, and A made anew after every step. */
-__global__ void __launch_bounds__(256) rates_k(int n, const float *A_log, float *A)
+__global__ void __launch_bounds__(256) rates_k(int64_t n, const float *A_log, float *A)
 {
-    const int i = static_cast<int>(blockIdx.x) * 256 + static_cast<int>(threadIdx.x);
+    const int64_t i = static_cast<int64_t>(blockIdx.x) * 256 + threadIdx.x;
     if (i < n) A[i] = static_cast<float>(-exp(static_cast<double>(A_log[i])));
 }
 
 fh1_status keep_A_log(trainer *t)
 {
     const fh1_config *c = &t->m->config;
+    const int64_t n = cu_rates_of(c);
     std::vector<float> v;
     for (int64_t i = 0; i < c->n_layers; ++i)
-        for (int64_t h = 0; h < c->H; ++h) v.push_back(static_cast<float>(fh1_get(&t->m->layers[i].A_log, h)));
+        for (int64_t j = 0; j < n; ++j) v.push_back(static_cast<float>(fh1_get(&t->m->layers[i].A_log, j)));
     FH1_TRY(cu_buffer_need(&t->A_log, v.size() * sizeof(float)));
     return cu_send(t->A_log.p, v.data(), t->A_log.bytes, t->device.k.stream, "sending A_log");
 }
 
 fh1_status make_rates(trainer *t)
 {
-    const int H = static_cast<int>(t->m->config.H);
+    const int64_t n = cu_rates_of(&t->m->config);
     for (int64_t i = 0; i < t->m->config.n_layers; ++i) {
         if (!fh1_grad_of(t->g, &t->m->layers[i].A_log)) continue;
-        LAUNCH(rates_k, static_cast<unsigned>((H + 255) / 256), 256, 0, t->device.k.stream, H,
-               static_cast<const float *>(t->A_log.p) + i * H, const_cast<float *>(t->w.layers[i].A));
+        LAUNCH(rates_k, static_cast<unsigned>((n + 255) / 256), 256, 0, t->device.k.stream, n,
+               static_cast<const float *>(t->A_log.p) + i * n, const_cast<float *>(t->w.layers[i].A));
         FH1_TRY(cu_launched("rates"));
     }
     return NULL;

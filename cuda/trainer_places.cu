@@ -33,9 +33,12 @@ void put_layer(cu_places *o, const fh1_config *c, const fh1_layer *l, const cu_l
     put_joined(o, d->gate_up, {&l->gate_w, &l->up_w}, {c->F * D, c->F * D});
     put_joined(o, d->gate_up_b, {&l->gate_b, &l->up_b}, {c->F, c->F});
     put(o, &l->input_layernorm, d->input_layernorm);
+    put(o, &l->attn_layernorm, d->attn_layernorm);
     put(o, &l->pre_ff_layernorm, d->pre_ff_layernorm);
     put(o, &l->conv_w, d->conv_w);
     put(o, &l->conv_b, d->conv_b);
+    put(o, &l->x_w, d->x_proj);
+    put(o, &l->dt_w, d->dt_proj);
     put(o, &l->dt_bias, d->dt_bias);
     put(o, &l->A_log, A_log);
     put(o, &l->D, d->D);
@@ -71,7 +74,7 @@ void cu_places_make(const fh1_model *m, const cu_weights *w, const cu_adapters *
     put(out, &m->final_layernorm, w->final_layernorm);
     put_adapter(out, m->head_lora, &a->head);
     for (int64_t i = 0; i < m->config.n_layers; ++i) {
-        put_layer(out, &m->config, &m->layers[i], &w->layers[i], A_log + i * m->config.H);
+        put_layer(out, &m->config, &m->layers[i], &w->layers[i], A_log + i * cu_rates_of(&m->config));
         for (int id = 0; !a->of.empty() && id < FH1_TAP_LAYER; ++id)
             put_adapter(out, m->layers[i].lora[id], &a->of[static_cast<size_t>(i * FH1_TAP_LAYER + id)]);
     }

@@ -61,11 +61,12 @@ fh1_status one(block_visit visit, void *user, const float **at, block_kind kind,
 fh1_status visit_fused(const fh1_config *c, const fh1_layer *l, cu_layer *d, block_visit visit, void *user)
 {
     const int64_t in = fh1_in_proj_dim(c), q = c->Hq * c->A, kv = c->Hkv * c->A;
-    const block in_qkv = {&d->in_qkv, MATRIX, 4, {l->in_w, l->q_w, l->k_w, l->v_w}};
+    const int parts = c->Hq ? 4 : 1; /* no attention: in_proj alone */
+    const block in_qkv = {&d->in_qkv, MATRIX, parts, {l->in_w, l->q_w, l->k_w, l->v_w}};
     const block in_qkv_b = {
         reinterpret_cast<const void **>(&d->in_qkv_b),
         VECTOR,
-        4,
+        parts,
         {bias_or_zeros(l->in_b, in), bias_or_zeros(l->q_b, q), bias_or_zeros(l->k_b, kv), bias_or_zeros(l->v_b, kv)}};
     const block gate_up = {&d->gate_up, MATRIX, 2, {l->gate_w, l->up_w}};
     const block gate_up_b = {reinterpret_cast<const void **>(&d->gate_up_b),
@@ -73,8 +74,10 @@ fh1_status visit_fused(const fh1_config *c, const fh1_layer *l, cu_layer *d, blo
                              2,
                              {bias_or_zeros(l->gate_b, c->F), bias_or_zeros(l->up_b, c->F)}};
     d->in_qkv_b = d->gate_up_b = nullptr;
+    d->gate_up = nullptr;
     FH1_TRY(visit(user, &in_qkv));
     if (l->in_b.data || l->q_b.data || l->k_b.data || l->v_b.data) FH1_TRY(visit(user, &in_qkv_b));
+    if (!c->F) return NULL;
     FH1_TRY(visit(user, &gate_up));
     if (l->gate_b.data || l->up_b.data) FH1_TRY(visit(user, &gate_up_b));
     return NULL;
@@ -86,6 +89,8 @@ fh1_status visit_layer(const fh1_config *c, const fh1_layer *l, cu_layer *d, blo
     FH1_TRY(visit_fused(c, l, d, visit, user));
     FH1_TRY(one(visit, user, &d->conv_w, VECTOR, l->conv_w));
     FH1_TRY(one(visit, user, &d->conv_b, VECTOR, l->conv_b));
+    FH1_TRY(one(visit, user, &d->x_proj, MATRIX, l->x_w));
+    FH1_TRY(one(visit, user, &d->dt_proj, MATRIX, l->dt_w));
     FH1_TRY(one(visit, user, &d->dt_bias, VECTOR, l->dt_bias));
     FH1_TRY(one(visit, user, &d->A, DECAY, l->A_log));
     FH1_TRY(one(visit, user, &d->D, VECTOR, l->D));
@@ -94,6 +99,7 @@ fh1_status visit_layer(const fh1_config *c, const fh1_layer *l, cu_layer *d, blo
     FH1_TRY(one(visit, user, &d->out_b, VECTOR, l->out_b));
     FH1_TRY(one(visit, user, &d->o, MATRIX, l->o_w));
     FH1_TRY(one(visit, user, &d->o_b, VECTOR, l->o_b));
+    FH1_TRY(one(visit, user, &d->attn_layernorm, VECTOR, l->attn_layernorm));
     FH1_TRY(one(visit, user, &d->pre_ff_layernorm, VECTOR, l->pre_ff_layernorm));
     FH1_TRY(one(visit, user, &d->down, MATRIX, l->down_w));
     return one(visit, user, &d->down_b, VECTOR, l->down_b);
@@ -250,6 +256,7 @@ fh1_status load_frequencies(loading *l)
     if (!rope_is_fixed(c)) return NULL;
     FH1_TRY(new_block(l, static_cast<size_t>(n) * sizeof(double), &device));
     w->inv_freq = static_cast<const double *>(device);
+    if (n == 0) return NULL;
     FH1_TRY(cu_upload_take(&l->up, &buffer));
     fh1_rope_frequencies(c, 0, static_cast<double *>(buffer), &w->rope_scale);
     char *to = static_cast<char *>(device);

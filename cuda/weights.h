@@ -9,17 +9,18 @@ namespace CU_NS
 {
 
 struct cu_layer {
-    const float *input_layernorm, *pre_ff_layernorm; /* [D] */
-    const void *in_qkv;                              /* [in_proj + (Hq + 2 Hkv)·A, D]: in_proj | q | k | v */
-    const float *in_qkv_b;                           /* their biases, zeros where one has none; NULL: none has any */
-    const float *conv_w, *conv_b;                    /* [c, K]; [c] or NULL */
-    const float *dt_bias, *A, *D;                    /* [H]; A = -exp(A_log), computed in f64 */
-    const float *norm;                               /* [d_ssm] or NULL */
-    const void *out, *o;                             /* [D, d_ssm], [D, Hq·A] */
-    const float *out_b, *o_b;                        /* [D] or NULL */
-    const void *gate_up;                             /* [2 F, D]: gate | up */
-    const float *gate_up_b;                          /* as in_qkv_b */
-    const void *down;                                /* [D, F] */
+    const float *input_layernorm, *attn_layernorm, *pre_ff_layernorm; /* [D]; NULL: the block has none */
+    const void *in_qkv;           /* [in_proj + (Hq + 2 Hkv)·A, D]: in_proj | q | k | v */
+    const float *in_qkv_b;        /* their biases, zeros where one has none; NULL: none has any */
+    const float *conv_w, *conv_b; /* [c, K]; [c] or NULL */
+    const void *x_proj, *dt_proj; /* Falcon-Mamba: [R + 2N, d_ssm], [d_ssm, R] */
+    const float *dt_bias, *A, *D; /* [H]; A = -exp(A_log), computed in f64, Falcon-Mamba [H, N] */
+    const float *norm;            /* [d_ssm] or NULL */
+    const void *out, *o;          /* [D, d_ssm], [D, Hq·A] */
+    const float *out_b, *o_b;     /* [D] or NULL */
+    const void *gate_up;          /* [2 F, D]: gate | up */
+    const float *gate_up_b;       /* as in_qkv_b */
+    const void *down;             /* [D, F] */
     const float *down_b;
 };
 

@@ -78,26 +78,41 @@ static void compare(const cvt_adapter_config *c, const slow_adapter *s)
 
 /* ---- modules ---- */
 
-static const fh1_config geometry = {.n_layers = 2,
-                                    .D = 8,
-                                    .V = 16,
-                                    .F = 8,
-                                    .Hq = 2,
-                                    .Hkv = 1,
-                                    .A = 4,
-                                    .H = 2,
-                                    .P = 4,
-                                    .N = 4,
-                                    .G = 1,
-                                    .K = 4,
-                                    .Q = 8,
-                                    .d_ssm = 8,
-                                    .mamba_conv_bias = true,
-                                    .mamba_rms_norm = true,
-                                    .tied = true};
+static const fh1_config mamba = {.family = FH1_FALCON_MAMBA,
+                                 .n_layers = 2,
+                                 .D = 8,
+                                 .V = 16,
+                                 .H = 12,
+                                 .P = 1,
+                                 .N = 4,
+                                 .G = 1,
+                                 .K = 4,
+                                 .Q = 1,
+                                 .d_ssm = 12,
+                                 .R = 2,
+                                 .mamba_conv_bias = true,
+                                 .tied = true};
+static const fh1_config h1 = {.n_layers = 2,
+                              .D = 8,
+                              .V = 16,
+                              .F = 8,
+                              .Hq = 2,
+                              .Hkv = 1,
+                              .A = 4,
+                              .H = 2,
+                              .P = 4,
+                              .N = 4,
+                              .G = 1,
+                              .K = 4,
+                              .Q = 8,
+                              .d_ssm = 8,
+                              .mamba_conv_bias = true,
+                              .mamba_rms_norm = true,
+                              .tied = true};
 
 typedef struct {
     const cvt_adapter_config *c;
+    const fh1_config *geometry;
     cvt_modules m;
     cvt_adapter a; /* warnings */
     char line[2048];
@@ -110,7 +125,7 @@ static void match(void *user)
     cvt_adapter_free(&x->a);
     x->a = (cvt_adapter){0};
     x->line[0] = '\0';
-    fh1_status s = cvt_modules_of(&geometry, &x->m);
+    fh1_status s = cvt_modules_of(x->geometry, &x->m);
     if (!s) s = cvt_modules_match(&x->m, x->c, "adapter_config.json", &x->a);
     if (s) fh1_status_line(s, x->line, sizeof x->line);
 }
@@ -140,9 +155,9 @@ static void compare_modules(const matching *x, const slow_adapter *s)
     }
 }
 
-static void check_modules(const cvt_adapter_config *c, const slow_adapter *s)
+static void check_modules(const cvt_adapter_config *c, const slow_adapter *s, const fh1_config *geometry)
 {
-    matching x = {.c = c}, y = {.c = c};
+    matching x = {.c = c, .geometry = geometry}, y = x;
     fuzz_bounds b;
     fuzz_bounds_begin(&b);
     match(&x);
@@ -222,7 +237,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (taken) {
         compare(&c, &s);
         print_again(root, &s);
-        check_modules(&c, &s);
+        check_modules(&c, &s, size % 2 ? &mamba : &h1);
     } else if (size % 4 == 0) {
         char line[2048];
         memcpy(line, r.line, sizeof line);
@@ -276,6 +291,9 @@ static const char *const words[] = {
     "self_attn.q_proj",
     "model.layers.1.mamba.in_proj",
     "embed_tokens",
+    "embeddings",
+    "x_proj",
+    "dt_proj",
     "lm_head",
     "norm",
     "dummy-target-modules",

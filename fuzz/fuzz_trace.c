@@ -1,6 +1,6 @@
-/* The reader of traces (golden/trace.h) for one small model. It accepts what a second reading of the rules accepts
- * (slow_trace.h), with the same inputs, taps, gradients and metadata; twice the same; what it accepts comes back from
- * the writer; memory and time follow the size of the file, and nothing stays behind. */
+/* The reader of traces (golden/trace.h) for small models of both families and of each block. It accepts what a second
+ * reading of the rules accepts (slow_trace.h), with the same inputs, taps, gradients and metadata; twice the same; what
+ * it accepts comes back from the writer; memory and time follow the size of the file, and nothing stays behind. */
 #include "fuzz/folder.h"
 #include "fuzz/message.h"
 #include "fuzz/mutate_trace.h"
@@ -15,18 +15,27 @@
 #include <string.h>
 #include <unistd.h>
 
-static fh1_model model;
+static fh1_model models[SLOW_TRACE_MODELS];
+static const fh1_model *model; /* the one that the input names */
 
 int LLVMFuzzerInitialize(int *argc, char ***argv);
 int LLVMFuzzerInitialize(int *argc, char ***argv)
 {
+    static const char *const specs[SLOW_TRACE_MODELS] = SLOW_TRACE_SPECS;
     gld_seeded_spec spec;
     (void)argc, (void)argv;
     slow_json_without = getenv("FH1_FUZZ_PLANT");
-    fh1_status s = gld_seeded_parse(SLOW_TRACE_MODEL, &spec);
-    if (!s) s = gld_seeded_model_new(&spec, 1, &model);
-    FUZZ_CHECK(!s, "%s", s->what);
+    for (int m = 0; m < SLOW_TRACE_MODELS; m++) {
+        fh1_status s = gld_seeded_parse(specs[m], &spec);
+        if (!s) s = gld_seeded_model_new(&spec, 1, &models[m]);
+        FUZZ_CHECK(!s, "%s", s->what);
+    }
     return 0;
+}
+
+static slow_trace_model named(void)
+{
+    return (slow_trace_model)(model - models);
 }
 
 typedef struct {
@@ -91,9 +100,9 @@ static void same_step(const gld_trace *t, const slow_trace *slow, int64_t j, siz
     for (int64_t k = 0; k < s->n_taps; k++) {
         const gld_tap *tap = &s->taps[k];
         char name[FH1_TAP_NAME_SIZE];
-        same_tensor(slow, SLOW_TAP, j, fh1_tap_name(tap->id, tap->layer, name), &tap->t, n);
+        same_tensor(slow, SLOW_TAP, j, fh1_tap_name(model->config.family, tap->id, tap->layer, name), &tap->t, n);
         FUZZ_CHECK(gld_trace_find(t, j, tap->id, tap->layer) == tap, "%s is not found", name);
-        const int64_t order = fh1_tap_order(tap->id, tap->layer, model.config.n_layers);
+        const int64_t order = fh1_tap_order(NULL, tap->id, tap->layer, model->config.n_layers);
         FUZZ_CHECK(order > last, "%s is out of order", name);
         last = order;
         if (tap->id == FH1_TAP_LOGITS) n_logits = tap->t.shape[1];
@@ -138,14 +147,14 @@ static void open_again(void *user)
 {
     const input *in = user;
     gld_trace t;
-    if (!gld_trace_open(in->path, &model, NULL, &t)) gld_trace_free(&t);
+    if (!gld_trace_open(in->path, model, NULL, &t)) gld_trace_free(&t);
 }
 
 static void same_again(const input *in, const slow_trace *slow, const char *line)
 {
     char second[FUZZ_LINE];
     gld_trace t;
-    const fh1_status s = gld_trace_open(in->path, &model, NULL, &t);
+    const fh1_status s = gld_trace_open(in->path, model, NULL, &t);
     fuzz_check_message(s, in->path, second);
     if (fuzz_planted("message") && second[0]) second[1]++;
     FUZZ_CHECK(strcmp(line, second) == 0, "'%s' and then '%s'", line, second);
@@ -163,11 +172,11 @@ static void round_trip(const gld_trace *t)
     snprintf(path, sizeof path, "%s/trace", fuzz_folder());
     fh1_status s = gld_trace_write(t, path, true, NULL);
     FUZZ_CHECK(!s, "%s", s->what);
-    s = gld_trace_open(path, &model, NULL, &again);
+    s = gld_trace_open(path, model, NULL, &again);
     FUZZ_CHECK(!s, "%s", s->what);
     uint8_t *file = fuzz_read(path, &size);
     if (fuzz_planted("writer") && size) file[size - 1]++;
-    FUZZ_CHECK(slow_trace_read(file, size, &slow), "the second reading refuses what was written");
+    FUZZ_CHECK(slow_trace_read(file, size, named(), &slow), "the second reading refuses what was written");
     same_trace(&again, &slow);
     same_trace(t, &slow);
     slow_trace_free(&slow);
@@ -187,7 +196,7 @@ typedef struct {
 static bool open_mapped(mapped *m)
 {
     fh1_status s = gld_map_parse(m->text, strlen(m->text), m->in->path, &m->map);
-    if (!s) s = gld_trace_open(m->in->path, &model, m->map, &m->t);
+    if (!s) s = gld_trace_open(m->in->path, model, m->map, &m->t);
     fuzz_check_message(s, m->in->path, m->line);
     return s == NULL;
 }
@@ -231,14 +240,15 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     fuzz_bounds b;
     gld_trace t;
     slow_trace slow;
+    model = &models[slow_trace_model_of(data, size)];
     fuzz_bounds_begin(&b);
-    const fh1_status s = gld_trace_open(in.path, &model, NULL, &t);
+    const fh1_status s = gld_trace_open(in.path, model, NULL, &t);
     fuzz_check_message(s, in.path, line);
     /* The header takes 48 bytes for one of its own (fuzz_safetensors.c), and an entry of a trace, some 60 bytes, an
      * item of 160. An id, 8 bytes, is copied twice, packed into 8 numbers, and may be a row of its own, with a cache's
      * row of some 500 bytes. The list of parameters is 12 KiB. */
     fuzz_bounds_end(&b, size, 32768, fuzz_planted("memory") ? -1e3 : 96, 20, 2, open_again, &in);
-    const bool good = slow_trace_read(data, size, &slow);
+    const bool good = slow_trace_read(data, size, named(), &slow);
     FUZZ_CHECK(good == (s == NULL), "the reader says: %s; the second one %s it", s ? line : "good",
                good ? "accepts" : "refuses");
     if (good) same_trace(&t, &slow);

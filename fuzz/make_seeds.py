@@ -250,16 +250,48 @@ def index_seeds():
     return seeds
 
 
+def i64(shape, *values):
+    return ("I64", shape, struct.pack("<%dq" % len(values), *values))
+
+
+def tap(dtype, *shape):
+    size = BYTES[dtype]
+    for n in shape:
+        size *= n
+    return (dtype, list(shape), bytes((7 * k) % 61 for k in range(size)))
+
+
+def family_trace_seeds():
+    """Traces of Falcon-Mamba (D = 5, I = 6, N = 3, R = 2, V = 7) and of the blocks; a word in the file says which."""
+    ids = {"step0/input_ids": i64([1, 2], 3, 6)}
+    of = lambda word, **more: pack({**ids, **{"step0/" + k.replace("__", "."): v for k, v in more.items()}},
+                                   {"fh1.trace": "1", "fh1.producer": word})
+    mamba = lambda **more: of("", **{k.replace("layer0", "backbone__layers__0"): v for k, v in more.items()})
+    layer = lambda **more: {k.replace("layer0", "model__layers__0"): v for k, v in more.items()}
+    every = {"norm": 5, "mixer__in_proj": 12, "mixer__conv_act": 6, "mixer__x_proj": 8, "mixer__dt": 6, "mixer__scan": 6,
+             "mixer__gated": 6, "mixer__out_proj": 5}
+    return {
+        "mamba": mamba(layer0=tap("F32", 1, 2, 5), **{"layer0__" + k: tap("F32", 1, 2, n) for k, n in every.items()},
+                       backbone__embeddings=tap("F32", 1, 2, 5), backbone__norm_f=tap("F32", 1, 2, 5), logits=tap("F32", 1, 1, 7)),
+        "mamba_cache": of("backbone.", cache__0__conv=tap("BF16", 1, 6, 3), cache__1__ssm=tap("F32", 1, 6, 3)),
+        "mamba_gradient": mamba(grad__backbone__layers__1__mixer__A_log=tap("F32", 6, 3), loss=tap("F32"),
+                                grad__backbone__layers__0__mixer__dt_proj__bias=tap("F32", 6),
+                                grad__backbone__layers__0__mixer__dt_proj__weight=tap("F32", 6, 2)),
+        "mamba_without_keys": of("backbone.", cache__0__key=tap("F32", 1, 1, 2, 4)),
+        "mamba_state_of_heads": of("backbone.", cache__0__ssm=tap("F32", 1, 3, 3, 2)),
+        "mamba_has_no_mamba": of("backbone.", **layer(layer0__mamba__in_proj=tap("F32", 1, 2, 12))),
+        "three_norms": of("S_A_M", **layer(layer0__mid_ssm=tap("F32", 1, 2, 5), layer0__attn_layernorm=tap("F32", 1, 2, 5),
+                                           layer0__mid=tap("F32", 1, 2, 5)),
+                          grad__model__layers__1__attn_layernorm__weight=tap("F32", 5)),
+        "one_norm": of("SAM", **layer(layer0__input_layernorm=tap("F32", 1, 2, 5), layer0=tap("F32", 1, 2, 5))),
+        "one_norm_has_no_mid": of("SAM", **layer(layer0__mid=tap("F32", 1, 2, 5))),
+        "one_norm_gradient_of_another": of("SAM", grad__model__layers__0__pre_ff_layernorm__weight=tap("F32", 5)),
+        "two_norms_not_three": of("", **layer(layer0__mid_ssm=tap("F32", 1, 2, 5))),
+    }
+
+
 def trace_seeds():
-    """Traces of the model of fuzz/slow_trace.h: D = 5, F = 6, V = 7, two layers."""
-    i64 = lambda shape, *values: ("I64", shape, struct.pack("<%dq" % len(values), *values))
-
-    def tap(dtype, *shape):
-        size = BYTES[dtype]
-        for n in shape:
-            size *= n
-        return (dtype, list(shape), bytes((7 * k) % 61 for k in range(size)))
-
+    """Traces of the released model of fuzz/slow_trace.h: D = 5, F = 6, V = 7, two layers."""
     meta = {"fh1.trace": "1"}
     ids = {"step0/input_ids": i64([1, 2], 3, 6)}
     two = {"step0/input_ids": i64([2, 2], 3, 6, 0, 1), "step1/input_ids": i64([2, 1], 5, 2)}
@@ -389,4 +421,4 @@ def write(name, seeds):
 if __name__ == "__main__":
     write("safetensors", safetensors_seeds())
     write("index", index_seeds())
-    write("trace", trace_seeds())
+    write("trace", {**trace_seeds(), **family_trace_seeds()})

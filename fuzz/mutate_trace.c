@@ -24,6 +24,12 @@ static const char *const words[] = {"step0/input_ids",
                                     "step0/model.layers.1",
                                     "step0/model.layers.01",
                                     "step0/model.layers.1.mid",
+                                    "step0/model.layers.1.mid_ssm",
+                                    "step0/backbone.layers.1",
+                                    "step0/backbone.layers.0.mixer.scan",
+                                    "step0/grad.backbone.layers.1.mixer.A_log",
+                                    "SAM",
+                                    "S_A_M",
                                     "step0/grad.lm_head.weight",
                                     "step0/grad.",
                                     "step0/grad.model.layers.0.mamba.D",
@@ -85,6 +91,7 @@ static void fill(uint8_t *data, size_t size, bool one, fuzz_rng *r)
 /* -- a trace drawn anew ------------------------------------------------------------------------------------ */
 
 typedef struct {
+    slow_trace_model model;
     char *s;
     size_t n, room;
 } header;
@@ -96,7 +103,7 @@ static void add(header *h, const char *step_and_name, const char *dtype, const c
     size_t n = (size_t)snprintf(text, sizeof text, ",\"%s\":{\"dtype\":\"%s\",\"shape\":[", step_and_name, dtype);
     for (const char *axis = shape; *axis; axis++)
         n += (size_t)snprintf(text + n, sizeof text - n, "%s%lld", axis == shape ? "" : ",",
-                              (long long)slow_trace_axis(*axis, B, T, S));
+                              (long long)slow_trace_axis(h->model, *axis, B, T, S));
     n += (size_t)snprintf(text + n, sizeof text - n, "],\"data_offsets\":[0,0]}");
     if (n > h->room - h->n) return;
     memcpy(h->s + h->n, text, n);
@@ -109,6 +116,7 @@ static void add_tensor(header *h, slow_item_kind kind, int64_t j, int64_t B, int
     static const char *const dtypes[] = {"F32", "BF16", "F16", "F64"};
     size_t n;
     const slow_trace_line *l = slow_trace_lines(kind, &n) + fuzz_below(r, n);
+    if (!slow_trace_has(h->model, l)) return;
     char name[160];
     const char *mark = strchr(l->name, '#');
     const int before = mark ? (int)(mark - l->name) : (int)strlen(l->name);
@@ -120,9 +128,13 @@ static void add_tensor(header *h, slow_item_kind kind, int64_t j, int64_t B, int
 static size_t draw(uint8_t *data, size_t max_size, fuzz_rng *r)
 {
     static const char *const inputs[] = {"input_ids", "attention_mask", "position_ids", "seq_idx", "labels"};
-    header h = {.s = (char *)data + 8, .room = max_size / 2};
+    static const char *const words_of[] = {"", "backbone.", "SAM", "S_A_M"};
+    const uint64_t model = fuzz_below(r, 2 * SLOW_TRACE_MODELS);
+    header h = {.model = model < SLOW_TRACE_MODELS ? (slow_trace_model)model : SLOW_RELEASED,
+                .s = (char *)data + 8,
+                .room = max_size / 2};
     const int64_t B = 1 + (int64_t)fuzz_below(r, 3), steps = 1 + (int64_t)fuzz_below(r, 3);
-    h.n = (size_t)sprintf(h.s, "{\"__metadata__\":{\"fh1.trace\":\"1\"}");
+    h.n = (size_t)sprintf(h.s, "{\"__metadata__\":{\"fh1.trace\":\"1\",\"fh1.producer\":\"%s\"}", words_of[h.model]);
     for (int64_t j = 0, S = 0; j < steps; j++) {
         const int64_t T = 1 + (int64_t)fuzz_below(r, 3);
         S += T;
@@ -131,7 +143,7 @@ static size_t draw(uint8_t *data, size_t max_size, fuzz_rng *r)
             snprintf(name, sizeof name, "step%lld/%s", (long long)j, inputs[k]);
             if (k == 0 || fuzz_below(r, 3) == 0) add(&h, name, "I64", k == 1 ? "BS" : "BT", B, T, S);
         }
-        for (uint64_t n = fuzz_below(r, 4); n > 0; n--)
+        for (uint64_t n = fuzz_below(r, h.model == SLOW_MAMBA ? 12 : 4); n > 0; n--)
             add_tensor(&h, fuzz_below(r, 4) ? SLOW_TAP : SLOW_GRAD, j, B, T, S, r);
     }
     h.s[h.n++] = '}';

@@ -33,7 +33,8 @@ enum {
     HEAD_ROWS = HEAD_SEED + 2,
     HEAD_LONG,
     HEAD_MULTIPLIERS,
-    HEAD_END = HEAD_MULTIPLIERS + 14
+    HEAD_KIND = HEAD_MULTIPLIERS + 14,
+    HEAD_END
 };
 _Static_assert((int)HEAD_END <= (int)SCHEDULE_HEAD, "the head has room");
 
@@ -72,12 +73,19 @@ static void sizes(const uint8_t *head, fh1_config *c)
     c->d_ssm = c->H * c->P;
 }
 
+static const double eps[] = {1e-5, 1e-6, 1e-3, 1e-8, 0.25};
+
+static void stored(const uint8_t *head, gld_seeded_spec *s)
+{
+    static const fh1_dtype dtypes[] = {FH1_F32, FH1_BF16, FH1_F16};
+    s->dtype = dtypes[head[HEAD_DTYPE] % 3];
+    s->weights = (gld_weights)(head[HEAD_WEIGHTS] % GLD_WEIGHTS_COUNT);
+}
+
 static void options(const uint8_t *head, gld_seeded_spec *s)
 {
     static const double limits[][2] = {{0, (double)INFINITY},    {0.001, 0.1}, {0.01, 1}, {0, 0.25},
                                        {0.05, (double)INFINITY}, {0.02, 0.02}, {5, 40}}; /* the last: states vanish */
-    static const double eps[] = {1e-5, 1e-6, 1e-3, 1e-8, 0.25};
-    static const fh1_dtype dtypes[] = {FH1_F32, FH1_BF16, FH1_F16};
     fh1_config *c = &s->config;
     const unsigned on = head[HEAD_SWITCHES];
     c->attention_bias = on & 1;
@@ -88,8 +96,6 @@ static void options(const uint8_t *head, gld_seeded_spec *s)
     c->mamba_rms_norm = on & 32;
     c->norm_before_gate = on & 64;
     c->tied = on & 128;
-    s->dtype = dtypes[head[HEAD_DTYPE] % 3];
-    s->weights = (gld_weights)(head[HEAD_WEIGHTS] % GLD_WEIGHTS_COUNT);
     c->dt_lo = limits[head[HEAD_LIMITS] % 7][0];
     c->dt_hi = limits[head[HEAD_LIMITS] % 7][1];
     c->eps = eps[head[HEAD_EPS] % 5];
@@ -139,6 +145,45 @@ static void rope(const uint8_t *head, fh1_config *c)
         r->truncate = !(how & 16);
         if (how & 32) r->attention_factor = 0.75;
     }
+}
+
+/* Channels are H·P of the other family, so that the same bytes are a model of about the same size. */
+static void falcon_mamba(const uint8_t *head, gld_seeded_spec *s)
+{
+    fh1_config *c = &s->config;
+    const unsigned on = head[HEAD_SWITCHES];
+    sizes(head, c);
+    c->H = c->d_ssm;
+    c->P = c->G = c->Q = 1;
+    c->F = c->Hq = c->Hkv = c->A = 0;
+    c->R = PICK(head[HEAD_G], 2, 1, 3, 4, 5);
+    c->eps = eps[head[HEAD_EPS] % 5];
+    c->mixer_eps = eps[(head[HEAD_LIMITS] + 1) % 5];
+    c->mamba_proj_bias = c->projectors_bias = on & 8;
+    c->mamba_conv_bias = !(on & 16);
+    c->residual_in_fp32 = !(on & 32);
+    c->tied = on & 128;
+}
+
+/* Byte 0: the released models. */
+static void model(const uint8_t *head, gld_seeded_spec *s)
+{
+    enum { MAMBA = FH1_BLOCK_S_A_M + 1 };
+    const int kind = (int)PICK(head[HEAD_KIND], FH1_BLOCK_SA_M, MAMBA, FH1_BLOCK_SAM, FH1_BLOCK_SA_M, FH1_BLOCK_S_A_M,
+                               MAMBA, FH1_BLOCK_SA_M);
+    if (kind == MAMBA) {
+        const fh1_status status = gld_seeded_parse("family=falcon_mamba", s);
+        FUZZ_CHECK(!status, "%s", status->what);
+        falcon_mamba(head, s);
+    } else {
+        gld_seeded_usual(s);
+        s->config.block = (fh1_block)kind;
+        sizes(head, &s->config);
+        options(head, s);
+        multipliers(head, &s->config);
+        rope(head, &s->config);
+    }
+    stored(head, s);
 }
 
 /* -- the traffic --------------------------------------------------------------------------------- */
@@ -259,12 +304,8 @@ void schedule_of_bytes(const uint8_t *data, size_t size, schedule *out)
     uint8_t bytes[SCHEDULE_BYTES] = {0};
     if (size > sizeof bytes) size = sizeof bytes;
     if (size) memcpy(bytes, data, size);
-    gld_seeded_usual(&out->spec);
-    fh1_config *c = &out->spec.config;
-    sizes(bytes, c);
-    options(bytes, &out->spec);
-    multipliers(bytes, c);
-    rope(bytes, c);
+    const fh1_config *c = &out->spec.config;
+    model(bytes, &out->spec);
     out->seed = bytes[HEAD_SEED] + 256u * bytes[HEAD_SEED + 1];
 
     const int moves = size > SCHEDULE_HEAD ? (int)((size - SCHEDULE_HEAD + SCHEDULE_MOVE - 1) / SCHEDULE_MOVE) : 0;

@@ -110,7 +110,7 @@ static bool call_holds(const gld_calls *s, const gld_call *k)
     for (int b = 0; b < GLD_MAX_ROWS; b++) {
         const bool bare = k->left[b] == 0 && k->right[b] == 0 && k->n_cuts[b] == 0;
         if (b >= s->B && !bare) return false;
-        if (b >= s->B) break;
+        if (b >= s->B) continue;
         plain &= bare;
         if (!row_holds(k, b)) return false;
         if (k->T - k->left[b] - k->right[b] > most) most = k->T - k->left[b] - k->right[b];

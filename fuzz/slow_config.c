@@ -2,74 +2,9 @@
 
 #include "fuzz/plant.h"
 #include "fuzz/slow_rules.h"
+#include "fuzz/slow_value.h"
 
 #include <math.h>
-
-#define MOST_SIZE INT64_C(2147483648)
-
-/* ---- values: false where a key is missing, null, or not what it must be ---- */
-
-static const slow_json *value(const slow_json *o, const char *key)
-{
-    const slow_json *v = slow_json_member(o, key);
-    return v && v->kind != SLOW_NULL ? v : NULL;
-}
-
-static bool is_integer(const slow_json *v, int64_t least, int64_t most, int64_t *out)
-{
-    return v && v->kind == SLOW_NUMBER && slow_json_integer(v, out) && *out >= least && *out <= most;
-}
-
-static bool size(const slow_json *o, const char *key, int64_t *out)
-{
-    return is_integer(value(o, key), 1, MOST_SIZE, out);
-}
-
-static bool is_number(const slow_json *v, double *out)
-{
-    if (!v || v->kind != SLOW_NUMBER) return false;
-    *out = slow_json_double(v);
-    return true;
-}
-
-static bool number(const slow_json *o, const char *key, double *out)
-{
-    return is_number(value(o, key), out);
-}
-
-/* Absent and null leave *out. */
-static bool maybe_number(const slow_json *o, const char *key, double *out)
-{
-    return !value(o, key) || number(o, key, out);
-}
-
-static bool truth(const slow_json *o, const char *key, bool *out)
-{
-    const slow_json *v = value(o, key);
-    *out = v && v->kind == SLOW_TRUE;
-    return v && (v->kind == SLOW_TRUE || v->kind == SLOW_FALSE);
-}
-
-static const char *word(const slow_json *o, const char *key)
-{
-    const slow_json *v = value(o, key);
-    return v && v->kind == SLOW_STRING ? v->text : NULL;
-}
-
-static bool is_word(const slow_json *o, const char *key, const char *text)
-{
-    const char *w = word(o, key);
-    return w && strcmp(w, text) == 0;
-}
-
-static bool numbers(const slow_json *o, const char *key, size_t n, double *out)
-{
-    const slow_json *v = value(o, key);
-    if (!v || v->kind != SLOW_ARRAY || v->n != n) return false;
-    for (const slow_json *e = v->first; e; e = e->next)
-        if (!is_number(e, out++)) return false;
-    return true;
-}
 
 bool slow_json_same(const slow_json *a, const slow_json *b)
 {
@@ -120,7 +55,7 @@ static bool read_switches(const slow_json *o, fh1_config *c)
         (c->mamba_rms_norm || value(o, "mamba_norm_before_gate")))
         return false; /* without the norm its place may be left out */
     if (value(o, "mamba_use_mlp") && !(truth(o, "mamba_use_mlp", &mlp) && mlp)) return false;
-    return is_word(o, "model_type", "falcon_h1") && (is_word(o, "hidden_act", "silu") || fuzz_planted("act"));
+    return true;
 }
 
 static bool read_numbers(const slow_json *o, fh1_config *c)
@@ -165,6 +100,15 @@ static bool read_tokens(const slow_json *o, fh1_config *c)
     for (const slow_json *v = list ? eos->first : eos; v; v = list ? v->next : NULL)
         if (!is_integer(v, 0, MOST_SIZE, &c->eos[c->n_eos++])) return false;
     return true;
+}
+
+static bool read_block(const slow_json *o, fh1_config *c)
+{
+    if (!value(o, "fh1_block")) return true;
+    c->block = is_word(o, "fh1_block", "S_A_M") ? FH1_BLOCK_S_A_M
+               : is_word(o, "fh1_block", "SAM") ? FH1_BLOCK_SAM
+                                                : FH1_BLOCK_SA_M;
+    return c->block != FH1_BLOCK_SA_M || is_word(o, "fh1_block", "SA_M");
 }
 
 static bool all_layers(const slow_json *o, const fh1_config *c)
@@ -302,12 +246,21 @@ static bool read_rope(const slow_json *o, fh1_config *c)
     return type && read_type(o, r, type, c);
 }
 
+static bool read_h1(const slow_json *root, fh1_config *c)
+{
+    return read_block(root, c) && read_sizes(root, c) && read_switches(root, c) && read_numbers(root, c) &&
+           read_limits(root, c) && all_layers(root, c) && read_rope(root, c);
+}
+
 bool slow_config_read(const slow_json *root, fh1_config *c)
 {
     memset(c, 0, sizeof *c);
-    return root->kind == SLOW_OBJECT && read_sizes(root, c) && read_switches(root, c) && read_numbers(root, c) &&
-           read_limits(root, c) && read_tokens(root, c) && all_layers(root, c) && read_rope(root, c) &&
-           slow_config_holds(c);
+    if (root->kind != SLOW_OBJECT) return false;
+    if (is_word(root, "model_type", "falcon_mamba")) c->family = FH1_FALCON_MAMBA;
+    else if (!is_word(root, "model_type", "falcon_h1")) return false;
+    if (!is_word(root, "hidden_act", "silu") && !fuzz_planted("act")) return false;
+    if (!(c->family == FH1_FALCON_MAMBA ? slow_config_read_mamba(root, c) : read_h1(root, c))) return false;
+    return read_tokens(root, c) && slow_config_holds(c);
 }
 
 bool slow_config_dtype(const slow_json *root, fh1_dtype *out)

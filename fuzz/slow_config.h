@@ -1,4 +1,4 @@
-/* A second reading of config.json beside convert/hf_config.c, hf_rope.c and oracle/config.c: docs/formats.md, key by
+/* A second reading of config.json beside convert/hf_config*.c, hf_rope.c and oracle/config.c: docs/formats.md, key by
  * key, over slow_json. */
 #pragma once
 
@@ -9,6 +9,8 @@
 /* False: refused. */
 bool slow_config_read(const slow_json *root, fh1_config *out);
 bool slow_config_dtype(const slow_json *root, fh1_dtype *out);
+/* The keys that Falcon-Mamba has for itself, into a config of zeros. */
+bool slow_config_read_mamba(const slow_json *root, fh1_config *out);
 /* A config.json that says the same, malloc'ed: rope keys of transformers 5.x, or those of 4.5x. */
 char *slow_config_write(const fh1_config *c, bool v5);
 

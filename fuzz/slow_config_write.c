@@ -28,11 +28,21 @@ static void put_list(FILE *f, const char *key, const double *v, int64_t n)
     fprintf(f, "],");
 }
 
-static void put_sizes(FILE *f, const fh1_config *c)
+static void put_common(FILE *f, const fh1_config *c)
 {
     put_size(f, "hidden_size", c->D);
     put_size(f, "num_hidden_layers", c->n_layers);
     put_size(f, "vocab_size", c->V);
+    put_size(f, "bos_token_id", c->bos);
+    put_size(f, "pad_token_id", c->pad);
+    fprintf(f, "\"eos_token_id\":[");
+    for (int i = 0; i < c->n_eos; i++) fprintf(f, "%s%" PRId64, i ? "," : "", c->eos[i]);
+    fprintf(f, "],");
+    put_truth(f, "tie_word_embeddings", c->tied);
+}
+
+static void put_sizes(FILE *f, const fh1_config *c)
+{
     put_size(f, "intermediate_size", c->F);
     put_size(f, "num_attention_heads", c->Hq);
     put_size(f, "num_key_value_heads", c->Hkv);
@@ -44,11 +54,6 @@ static void put_sizes(FILE *f, const fh1_config *c)
     put_size(f, "mamba_d_state", c->N);
     put_size(f, "mamba_d_conv", c->K);
     put_size(f, "mamba_chunk_size", c->Q);
-    put_size(f, "bos_token_id", c->bos);
-    put_size(f, "pad_token_id", c->pad);
-    fprintf(f, "\"eos_token_id\":[");
-    for (int i = 0; i < c->n_eos; i++) fprintf(f, "%s%" PRId64, i ? "," : "", c->eos[i]);
-    fprintf(f, "],");
 }
 
 static void put_numbers(FILE *f, const fh1_config *c)
@@ -74,24 +79,29 @@ static void put_switches(FILE *f, const fh1_config *c)
     put_truth(f, "attention_bias", c->attention_bias);
     put_truth(f, "mlp_bias", c->mlp_bias);
     put_truth(f, "projectors_bias", c->projectors_bias);
-    put_truth(f, "tie_word_embeddings", c->tied);
     put_truth(f, "mamba_conv_bias", c->mamba_conv_bias);
     put_truth(f, "mamba_proj_bias", c->mamba_proj_bias);
     put_truth(f, "mamba_rms_norm", c->mamba_rms_norm);
     put_truth(f, "mamba_norm_before_gate", c->norm_before_gate);
 }
 
-/* What the type reads; 0 stands for absent. */
+/* 0 stands for absent; -0 was given. */
+static bool given(double v)
+{
+    return v != 0 || signbit(v);
+}
+
+/* What the type reads. */
 static void put_rope(FILE *f, const fh1_config *c)
 {
     const fh1_rope *r = &c->rope;
-    if (r->factor != 0) put_number(f, "factor", r->factor);
+    if (given(r->factor)) put_number(f, "factor", r->factor);
     else if (r->type == FH1_ROPE_YARN) fprintf(f, "\"factor\":null,");
-    if (r->attention_factor != 0) put_number(f, "attention_factor", r->attention_factor);
-    if (r->beta_fast != 0) put_number(f, "beta_fast", r->beta_fast);
-    if (r->beta_slow != 0) put_number(f, "beta_slow", r->beta_slow);
-    if (r->mscale != 0) put_number(f, "mscale", r->mscale);
-    if (r->mscale_all_dim != 0) put_number(f, "mscale_all_dim", r->mscale_all_dim);
+    if (given(r->attention_factor)) put_number(f, "attention_factor", r->attention_factor);
+    if (given(r->beta_fast)) put_number(f, "beta_fast", r->beta_fast);
+    if (given(r->beta_slow)) put_number(f, "beta_slow", r->beta_slow);
+    if (given(r->mscale)) put_number(f, "mscale", r->mscale);
+    if (given(r->mscale_all_dim)) put_number(f, "mscale_all_dim", r->mscale_all_dim);
     if (r->type == FH1_ROPE_YARN) put_truth(f, "truncate", r->truncate);
     if (r->type == FH1_ROPE_LLAMA3) put_number(f, "low_freq_factor", r->low_freq_factor);
     if (r->type == FH1_ROPE_LLAMA3) put_number(f, "high_freq_factor", r->high_freq_factor);
@@ -100,24 +110,48 @@ static void put_rope(FILE *f, const fh1_config *c)
     if (r->short_factor) put_list(f, "short_factor", r->short_factor, c->A / 2);
 }
 
-char *slow_config_write(const fh1_config *c, bool v5)
+static void put_h1(FILE *f, const fh1_config *c, bool v5)
 {
     static const char *const types[] = {"default", "linear", "dynamic", "yarn", "llama3", "longrope"};
-    char *text = NULL;
-    size_t n = 0;
-    FILE *f = open_memstream(&text, &n);
-    if (!f) abort();
-    fprintf(f, "{");
+    static const char *const blocks[] = {"SA_M", "SAM", "S_A_M"};
     put_sizes(f, c);
     put_numbers(f, c);
     put_switches(f, c);
+    if (c->block != FH1_BLOCK_SA_M || v5) fprintf(f, "\"fh1_block\":\"%s\",", blocks[c->block]);
     if (c->rope.max_position) put_size(f, "max_position_embeddings", c->rope.max_position);
     if (!v5) put_number(f, "rope_theta", c->rope.theta);
     fprintf(f, "\"%s\":{", v5 ? "rope_parameters" : "rope_scaling");
     put_rope(f, c);
     if (v5) put_number(f, "rope_theta", c->rope.theta);
-    fprintf(f, "\"%s\":\"%s\"},\"hidden_act\":\"silu\",\"model_type\":\"falcon_h1\"}", v5 ? "rope_type" : "type",
-            types[c->rope.type]);
+    fprintf(f, "\"%s\":\"%s\"},", v5 ? "rope_type" : "type", types[c->rope.type]);
+}
+
+static void put_mamba(FILE *f, const fh1_config *c)
+{
+    put_size(f, "intermediate_size", c->d_ssm);
+    put_size(f, "expand", 16); /* not read */
+    put_size(f, "state_size", c->N);
+    put_size(f, "conv_kernel", c->K);
+    put_size(f, "time_step_rank", c->R);
+    put_number(f, "layer_norm_epsilon", c->eps);
+    put_number(f, "mixer_rms_eps", c->mixer_eps);
+    put_truth(f, "residual_in_fp32", c->residual_in_fp32);
+    put_truth(f, "use_bias", c->mamba_proj_bias);
+    put_truth(f, "use_conv_bias", c->mamba_conv_bias);
+}
+
+char *slow_config_write(const fh1_config *c, bool v5)
+{
+    const bool mamba = c->family == FH1_FALCON_MAMBA;
+    char *text = NULL;
+    size_t n = 0;
+    FILE *f = open_memstream(&text, &n);
+    if (!f) abort();
+    fprintf(f, "{");
+    put_common(f, c);
+    if (mamba) put_mamba(f, c);
+    else put_h1(f, c, v5);
+    fprintf(f, "\"hidden_act\":\"silu\",\"model_type\":\"%s\"}", mamba ? "falcon_mamba" : "falcon_h1");
     if (fclose(f) != 0) abort();
     return text;
 }

@@ -8,7 +8,7 @@
 static const struct {
     const char *name, *reads;
 } ops[GLD_OP_COUNT] = {{"embed", "T D V"},
-                       {"rmsnorm", "T D"},
+                       {"rmsnorm", "T D weight"},
                        {"linear", "T D F bias"},
                        {"conv1d", "T docs K c bias state"},
                        {"conv1d_step", "K c bias state"},
@@ -16,6 +16,8 @@ static const struct {
                        {"ssd_scan", "T docs H P N G state"},
                        {"ssd_chunk", "T docs H P N G Q state"},
                        {"ssd_step", "H P N G state"},
+                       {"selective_scan", "T docs N c state"},
+                       {"selective_step", "N c state"},
                        {"gated_norm", "T D G norm norm_before_gate"},
                        {"rope", "T past Hq A"},
                        {"attention", "T past docs Hq Hkv A"},
@@ -43,7 +45,7 @@ static const struct {
     {"state", 0, 1, 1},        {"limits", 0, 1, 0},
     {"norm", 0, 1, 1},         {"norm_before_gate", 0, 1, 0},
     {"mix", 0, 1, 1},          {"layer", 0, 1048576, 0},
-    {"step", 0, 1048576, 0},
+    {"step", 0, 1048576, 0},   {"weight", 0, 1, 1},
 };
 enum { N_NUMBERS = sizeof numbers / sizeof *numbers };
 
@@ -61,7 +63,7 @@ static int64_t *number_of(gld_op_case *c, int i)
                                     &c->state, &c->limits,
                                     &c->norm,  &c->norm_before_gate,
                                     &c->mix,   &c->layer,
-                                    &c->step};
+                                    &c->step,  &c->weight};
     return at[i];
 }
 
@@ -152,6 +154,7 @@ static bool arrays_hold(const gld_op_case *c)
     if (op_reads(c->op, "P") && (T * (heads + 2 * groups) > most || heads * (double)c->N > most)) return false;
     if (op_reads(c->op, "H") && T * (double)c->H > most) return false;
     if (op_reads(c->op, "c") && (T + (double)c->K) * (double)c->c > most) return false;
+    if (op_reads(c->op, "c") && op_reads(c->op, "N") && (double)c->N * (T + (double)c->c) > most) return false;
     if (op_reads(c->op, "A") && T * (double)c->Hq * A > most) return false;
     return !op_reads(c->op, "Hkv") || (T + (double)c->past) * (double)c->Hkv * A <= most;
 }

@@ -137,17 +137,19 @@ static bool take_count(const char *value, int64_t *to)
 }
 
 /* Every glob of the list is the name of a tap at least. */
-static bool taps_hold(const char *list, int64_t n_layers)
+static bool taps_hold(const char *list, const fh1_config *c)
 {
     slow_words globs = slow_words_cut(list, ',');
     bool all = true;
     for (int g = 0; g < globs.n && all; g++) {
         bool any = false;
-        for (int id = 0; id < FH1_TAP_COUNT && !any; id++)
-            for (int64_t i = 0; i < (fh1_tap_is_per_layer((fh1_tap_id)id) ? n_layers : 1) && !any; i++) {
+        for (int id = 0; id < FH1_TAP_COUNT && !any; id++) {
+            const int64_t layers = fh1_tap_is_per_layer((fh1_tap_id)id) ? c->n_layers : 1;
+            for (int64_t i = 0; fh1_tap_exists(c, (fh1_tap_id)id) && i < layers && !any; i++) {
                 char name[FH1_TAP_NAME_SIZE];
-                any = fnmatch(globs.word[g], fh1_tap_name((fh1_tap_id)id, i, name), 0) == 0;
+                any = fnmatch(globs.word[g], fh1_tap_name(c->family, (fh1_tap_id)id, i, name), 0) == 0;
             }
+        }
         all = any;
     }
     slow_words_free(&globs);
@@ -213,7 +215,7 @@ static bool read_model_line(const values *v, gld_repro *out)
     if (v->make && !slow_spec_read(v->make, &out->make)) return false;
     if (out->step >= steps_of(&out->calls) && !fuzz_planted("step")) return false;
     if (v->model) return true;
-    return (!v->tap || taps_hold(v->tap, out->make.config.n_layers)) &&
+    return (!v->tap || taps_hold(v->tap, &out->make.config)) &&
            slow_recorded(&out->calls, &out->make.config) <= (double)(1 << 28);
 }
 
@@ -234,7 +236,7 @@ bool slow_repro_read(const char *line, gld_repro *out)
     memset(out, 0, sizeof *out);
     out->seed = 1;
     out->step = -1;
-    slow_spec_usual(FH1_ROPE_DEFAULT, &out->make);
+    slow_spec_usual(&out->make);
     if (strlen(line) > 16383) return false;
     slow_words w = words_of(line);
     values v = {0};

@@ -28,5 +28,5 @@ bool slow_calls_read(const char *text, gld_calls *out); /* slow_calls.c; positio
 bool slow_calls_hold(const gld_calls *s);
 bool slow_traffic_read(const char *text, gld_traffic *out, double *cells);
 bool slow_spec_read(const char *text, gld_seeded_spec *out); /* slow_spec.c */
-void slow_spec_usual(fh1_rope_type rope, gld_seeded_spec *s);
+void slow_spec_usual(gld_seeded_spec *s);
 bool slow_op_read(const char *line, gld_op_case *out); /* slow_op.c */

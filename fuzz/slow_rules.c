@@ -33,6 +33,15 @@ static bool sizes_hold(const fh1_config *c)
     return c->H % c->G == 0 && c->d_ssm == c->H * c->P;
 }
 
+static bool mamba_sizes_hold(const fh1_config *c)
+{
+    const int64_t all[] = {c->n_layers, c->D, c->V, c->d_ssm, c->N, c->K, c->R};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        if (!is_size(all[i])) return false;
+    return c->K <= 64 && fits(c->V, c->D, 1) && fits(2 * c->d_ssm, c->D, 1) && fits(c->d_ssm, c->R + 2 * c->N, 1) &&
+           fits(c->d_ssm, c->K, 1);
+}
+
 static bool above_zero(double v)
 {
     return v > 0 && v < (double)INFINITY;
@@ -81,16 +90,29 @@ static bool rope_holds(const fh1_config *c)
 
 bool slow_config_holds(const fh1_config *c)
 {
+    if (c->family == FH1_FALCON_MAMBA) return mamba_sizes_hold(c) && numbers_hold(c) && above_zero(c->mixer_eps);
     return sizes_hold(c) && numbers_hold(c) && rope_holds(c);
+}
+
+static double mamba_parameters(const fh1_config *c)
+{
+    const double D = (double)c->D, I = (double)c->d_ssm, N = (double)c->N, R = (double)c->R;
+    double layer = 2 * I * D + (R + 2 * N) * I + I * R + D * I; /* in_proj, x_proj, dt_proj, out_proj */
+    layer += I * N + I + I + I * (double)c->K + D;              /* A_log, D, dt_proj's bias, conv, norm */
+    if (c->mamba_proj_bias) layer += 2 * I + D;
+    if (c->mamba_conv_bias) layer += I;
+    return (double)c->n_layers * layer + (c->tied ? 1 : 2) * (double)c->V * D + D;
 }
 
 double slow_parameters(const fh1_config *c)
 {
+    if (c->family == FH1_FALCON_MAMBA) return mamba_parameters(c);
+    const int norms = c->block == FH1_BLOCK_SAM ? 1 : c->block == FH1_BLOCK_S_A_M ? 3 : 2;
     const double D = (double)c->D, F = (double)c->F, H = (double)c->H, K = (double)c->K, d = (double)c->d_ssm;
     const double q = (double)(c->Hq * c->A), kv = (double)(c->Hkv * c->A), gn = (double)(c->G * c->N);
     const double conv = d + 2 * gn, in = d + conv + H;
     double layer = 3 * F * D + q * D + 2 * kv * D + D * q + in * D + D * d; /* the nine projections */
-    layer += conv * K + 3 * H + 2 * D;                                      /* conv; dt_bias, A_log, D; two norms */
+    layer += conv * K + 3 * H + norms * D;                                  /* conv; dt_bias, A_log, D; norms */
     if (c->mlp_bias) layer += 2 * F + D;
     if (c->attention_bias) layer += q + 2 * kv + D;
     if (c->mamba_proj_bias) layer += in;
@@ -102,15 +124,24 @@ double slow_parameters(const fh1_config *c)
 
 /* The table of taps in docs/taps.md: per token; per call and row; per call, row and column of the cache, each call
  * with those that the last of its repetitions has. The loss counts as one number per token. */
-double slow_recorded(const gld_calls *s, const fh1_config *c)
+static double recorded_per_token(const fh1_config *c)
 {
     const double D = (double)c->D, q = (double)(c->Hq * c->A), kv = (double)(c->Hkv * c->A), F = (double)c->F;
     const double d = (double)c->d_ssm, conv = d + 2 * (double)(c->G * c->N), L = (double)c->n_layers;
+    const double xdt = (double)(c->R + 2 * c->N) + d;
+    if (c->family == FH1_FALCON_MAMBA) return D + L * (D + 2 * d + d + xdt + d + d + D + D) + D + (double)c->V + 1;
+    const int sums = c->block == FH1_BLOCK_SAM ? 1 : c->block == FH1_BLOCK_S_A_M ? 3 : 2; /* and as many norms */
     const double attention = q + 2 * kv + q + kv + q + D; /* projections, rotated, context, o_proj */
     const double mixer = (d + conv + (double)c->H) + conv + (double)c->H + d + d + D;
-    const double mlp = D + 3 * F + D;
-    const double token = 2 * D + L * (D + attention + mixer + D + mlp + D) + D + (double)c->V + 1;
-    const double row = L * (conv * (double)(c->K - 1) + d * (double)c->N);
+    const double mlp = 3 * F + D;
+    return 2 * D + L * (attention + mixer + mlp + 2 * sums * D) + D + (double)c->V + 1;
+}
+
+double slow_recorded(const gld_calls *s, const fh1_config *c)
+{
+    const double kv = (double)(c->Hkv * c->A), L = (double)c->n_layers, d = (double)c->d_ssm;
+    const double conv = d + (c->family == FH1_FALCON_MAMBA ? 0 : 2 * (double)(c->G * c->N));
+    const double token = recorded_per_token(c), row = L * (conv * (double)(c->K - 1) + d * (double)c->N);
     double sum = 0, columns = 0;
     for (int i = 0; i < s->n; i++) {
         const double T = (double)s->call[i].T, times = (double)s->call[i].times;

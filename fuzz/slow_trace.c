@@ -9,76 +9,107 @@
 enum { LAYERS = 2, VOCABULARY = 7 };
 
 /* Axes by a letter: those of the call (B rows, T new columns, S columns so far, L the last ones of T), of the model and
- * of what its sizes make. */
+ * of what its sizes make; in Falcon-H1 and in Falcon-Mamba. */
 static const struct {
     char letter;
-    int64_t size;
+    int64_t h1, mamba;
 } axes[] = {
-    {'D', 5},  {'F', 6}, {'V', 7}, {'h', 2},                                         /* heads of queries */
-    {'g', 1},                                                                        /* heads of keys */
-    {'A', 4},  {'q', 8}, {'k', 4}, {'H', 3}, {'P', 3}, {'N', 2}, {'K', 4}, {'w', 3}, /* K - 1 */
-    {'s', 9},                                                                        /* d_ssm = H P */
-    {'c', 13},                                                                       /* d_ssm + 2 G N */
-    {'i', 25},                                                                       /* 2 d_ssm + 2 G N + H */
-    {'1', 1},
+    {'D', 5, 5},   {'F', 6, 0}, {'V', 7, 7}, {'h', 2, 0}, /* heads of queries */
+    {'g', 1, 0},                                          /* heads of keys */
+    {'A', 4, 0},   {'q', 8, 0}, {'k', 4, 0}, {'H', 3, 0},
+    {'P', 3, 0},   {'N', 2, 3}, {'K', 4, 4}, {'w', 3, 3}, /* K - 1 */
+    {'s', 9, 6},                                          /* d_ssm = H P, or I */
+    {'c', 13, 6},                                         /* d_ssm + 2 G N, or I */
+    {'i', 25, 12},                                        /* 2 d_ssm + 2 G N + H, or 2 I */
+    {'x', 0, 8},   {'r', 0, 2},                           /* R + 2 N, R */
+    {'1', 1, 1},
 };
 
 typedef slow_trace_line line;
 
+enum { MAMBA = 1 << SLOW_MAMBA, SAM = 1 << SLOW_SAM, S_A_M = 1 << SLOW_S_A_M, RELEASED = 1 << SLOW_RELEASED };
+
 static const line taps[] = {
-    {"model.embed_tokens", "BTD"},
-    {"model.layers.0.input", "BTD"},
-    {"model.layers.#.input_layernorm", "BTD"},
-    {"model.layers.#.self_attn.q_proj", "BTq"},
-    {"model.layers.#.self_attn.k_proj", "BTk"},
-    {"model.layers.#.self_attn.v_proj", "BTk"},
-    {"model.layers.#.self_attn.q_rope", "BThA"},
-    {"model.layers.#.self_attn.k_rope", "BTgA"},
-    {"model.layers.#.self_attn.context", "BTq"},
-    {"model.layers.#.self_attn.o_proj", "BTD"},
-    {"model.layers.#.mamba.in_proj", "BTi"},
-    {"model.layers.#.mamba.conv_act", "BTc"},
-    {"model.layers.#.mamba.dt", "BTH"},
-    {"model.layers.#.mamba.ssd", "BTs"},
-    {"model.layers.#.mamba.gated", "BTs"},
-    {"model.layers.#.mamba.out_proj", "BTD"},
-    {"model.layers.#.mid", "BTD"},
-    {"model.layers.#.pre_ff_layernorm", "BTD"},
-    {"model.layers.#.feed_forward.gate_proj", "BTF"},
-    {"model.layers.#.feed_forward.up_proj", "BTF"},
-    {"model.layers.#.feed_forward.act", "BTF"},
-    {"model.layers.#.feed_forward.down_proj", "BTD"},
-    {"model.layers.#", "BTD"},
-    {"model.final_layernorm", "BTD"},
-    {"logits", "BLV"},
-    {"cache.#.key", "BgSA"},
-    {"cache.#.value", "BgSA"},
-    {"cache.#.conv", "Bcw"},
-    {"cache.#.ssm", "BHPN"},
-    {"loss", ""},
+    {"model.embed_tokens", "BTD", 0},
+    {"model.layers.0.input", "BTD", 0},
+    {"model.layers.#.input_layernorm", "BTD", 0},
+    {"model.layers.#.self_attn.q_proj", "BTq", 0},
+    {"model.layers.#.self_attn.k_proj", "BTk", 0},
+    {"model.layers.#.self_attn.v_proj", "BTk", 0},
+    {"model.layers.#.self_attn.q_rope", "BThA", 0},
+    {"model.layers.#.self_attn.k_rope", "BTgA", 0},
+    {"model.layers.#.self_attn.context", "BTq", 0},
+    {"model.layers.#.self_attn.o_proj", "BTD", 0},
+    {"model.layers.#.mamba.in_proj", "BTi", 0},
+    {"model.layers.#.mamba.conv_act", "BTc", 0},
+    {"model.layers.#.mamba.dt", "BTH", 0},
+    {"model.layers.#.mamba.ssd", "BTs", 0},
+    {"model.layers.#.mamba.gated", "BTs", 0},
+    {"model.layers.#.mamba.out_proj", "BTD", 0},
+    {"model.layers.#.mid_ssm", "BTD", S_A_M},
+    {"model.layers.#.attn_layernorm", "BTD", S_A_M},
+    {"model.layers.#.mid", "BTD", RELEASED | S_A_M},
+    {"model.layers.#.pre_ff_layernorm", "BTD", RELEASED | S_A_M},
+    {"model.layers.#.feed_forward.gate_proj", "BTF", 0},
+    {"model.layers.#.feed_forward.up_proj", "BTF", 0},
+    {"model.layers.#.feed_forward.act", "BTF", 0},
+    {"model.layers.#.feed_forward.down_proj", "BTD", 0},
+    {"model.layers.#", "BTD", 0},
+    {"model.final_layernorm", "BTD", 0},
+    {"logits", "BLV", RELEASED | SAM | S_A_M | MAMBA},
+    {"cache.#.key", "BgSA", 0},
+    {"cache.#.value", "BgSA", 0},
+    {"cache.#.conv", "Bcw", RELEASED | SAM | S_A_M | MAMBA},
+    {"cache.#.ssm", "BHPN", 0},
+    {"cache.#.ssm", "BsN", MAMBA},
+    {"loss", "", RELEASED | SAM | S_A_M | MAMBA},
+    {"backbone.embeddings", "BTD", MAMBA},
+    {"backbone.layers.#.norm", "BTD", MAMBA},
+    {"backbone.layers.#.mixer.in_proj", "BTi", MAMBA},
+    {"backbone.layers.#.mixer.conv_act", "BTs", MAMBA},
+    {"backbone.layers.#.mixer.x_proj", "BTx", MAMBA},
+    {"backbone.layers.#.mixer.dt", "BTs", MAMBA},
+    {"backbone.layers.#.mixer.scan", "BTs", MAMBA},
+    {"backbone.layers.#.mixer.gated", "BTs", MAMBA},
+    {"backbone.layers.#.mixer.out_proj", "BTD", MAMBA},
+    {"backbone.layers.#", "BTD", MAMBA},
+    {"backbone.norm_f", "BTD", MAMBA},
 };
 
 static const line parameters[] = {
-    {"model.embed_tokens.weight", "VD"},
-    {"model.layers.#.feed_forward.gate_proj.weight", "FD"},
-    {"model.layers.#.feed_forward.up_proj.weight", "FD"},
-    {"model.layers.#.feed_forward.down_proj.weight", "DF"},
-    {"model.layers.#.mamba.dt_bias", "H"},
-    {"model.layers.#.mamba.A_log", "H"},
-    {"model.layers.#.mamba.D", "H"},
-    {"model.layers.#.mamba.conv1d.weight", "c1K"},
-    {"model.layers.#.mamba.conv1d.bias", "c"},
-    {"model.layers.#.mamba.in_proj.weight", "iD"},
-    {"model.layers.#.mamba.norm.weight", "s"},
-    {"model.layers.#.mamba.out_proj.weight", "Ds"},
-    {"model.layers.#.self_attn.q_proj.weight", "qD"},
-    {"model.layers.#.self_attn.k_proj.weight", "kD"},
-    {"model.layers.#.self_attn.v_proj.weight", "kD"},
-    {"model.layers.#.self_attn.o_proj.weight", "Dq"},
-    {"model.layers.#.input_layernorm.weight", "D"},
-    {"model.layers.#.pre_ff_layernorm.weight", "D"},
-    {"model.final_layernorm.weight", "D"},
-    {"lm_head.weight", "VD"},
+    {"model.embed_tokens.weight", "VD", 0},
+    {"model.layers.#.feed_forward.gate_proj.weight", "FD", 0},
+    {"model.layers.#.feed_forward.up_proj.weight", "FD", 0},
+    {"model.layers.#.feed_forward.down_proj.weight", "DF", 0},
+    {"model.layers.#.mamba.dt_bias", "H", 0},
+    {"model.layers.#.mamba.A_log", "H", 0},
+    {"model.layers.#.mamba.D", "H", 0},
+    {"model.layers.#.mamba.conv1d.weight", "c1K", 0},
+    {"model.layers.#.mamba.conv1d.bias", "c", 0},
+    {"model.layers.#.mamba.in_proj.weight", "iD", 0},
+    {"model.layers.#.mamba.norm.weight", "s", 0},
+    {"model.layers.#.mamba.out_proj.weight", "Ds", 0},
+    {"model.layers.#.self_attn.q_proj.weight", "qD", 0},
+    {"model.layers.#.self_attn.k_proj.weight", "kD", 0},
+    {"model.layers.#.self_attn.v_proj.weight", "kD", 0},
+    {"model.layers.#.self_attn.o_proj.weight", "Dq", 0},
+    {"model.layers.#.input_layernorm.weight", "D", 0},
+    {"model.layers.#.attn_layernorm.weight", "D", S_A_M},
+    {"model.layers.#.pre_ff_layernorm.weight", "D", RELEASED | S_A_M},
+    {"model.final_layernorm.weight", "D", 0},
+    {"lm_head.weight", "VD", RELEASED | SAM | S_A_M | MAMBA},
+    {"backbone.embeddings.weight", "VD", MAMBA},
+    {"backbone.layers.#.norm.weight", "D", MAMBA},
+    {"backbone.layers.#.mixer.A_log", "sN", MAMBA},
+    {"backbone.layers.#.mixer.D", "s", MAMBA},
+    {"backbone.layers.#.mixer.conv1d.weight", "s1K", MAMBA},
+    {"backbone.layers.#.mixer.conv1d.bias", "s", MAMBA},
+    {"backbone.layers.#.mixer.in_proj.weight", "iD", MAMBA},
+    {"backbone.layers.#.mixer.x_proj.weight", "xs", MAMBA},
+    {"backbone.layers.#.mixer.dt_proj.weight", "sr", MAMBA},
+    {"backbone.layers.#.mixer.dt_proj.bias", "s", MAMBA},
+    {"backbone.layers.#.mixer.out_proj.weight", "Ds", MAMBA},
+    {"backbone.norm_f.weight", "D", MAMBA},
 };
 
 static const char *const inputs[] = {"input_ids", "attention_mask", "position_ids", "seq_idx", "labels"};
@@ -88,18 +119,32 @@ static bool rule(bool holds, const char *name)
     return holds || fuzz_planted(name);
 }
 
+slow_trace_model slow_trace_model_of(const uint8_t *file, size_t size)
+{
+    static const char *const words[] = {"backbone.", "SAM", "S_A_M"};
+    for (int m = SLOW_MAMBA; m < SLOW_TRACE_MODELS; m++)
+        if (memmem(file, size, words[m - 1], strlen(words[m - 1]))) return (slow_trace_model)m;
+    return SLOW_RELEASED;
+}
+
 const slow_trace_line *slow_trace_lines(slow_item_kind kind, size_t *n)
 {
     *n = kind == SLOW_TAP ? sizeof taps / sizeof *taps : sizeof parameters / sizeof *parameters;
     return kind == SLOW_TAP ? taps : parameters;
 }
 
+bool slow_trace_has(slow_trace_model m, const slow_trace_line *l)
+{
+    return l->models ? l->models >> m & 1 : m != SLOW_MAMBA;
+}
+
 /* -- names ------------------------------------------------------------------------------------------- */
 
 /* The line of the table whose name this is, with a layer for #. */
-static const line *look_up(const line *table, size_t n, const char *name)
+static const line *look_up(slow_trace_model m, const line *table, size_t n, const char *name)
 {
     for (size_t i = 0; i < n; i++) {
+        if (!slow_trace_has(m, &table[i]) && !fuzz_planted("model")) continue;
         const char *mark = strchr(table[i].name, '#');
         const size_t before = mark ? (size_t)(mark - table[i].name) : 0;
         if (!mark && strcmp(table[i].name, name) == 0) return &table[i];
@@ -109,11 +154,11 @@ static const line *look_up(const line *table, size_t n, const char *name)
     }
     return NULL;
 }
-#define LOOK_UP(table, name) look_up(table, sizeof(table) / sizeof *(table), name)
+#define LOOK_UP(m, table, name) look_up(m, table, sizeof(table) / sizeof *(table), name)
 
 /* "step", a number as it is printed, of at most nine digits, "/"; then an input, a tap or the gradient of a parameter.
  */
-static bool read_name(const char *name, slow_item *it)
+static bool read_name(slow_trace_model m, const char *name, slow_item *it)
 {
     char number[16] = "";
     const char *slash = strchr(name, '/');
@@ -129,11 +174,11 @@ static bool read_name(const char *name, slow_item *it)
         if (strcmp(it->name, inputs[k]) == 0) return true;
     }
     it->kind = SLOW_TAP;
-    if (LOOK_UP(taps, it->name)) return true;
+    if (LOOK_UP(m, taps, it->name)) return true;
     if (strncmp(it->name, "grad.", 5) != 0) return false;
     it->kind = SLOW_GRAD;
     it->name += 5;
-    return rule(LOOK_UP(parameters, it->name) != NULL, "parameter");
+    return rule(LOOK_UP(m, parameters, it->name) != NULL, "parameter");
 }
 
 static bool read_names(slow_trace *t, const uint8_t *file)
@@ -144,7 +189,7 @@ static bool read_names(slow_trace *t, const uint8_t *file)
         slow_item *it = &t->items[t->n_items++];
         it->t = &t->file.tensors[i];
         it->data = file + t->file.data + it->t->begin;
-        if (read_name(it->t->name, it)) continue;
+        if (read_name(t->model, it->t->name, it)) continue;
         if (!fuzz_planted("name")) return false;
         t->n_items--;
     }
@@ -206,13 +251,13 @@ static bool read_inputs(slow_trace *t)
 
 /* -- shapes ------------------------------------------------------------------------------------------- */
 
-int64_t slow_trace_axis(char axis, int64_t B, int64_t T, int64_t S)
+int64_t slow_trace_axis(slow_trace_model m, char axis, int64_t B, int64_t T, int64_t S)
 {
     if (axis == 'B') return B;
     if (axis == 'T' || axis == 'L') return T;
     if (axis == 'S') return S;
     for (size_t i = 0; i < sizeof axes / sizeof *axes; i++)
-        if (axes[i].letter == axis) return axes[i].size;
+        if (axes[i].letter == axis) return m == SLOW_MAMBA ? axes[i].mamba : axes[i].h1;
     abort();
 }
 
@@ -222,7 +267,7 @@ static bool fits(const slow_trace *t, const slow_item *it, const char *shape)
     if (it->t->rank != (int)strlen(shape)) return false;
     for (int k = 0; k < it->t->rank; k++) {
         int64_t n = it->t->shape[k];
-        if (shape[k] == 'L' ? n < 1 || n > s->T : n != slow_trace_axis(shape[k], t->B, s->T, s->past + s->T))
+        if (shape[k] == 'L' ? n < 1 || n > s->T : n != slow_trace_axis(t->model, shape[k], t->B, s->T, s->past + s->T))
             return false;
     }
     return true;
@@ -237,7 +282,8 @@ static bool read_taps(const slow_trace *t)
         if (it->kind < SLOW_TAP) continue;
         for (int k = 0; k < 4; k++) known = known || strcmp(it->t->dtype, floats[k]) == 0;
         if (!rule(known, "tap_type")) return false;
-        const line *l = it->kind == SLOW_TAP ? LOOK_UP(taps, it->name) : LOOK_UP(parameters, it->name);
+        const line *l =
+            it->kind == SLOW_TAP ? LOOK_UP(t->model, taps, it->name) : LOOK_UP(t->model, parameters, it->name);
         if (l && !rule(fits(t, it, l->shape), it->kind == SLOW_TAP ? "tap_shape" : "grad_shape")) return false;
     }
     return true;
@@ -321,9 +367,10 @@ static bool metadata(const slow_trace *t, const char *key, size_t most, const ch
     return rule(strlen(*out) <= most, "long");
 }
 
-bool slow_trace_read(const uint8_t *file, size_t size, slow_trace *out)
+bool slow_trace_read(const uint8_t *file, size_t size, slow_trace_model model, slow_trace *out)
 {
     memset(out, 0, sizeof *out);
+    out->model = model;
     if (!slow_safetensors_read(file, size, &out->file)) return false;
     if (!metadata(out, "fh1.trace", SIZE_MAX, &out->version) || !rule(strcmp(out->version, "1") == 0, "version"))
         return false;

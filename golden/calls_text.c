@@ -222,6 +222,7 @@ double gld_calls_recorded(const gld_calls *s, const fh1_config *c)
 {
     double per_token = 0, per_column = 0, per_row = 0, n = 0, columns = 0;
     for (int id = 0; id < FH1_TAP_COUNT; id++) {
+        if (!fh1_tap_exists(c, (fh1_tap_id)id)) continue;
         const fh1_tensor shape = fh1_tap_shape(c, (fh1_tap_id)id, 1, 1, 1, 1);
         const bool grows = id == FH1_TAP_CACHE_KEY || id == FH1_TAP_CACHE_VALUE;
         double *to = grows ? &per_column : fh1_tap_is_cache((fh1_tap_id)id) ? &per_row : &per_token;

@@ -152,6 +152,11 @@ static fh1_status try_fault(const gld_residual *r, gld_slot *s, fh1_fault f, dou
     return NULL;
 }
 
+static bool concerns(const gld_residual *r, fh1_fault f)
+{
+    return !fh1_fault_is_gradient(f) && fh1_fault_acts_on(f, r->j->c->family);
+}
+
 /* First the faults that show at this tap, then all others while nothing explains it and the cost allows. */
 static fh1_status try_faults(const gld_residual *r, gld_slot *s, fh1_suspect *list, int *n)
 {
@@ -162,7 +167,7 @@ static fh1_status try_faults(const gld_residual *r, gld_slot *s, fh1_suspect *li
     for (int here = 1; here >= 0 && !st; --here) {
         if (!here && *n > 0 && list[0].score >= fh1_rule.explained) break;
         for (int f = FH1_FAULT_NONE + 1; f < FH1_FAULT_COUNT && !st; ++f) {
-            if (fh1_fault_is_gradient((fh1_fault)f) || (fh1_fault_get((fh1_fault)f)->tap == r->id) != here) continue;
+            if (!concerns(r, (fh1_fault)f) || (fh1_fault_tap((fh1_fault)f, r->j->c->family) == r->id) != here) continue;
             if ((left -= gld_replay_work(r->j, s)) < 0) break;
             st = try_fault(r, s, (fh1_fault)f, values, list, n);
         }

@@ -2,7 +2,7 @@
  * moved a little, all its components at once where each has outputs of its own (a channel, a head), and the op is run
  * again on the judged engine's values: what moves is the column of the Jacobian. The step and the share of the
  * residual that fit best come from least squares. */
-#include "golden/explain.h"
+#include "golden/explain_move.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -13,26 +13,6 @@
 
 /* A planted fault says more than a fitted number: of causes that explain about the same it comes first. */
 #define HANDICAP 0.002
-
-/* One parameter: components [n], of which component i acts on the outputs where part[] is i. */
-typedef struct {
-    const char *name; /* within the layer */
-    int64_t n;        /* 1: a number of the config */
-    int64_t stride;   /* components per unit, of which this is `at`: conv taps */
-    int64_t at;
-    double value; /* n == 1 */
-} parameter;
-
-typedef struct {
-    const gld_residual *r;
-    gld_slot *s;
-    fh1_model model; /* shallow copy, with a layer that is ours */
-    fh1_layer *layers;
-    double *plus, *minus, *jacobian;
-    double handicap;
-    fh1_suspect *list;
-    int *n;
-} search;
 
 /* ---- least squares ---- */
 
@@ -47,7 +27,7 @@ static void add_fit(fit *f, double j, double r)
     f->rr += r * r;
 }
 
-static void tell(search *q, const char *name, int64_t component, const fit *f, double value, double score)
+static void tell(gld_search *q, const char *name, int64_t component, const fit *f, double value, double score)
 {
     if (!(f->jj > 0) || !(q->r->sum > 0)) return;
     const double delta = f->jr / f->jj, left = fmax(q->r->sum - f->jr * delta, 0);
@@ -57,7 +37,7 @@ static void tell(search *q, const char *name, int64_t component, const fit *f, d
     if (component >= 0) snprintf(full, sizeof full, "%s[%lld]", name, (long long)component);
     else snprintf(full, sizeof full, "%s", name);
     snprintf(s.fault, sizeof s.fault, "%s", full);
-    fh1_tap_name(q->r->id, q->r->layer, tap);
+    fh1_tap_name(q->r->j->c->family, q->r->id, q->r->layer, tap);
     char t[32] = "exactly";
     if (spread > 0 && fabs(delta) / spread < 1e6) snprintf(t, sizeof t, "t = %.3g", delta / spread);
     snprintf(s.evidence, sizeof s.evidence, "%s in %s is off by %s%.4g (%s)", full, tap, delta < 0 ? "-" : "+",
@@ -69,7 +49,7 @@ static void tell(search *q, const char *name, int64_t component, const fit *f, d
 }
 
 /* One column for the whole tap. */
-static fit fit_whole(const search *q)
+static fit fit_whole(const gld_search *q)
 {
     fit f = {0};
     for (int64_t i = 0; i < q->r->n * q->r->width; ++i)
@@ -78,7 +58,7 @@ static fit fit_whole(const search *q)
 }
 
 /* Of a fit that is exact in its parameter, or small, and acts on part `at` of n parts of `size` elements of a row. */
-static double linear_score(const search *q, const fit *f, int64_t size, int64_t n, int64_t at)
+static double linear_score(const gld_search *q, const fit *f, int64_t size, int64_t n, int64_t at)
 {
     const gld_residual *r = q->r;
     if (!(f->jj > 0)) return 0;
@@ -90,18 +70,18 @@ static double linear_score(const search *q, const fit *f, int64_t size, int64_t 
 }
 
 /* All of the tap by one factor: what a multiplier of no name amounts to. */
-static void whole_scale(search *q)
+void gld_move_scale(gld_search *q)
 {
     char tap[FH1_TAP_NAME_SIZE], name[FH1_TAP_NAME_SIZE + 16];
     for (int64_t i = 0; i < q->r->n * q->r->width; ++i) q->jacobian[i] = q->r->local[i];
     const fit f = fit_whole(q);
-    const char *last = strrchr(fh1_tap_name(q->r->id, q->r->layer, tap), '.');
+    const char *last = strrchr(fh1_tap_name(q->r->j->c->family, q->r->id, q->r->layer, tap), '.');
     snprintf(name, sizeof name, "scale of %s", last ? last + 1 : tap);
     tell(q, name, -1, &f, 1, linear_score(q, &f, q->r->width, 1, 0));
 }
 
 /* One column for each of n parts of a row; the best one is told. */
-static fh1_status regress_parts(search *q, const char *name, int64_t n, int64_t stride, int64_t at)
+static fh1_status regress_parts(gld_search *q, const char *name, int64_t n, int64_t stride, int64_t at)
 {
     fit *f = calloc((size_t)n, sizeof *f);
     if (!f) return fh1_no_memory((size_t)n * sizeof *f, "a regression");
@@ -122,14 +102,14 @@ static fh1_status regress_parts(search *q, const char *name, int64_t n, int64_t 
 
 /* ---- moving a parameter ---- */
 
-static void difference(search *q, double step)
+static void difference(gld_search *q, double step)
 {
     for (int64_t i = 0; i < q->r->n * q->r->width; ++i) q->jacobian[i] = (q->plus[i] - q->minus[i]) / (2 * step);
 }
 
 /* The value that fits best is tried: a tangent that explains the residual far from where it touches explains nothing.
  */
-static fh1_status move_number(search *q, double *at, const char *name)
+fh1_status gld_move_number(gld_search *q, double *at, const char *name, bool positive)
 {
     fh1_engine *e = q->r->j->truth;
     /* The mup vector is held rounded: a small step would vanish in that. */
@@ -145,7 +125,6 @@ static fh1_status move_number(search *q, double *at, const char *name)
     difference(q, step);
     const fit f = fit_whole(q);
     const double fitted = f.jj > 0 ? value + f.jr / f.jj : value;
-    const bool positive = at == &q->model.config.rope.theta || at == &q->model.config.eps;
     if (!isfinite(fitted) || (positive && !(fitted > 0))) return NULL;
     *at = fitted;
     FH1_TRY(gld_replay(q->r->j, q->s, e, &q->model, q->plus));
@@ -155,7 +134,7 @@ static fh1_status move_number(search *q, double *at, const char *name)
 }
 
 /* All components [n] of a small weight whose component i·stride + at belongs to part i of a row of the tap. */
-static fh1_status move_weight(search *q, fh1_tensor *w, const char *name, int64_t parts, int64_t stride, int64_t at)
+fh1_status gld_move_weight(gld_search *q, fh1_tensor *w, const char *name, int64_t parts, int64_t stride, int64_t at)
 {
     if (!w->data || parts < 1) return NULL;
     const int64_t n = fh1_n_elems(w);
@@ -178,10 +157,10 @@ static fh1_status move_weight(search *q, fh1_tensor *w, const char *name, int64_
 
 /* One weight W[n,k] off by δ moves y[m,n] by δ·x[m,k]: for the row with the largest residual, the column that fits
  * best. Few tokens would let any column fit. */
-static fh1_status move_one_weight(search *q, const char *name)
+static fh1_status move_one_weight(gld_search *q, const char *name)
 {
     const gld_residual *r = q->r;
-    const gld_slot *in = gld_find_slot(r->j, fh1_tap_linear_input(r->id), r->layer < 0 ? 0 : r->layer);
+    const gld_slot *in = gld_find_slot(r->j, fh1_tap_linear_input(r->j->c, r->id), r->layer < 0 ? 0 : r->layer);
     if (!in || in->coarse || !in->value || in->n != r->n || r->n < 4) return NULL;
     double *row = calloc((size_t)r->width, sizeof *row), most = 0;
     if (!row) return fh1_no_memory((size_t)r->width * sizeof *row, "a regression");
@@ -217,7 +196,7 @@ static fh1_status move_one_weight(search *q, const char *name)
 }
 
 /* A linear layer: row n scaled moves column n by itself, its bias by one. No run is needed. */
-static fh1_status move_rows(search *q, const char *name, const fh1_tensor *bias)
+fh1_status gld_move_rows(gld_search *q, const char *name, const fh1_tensor *bias)
 {
     const gld_residual *r = q->r;
     char full[48];
@@ -236,7 +215,7 @@ static fh1_status move_rows(search *q, const char *name, const fh1_tensor *bias)
 }
 
 /* A recorded input multiplied by a factor: what a wrong scale inside the op amounts to. */
-static fh1_status move_input(search *q, fh1_tap_id input, const char *name)
+fh1_status gld_move_input(gld_search *q, fh1_tap_id input, const char *name)
 {
     gld_judgement *j = q->r->j;
     if (!gld_recorded(j, input, q->r->layer)) return NULL;
@@ -256,119 +235,11 @@ static fh1_status move_input(search *q, fh1_tap_id input, const char *name)
     return st;
 }
 
-/* ---- what each tap depends on ---- */
-
-static fh1_status of_mixer(search *q, fh1_config *c, fh1_layer *l)
-{
-    const int64_t conv = fh1_conv_dim(c);
-    static const char *const segment[] = {"ssm_multipliers[0] (z)", "ssm_multipliers[1] (x)", "ssm_multipliers[2] (B)",
-                                          "ssm_multipliers[3] (C)", "ssm_multipliers[4] (dt)"};
-    switch (q->r->id) {
-    case FH1_TAP_CONV_ACT:
-        for (int s = 1; s <= 3; ++s) FH1_TRY(move_number(q, &c->m_ssm[s], segment[s]));
-        for (int64_t k = 0; k < c->K; ++k) FH1_TRY(move_weight(q, &l->conv_w, "conv1d.weight", conv, c->K, k));
-        return move_weight(q, &l->conv_b, "conv1d.bias", conv, 1, 0);
-    case FH1_TAP_DT:
-        FH1_TRY(move_number(q, &c->m_ssm[4], segment[4]));
-        FH1_TRY(move_number(q, &c->dt_lo, "time_step_limit[0]"));
-        FH1_TRY(move_number(q, &c->dt_hi, "time_step_limit[1]"));
-        return move_weight(q, &l->dt_bias, "dt_bias", c->H, 1, 0);
-    case FH1_TAP_CACHE_SSM: return move_weight(q, &l->A_log, "A_log", c->H, 1, 0);
-    case FH1_TAP_SSD:
-        FH1_TRY(move_weight(q, &l->D, "D", c->H, 1, 0));
-        return move_weight(q, &l->A_log, "A_log", c->H, 1, 0);
-    case FH1_TAP_GATED:
-        FH1_TRY(move_number(q, &c->m_ssm[0], segment[0]));
-        FH1_TRY(move_number(q, &c->eps, "rms_norm_eps"));
-        return move_weight(q, &l->norm, "mamba.norm.weight", c->d_ssm, 1, 0);
-    default: return NULL;
-    }
-}
-
-static fh1_status of_norm(search *q, fh1_config *c, fh1_tensor *w, const char *name)
-{
-    FH1_TRY(move_number(q, &c->eps, "rms_norm_eps"));
-    return move_weight(q, w, name, c->D, 1, 0);
-}
-
-static fh1_status of_linear(search *q, fh1_config *c, const fh1_layer *l)
-{
-    static const fh1_tensor none = {0};
-    switch (q->r->id) {
-    case FH1_TAP_Q_PROJ: return move_rows(q, "q_proj", &l->q_b);
-    case FH1_TAP_K_PROJ: return move_rows(q, "k_proj", &l->k_b);
-    case FH1_TAP_V_PROJ: return move_rows(q, "v_proj", &l->v_b);
-    case FH1_TAP_O_PROJ: return move_rows(q, "o_proj", &l->o_b);
-    case FH1_TAP_IN_PROJ:
-        FH1_TRY(move_number(q, &c->m_ssm_in, "ssm_in_multiplier"));
-        return move_rows(q, "in_proj", &l->in_b);
-    case FH1_TAP_OUT_PROJ: return move_rows(q, "out_proj", &l->out_b);
-    case FH1_TAP_GATE_PROJ: return move_rows(q, "gate_proj", &l->gate_b);
-    case FH1_TAP_UP_PROJ: return move_rows(q, "up_proj", &l->up_b);
-    case FH1_TAP_DOWN_PROJ: return move_rows(q, "down_proj", &l->down_b);
-    case FH1_TAP_LOGITS: FH1_TRY(move_number(q, &c->m_lm, "lm_head_multiplier")); return move_rows(q, "lm_head", &none);
-    default: return NULL;
-    }
-}
-
-/* Behind taps that were not recorded any multiplier may be it. */
-static fh1_status of_chain(search *q, fh1_config *c)
-{
-    const struct {
-        double *at;
-        const char *name;
-    } all[] = {
-        {&c->m_emb, "embedding_multiplier"},
-        {&c->m_attn_in, "attention_in_multiplier"},
-        {&c->m_key, "key_multiplier"},
-        {&c->m_attn_out, "attention_out_multiplier"},
-        {&c->m_ssm_in, "ssm_in_multiplier"},
-        {&c->m_ssm_out, "ssm_out_multiplier"},
-        {&c->m_ssm[0], "ssm_multipliers[0] (z)"},
-        {&c->m_ssm[1], "ssm_multipliers[1] (x)"},
-        {&c->m_ssm[2], "ssm_multipliers[2] (B)"},
-        {&c->m_ssm[3], "ssm_multipliers[3] (C)"},
-        {&c->m_ssm[4], "ssm_multipliers[4] (dt)"},
-        {&c->m_gate, "mlp_multipliers[0] (gate)"},
-        {&c->m_down, "mlp_multipliers[1] (down)"},
-        {&c->m_lm, "lm_head_multiplier"},
-        {&c->eps, "rms_norm_eps"},
-        {&c->rope.theta, "rope_theta"},
-    };
-    const int n = sizeof all / sizeof *all;
-    if (3 * n * gld_replay_work(q->r->j, q->s) > fh1_rule.suspect_work) return NULL;
-    for (int i = 0; i < n; ++i) FH1_TRY(move_number(q, all[i].at, all[i].name));
-    return NULL;
-}
-
-static fh1_status of_tap(search *q)
-{
-    fh1_config *c = &q->model.config;
-    fh1_layer *l = &q->layers[q->r->layer < 0 ? 0 : q->r->layer];
-    switch (q->r->id) {
-    case FH1_TAP_INPUT: return move_number(q, &c->m_emb, "embedding_multiplier");
-    case FH1_TAP_INPUT_LAYERNORM: return of_norm(q, c, &l->input_layernorm, "input_layernorm.weight");
-    case FH1_TAP_PRE_FF_LAYERNORM: return of_norm(q, c, &l->pre_ff_layernorm, "pre_ff_layernorm.weight");
-    case FH1_TAP_FINAL_LAYERNORM: return of_norm(q, c, &q->model.final_layernorm, "final_layernorm.weight");
-    case FH1_TAP_K_ROPE: FH1_TRY(move_number(q, &c->m_key, "key_multiplier")); /* fall through */
-    case FH1_TAP_Q_ROPE: return move_number(q, &c->rope.theta, "rope_theta");
-    case FH1_TAP_CONTEXT:
-        FH1_TRY(move_input(q, FH1_TAP_Q_ROPE, "scale of the attention scores"));
-        return move_input(q, FH1_TAP_V_PROJ, "scale of the values");
-    case FH1_TAP_MID:
-        FH1_TRY(move_number(q, &c->m_ssm_out, "ssm_out_multiplier"));
-        return move_number(q, &c->m_attn_out, "attention_out_multiplier");
-    case FH1_TAP_ACT: return move_number(q, &c->m_gate, "mlp_multipliers[0] (gate)");
-    case FH1_TAP_LAYER: return move_number(q, &c->m_down, "mlp_multipliers[1] (down)");
-    default: return fh1_tap_is_linear(q->r->id) ? of_linear(q, c, l) : of_mixer(q, c, l);
-    }
-}
-
 fh1_status gld_explain_parameters(const gld_residual *r, gld_slot *s, fh1_suspect *list, int *n)
 {
     const fh1_model *m = r->j->o->model;
     const size_t count = (size_t)(r->n * r->width + 1);
-    search q = {.r = r, .s = s, .model = *m, .handicap = HANDICAP, .list = list, .n = n};
+    gld_search q = {.r = r, .s = s, .model = *m, .handicap = HANDICAP, .list = list, .n = n};
     fh1_config_copy(&q.model.config, &m->config);
     q.layers = malloc((size_t)m->config.n_layers * sizeof *q.layers);
     q.plus = malloc(3 * count * sizeof *q.plus);
@@ -378,9 +249,9 @@ fh1_status gld_explain_parameters(const gld_residual *r, gld_slot *s, fh1_suspec
         q.jacobian = q.minus + count;
         memcpy(q.layers, m->layers, (size_t)m->config.n_layers * sizeof *q.layers);
         q.model.layers = q.layers;
-        st = s->far ? of_chain(&q, &q.model.config) : of_tap(&q);
+        st = gld_move_all(&q);
         q.handicap *= 2; /* a parameter says more than a factor */
-        if (!st && !s->far && !fh1_tap_is_linear(r->id)) whole_scale(&q);
+        if (!st && !s->far && !fh1_tap_is_linear(r->id)) gld_move_scale(&q);
     }
     free(q.layers);
     free(q.plus);

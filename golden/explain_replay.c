@@ -129,11 +129,22 @@ static fh1_status on_past_tap(void *user, const fh1_tap_event *e)
     return NULL;
 }
 
+/* The residual stream that layer i of a past call read, as it was recorded. */
+static const gld_tap *past_stream(const past *p, int64_t layer)
+{
+    int64_t of;
+    const fh1_tap_id id = fh1_tap_stream(p->j->c, layer, &of);
+    return tap_of(p, id, of);
+}
+
 static fh1_round past_input_round(void *user, fh1_tap_id id, int64_t layer)
 {
     const past *p = user;
+    if (id == FH1_TAP_INPUT_LAYERNORM) /* a residual in f32, as gld_declared_input has it */
+        return past_stream(p, layer) ? p->j->o->profile->wide_residual : FH1_ROUND_NONE;
     const fh1_round r = p->j->o->profile->at[FH1_RP_SCALE_IN];
-    if (!tap_of(p, fh1_tap_linear_input(id), layer) || p->j->o->profile->storage == FH1_F64) return FH1_ROUND_NONE;
+    if (!tap_of(p, fh1_tap_linear_input(p->j->c, id), layer) || p->j->o->profile->storage == FH1_F64)
+        return FH1_ROUND_NONE;
     return r == FH1_ROUND_NONE ? FH1_ROUND_F32 : r;
 }
 
@@ -181,7 +192,9 @@ static bool cache_recorded(const gld_judgement *j)
     const past p = {j, &j->trace->steps[j->step - 1], j->step > 1 && j->trace->steps[j->step - 1].batch.T == 1};
     for (int64_t layer = 0; layer < j->c->n_layers; ++layer)
         for (int part = 0; part < GLD_PARTS; ++part)
-            if (!tap_of(&p, (fh1_tap_id)(FH1_TAP_CACHE_KEY + part), layer)) return false;
+            if (fh1_tap_exists(j->c, (fh1_tap_id)(FH1_TAP_CACHE_KEY + part)) &&
+                !tap_of(&p, (fh1_tap_id)(FH1_TAP_CACHE_KEY + part), layer))
+                return false;
     return true;
 }
 
@@ -220,10 +233,17 @@ fh1_status gld_replay(gld_judgement *j, gld_slot *s, fh1_engine *e, const fh1_mo
     return st;
 }
 
+/* Multiply-adds of one token in one layer. */
+static double layer_work(const fh1_config *c)
+{
+    const int64_t inner = c->family == FH1_FALCON_MAMBA ? c->d_ssm * (fh1_x_proj_dim(c) + c->R + 3 * c->N) : 0;
+    return (double)(c->D * (fh1_in_proj_dim(c) + c->d_ssm + 2 * (c->Hq + c->Hkv) * c->A + 3 * c->F) + inner);
+}
+
 double gld_replay_work(gld_judgement *j, const gld_slot *s)
 {
     const fh1_config *c = j->c;
-    const double layer = (double)(c->D * (fh1_in_proj_dim(c) + c->d_ssm + 2 * (c->Hq + c->Hkv) * c->A + 3 * c->F));
+    const double layer = layer_work(c);
     const bool head = s->tap->id == FH1_TAP_LOGITS || s->tap->id == FH1_TAP_LOSS;
     const int64_t first = first_layer(j, s), last = fh1_tap_is_per_layer(s->tap->id) ? s->tap->layer + 1 : c->n_layers;
     const double layers = fh1_tap_is_cache(s->tap->id) ? (double)(c->n_layers - first) : (double)(last - first);

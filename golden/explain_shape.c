@@ -105,8 +105,9 @@ void gld_explain_shape(const gld_residual *r, const gld_slot *s, char *text, siz
 {
     const gld_step *step = gld_current(r->j);
     const bool whole = r->id == FH1_TAP_LOSS;
-    const bool heads = r->id == FH1_TAP_Q_ROPE || r->id == FH1_TAP_K_ROPE || r->id == FH1_TAP_CONTEXT ||
-                       r->id == FH1_TAP_SSD || fh1_tap_is_cache(r->id) || r->id == FH1_TAP_DT;
+    const bool heads = r->j->c->family == FH1_FALCON_H1 &&
+                       (r->id == FH1_TAP_Q_ROPE || r->id == FH1_TAP_K_ROPE || r->id == FH1_TAP_CONTEXT ||
+                        r->id == FH1_TAP_SSD || fh1_tap_is_cache(r->id) || r->id == FH1_TAP_DT);
     axis unit = {0}, row = {0}, column = {0};
     text[0] = 0;
     fh1_status st = axis_new(heads ? "head" : "channel", heads ? "heads" : "channels",

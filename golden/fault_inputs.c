@@ -27,7 +27,7 @@ typedef struct {
 
 static schedule schedule_of(const fh1_config *c, int which)
 {
-    const int64_t Q = c->Q, K = c->K;
+    const int64_t Q = fh1_scan_chunk(c), K = c->K;
     switch (which) {
     case GLD_RIGHT_PADDED:
         return (schedule){.B = 3,
@@ -76,6 +76,7 @@ static schedule schedule_of(const fh1_config *c, int which)
                           .counted = true,
                           .n_calls = 2,
                           .calls = {{.T = 6, .left = {0, 6, 2}}, {.T = 1, .left = {0, 1, 0}}}};
+    case GLD_LONG_PROMPTS: return (schedule){.B = 2, .n_calls = 2, .calls = {{.T = 3 * Q}, {.T = 1}}};
     default: return (schedule){.B = 1, .n_calls = 2, .calls = {{.T = 3 * Q + 5}, {.T = 1}}};
     }
 }
@@ -135,8 +136,9 @@ static fh1_status add_call(builder *w, const call *k, gld_trace *t)
 }
 
 static const char *const names[GLD_FAULT_INPUTS] = {
-    "ragged",        "packed",      "right_padded", "mixed_padding",     "batch_of_one_padded", "long_positions",
-    "single_tokens", "short_calls", "labels",       "running_documents", "empty_row",           "one_chunk_more"};
+    "ragged",         "packed",         "right_padded", "mixed_padding", "batch_of_one_padded",
+    "long_positions", "single_tokens",  "short_calls",  "labels",        "running_documents",
+    "empty_row",      "one_chunk_more", "long_prompts"};
 
 const char *gld_fault_input_name(int which)
 {
@@ -211,6 +213,53 @@ static bool edit_config(fh1_config *c, const char *edit)
     return true;
 }
 
+/* Weights of a model that are not its own file's. */
+typedef struct {
+    void *owner;
+    void (*free_owner)(void *);
+    int n;
+    void *block[64];
+} edited_owner;
+
+static void free_edited(void *owner)
+{
+    edited_owner *e = owner;
+    if (e->free_owner) e->free_owner(e->owner);
+    for (int i = 0; i < e->n; i++) free(e->block[i]);
+    free(e);
+}
+
+static fh1_status scale_weight(edited_owner *e, fh1_tensor *t, double factor)
+{
+    const int64_t n = fh1_n_elems(t);
+    float *w = e->n < 64 ? malloc((size_t)n * sizeof *w) : NULL;
+    if (!w) return fh1_no_memory((size_t)n * sizeof *w, "an edited weight");
+    e->block[e->n++] = w;
+    for (int64_t i = 0; i < n; i++) w[i] = (float)(fh1_get(t, i) * factor);
+    t->data = w;
+    t->dtype = FH1_F32;
+    return NULL;
+}
+
+/* What multipliers do elsewhere; *known: there is such an edit. */
+static fh1_status edit_mamba(fh1_model *m, const char *edit, bool *known)
+{
+    const bool faint = strcmp(edit, "faint") == 0, loud = strcmp(edit, "loud") == 0;
+    *known = faint || loud || strcmp(edit, "steep") == 0;
+    if (!*known) return NULL;
+    edited_owner *e = calloc(1, sizeof *e);
+    if (!e) return fh1_no_memory(sizeof *e, "an edited model");
+    e->owner = m->owner;
+    e->free_owner = m->free_owner;
+    m->owner = e;
+    m->free_owner = free_edited;
+    if (faint) FH1_TRY(scale_weight(e, &m->embed, 1.0 / 3000));
+    if (loud) FH1_TRY(scale_weight(e, &m->lm_head, 3000));
+    for (int64_t i = 0; i < m->config.n_layers && !loud; i++)
+        FH1_TRY(scale_weight(e, faint ? &m->layers[i].out_w : &m->layers[i].dt_w, faint ? 1e-3 : 60));
+    return NULL;
+}
+
 /* A conv of one tap less, made of as many of the same weights as it needs. */
 static void narrow(fh1_model *m)
 {
@@ -229,12 +278,15 @@ fh1_status gld_fault_model_open(const char *folder, const char *name, fh1_model 
     if (snprintf(path, sizeof path, "%s/%.*s", folder, length, name) >= (int)sizeof path)
         return FH1_BAD("the path of model %s is too long", name);
     FH1_TRY(cvt_model_open(path, out));
-    if (!colon || edit_config(&out->config, colon + 1)) return NULL;
-    if (strcmp(colon + 1, "narrow") == 0) {
-        narrow(out);
-        return NULL;
-    }
+    if (!colon) return NULL;
+    bool known = strcmp(colon + 1, "narrow") == 0;
+    fh1_status s = NULL;
+    if (known) narrow(out);
+    else if (out->config.family == FH1_FALCON_MAMBA) s = edit_mamba(out, colon + 1, &known);
+    else known = edit_config(&out->config, colon + 1);
+    if (!s && known) return NULL;
     fh1_model_free(out);
+    FH1_TRY(s);
     return fh1_expected(FH1_BAD("no such edit of a model: %s", name),
                         "linear, dynamic, yarn, llama3, longrope, faint, sharp, loud, wide, steep or narrow");
 }
@@ -250,13 +302,26 @@ static bool is_per_token(const char *op)
     return false;
 }
 
-gld_fault_case gld_fault_case_of(fh1_fault f)
+fh1_family gld_fault_family(fh1_fault f)
 {
-    static const gld_fault_case cases[FH1_FAULT_COUNT] = {
+    return fh1_fault_acts_on(f, FH1_FALCON_H1) ? FH1_FALCON_H1 : FH1_FALCON_MAMBA;
+}
+
+gld_fault_case gld_fault_case_of(fh1_fault f, fh1_family family)
+{
+    static const gld_fault_case cases[2][FH1_FAULT_COUNT] = {
 #define FAULT_CASE(id, model, inputs) [FH1_FAULT_##id] = {model, inputs},
+        [FH1_FALCON_H1] =
+            {
 #include "golden/fault_cases.h"
+            },
+        [FH1_FALCON_MAMBA] =
+            {
+#include "golden/fault_cases_mamba.h"
+            },
 #undef FAULT_CASE
     };
-    if (cases[f].model) return cases[f];
-    return (gld_fault_case){"mini-0.5b", is_per_token(fh1_fault_get(f)->op) ? GLD_MIXED_PADDING : GLD_RAGGED};
+    if (cases[family][f].model) return cases[family][f];
+    return (gld_fault_case){family == FH1_FALCON_MAMBA ? "mamba-untied" : "mini-0.5b",
+                            is_per_token(fh1_fault_get(f)->op) ? GLD_MIXED_PADDING : GLD_RAGGED};
 }

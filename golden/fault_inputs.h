@@ -18,6 +18,7 @@ typedef enum {
     GLD_RUNNING_DOCUMENTS,   /* documents whose positions do not start again */
     GLD_EMPTY_ROW,           /* a row of nothing but padding beside two others */
     GLD_ONE_CHUNK_MORE,      /* 3Q + 5 tokens in one row, then one */
+    GLD_LONG_PROMPTS,        /* two prompts of 3Q tokens, then one token */
     GLD_FAULT_INPUTS
 } gld_fault_input;
 
@@ -34,15 +35,22 @@ fh1_status gld_fault_inputs(const fh1_config *c, int which, gld_trace *out);
  *   wide    time_step_limit (0, ∞)
  *   steep   ssm_multipliers[4] · 60: dt of 10 and more, decays that underflow
  *   narrow  a conv of one tap less
+ * of Falcon-Mamba, which has no multipliers, the weights are edited instead:
+ *   faint   embedding / 3000, out_proj / 1000
+ *   loud    head · 3000
+ *   steep   dt_proj · 60
  * `odd` has what mini-0.5b has not: biases everywhere, a tied head, three groups, a norm before the gate, a finite
  * time_step_limit, and an attention_in_multiplier other than 1. An unknown edit is FH1_E_INPUT. Freed by
  * fh1_model_free. */
 fh1_status gld_fault_model_open(const char *folder, const char *name, fh1_model *out);
 
-/* Where a fault shows: golden/fault_cases.h; those not listed there show on mini-0.5b, with GLD_RAGGED, or with the
- * shorter GLD_MIXED_PADDING where the op treats each token by itself. */
+/* Where a fault shows in models of a family: golden/fault_cases.h and fault_cases_mamba.h; those not listed there show
+ * on mini-0.5b and mamba-untied, with GLD_RAGGED, or with the shorter GLD_MIXED_PADDING where the op treats each token
+ * by itself. A case on a bf16 model is one of the bf16 pipeline. */
 typedef struct {
     const char *model;
     gld_fault_input inputs;
 } gld_fault_case;
-gld_fault_case gld_fault_case_of(fh1_fault f);
+gld_fault_case gld_fault_case_of(fh1_fault f, fh1_family family);
+/* The family whose models the fault's main case is one of: Falcon-H1 where it acts on that. */
+fh1_family gld_fault_family(fh1_fault f);

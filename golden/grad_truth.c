@@ -51,14 +51,29 @@ typedef struct {
     double *context, *dcontext, *query, *key;
 } pipeline;
 
+/* Rows of all products that read a norm: terms of the sum that makes the derivative by it. */
+static double readers(const fh1_config *c, fh1_tap_id norm)
+{
+    int64_t n = 0;
+    for (int id = FH1_TAP_INPUT_LAYERNORM; id < FH1_TAP_LAYER; ++id) {
+        const fh1_tap_id product = (fh1_tap_id)id;
+        if (!fh1_tap_is_linear(product) || !fh1_tap_exists(c, product) || fh1_tap_linear_input(c, product) != norm)
+            continue;
+        const fh1_tensor t = fh1_tap_packed_shape(c, product, 1);
+        n += fh1_n_elems(&t);
+    }
+    return (double)n;
+}
+
 /* Terms of the sum that makes a tap, and of the sum that makes the derivative by it. Sums of partial results are not
  * longer than what is written here. */
 static double terms(const fh1_config *c, fh1_tap_id id, bool back, int64_t T)
 {
-    const double D = (double)c->D, kv = (double)(c->Hkv * c->A), q = (double)(c->Hq * c->A);
+    const double D = (double)c->D, q = (double)(c->Hq * c->A);
     switch (id) {
-    case FH1_TAP_INPUT_LAYERNORM: return back ? (double)fh1_in_proj_dim(c) + q + 2 * kv : D;
-    case FH1_TAP_PRE_FF_LAYERNORM: return back ? 2 * (double)c->F : D;
+    case FH1_TAP_INPUT_LAYERNORM:
+    case FH1_TAP_ATTN_LAYERNORM:
+    case FH1_TAP_PRE_FF_LAYERNORM: return back ? readers(c, id) : D;
     case FH1_TAP_FINAL_LAYERNORM: return back ? (double)c->V : D;
     case FH1_TAP_GATED: return back ? D : (double)c->d_ssm;
     case FH1_TAP_CONTEXT: return back ? D : (double)T;
@@ -68,7 +83,8 @@ static double terms(const fh1_config *c, fh1_tap_id id, bool back, int64_t T)
     case FH1_TAP_O_PROJ: return back ? 1 : q;
     case FH1_TAP_SSD: return (double)(c->N + T);
     case FH1_TAP_CONV_ACT: return back ? (double)(T + c->d_ssm) : (double)c->K;
-    case FH1_TAP_DT: return back ? (double)(c->P * c->N) : 1;
+    case FH1_TAP_X_PROJ: return (double)(back ? c->H : c->d_ssm);
+    case FH1_TAP_DT: return back ? (double)(c->P * c->N) : 1 + (double)c->R;
     case FH1_TAP_Q_ROPE:
     case FH1_TAP_K_ROPE: return back ? (double)(T + c->A) : 2;
     case FH1_TAP_Q_PROJ:
@@ -90,7 +106,8 @@ static void jitter(const pipeline *p, fh1_tap_id id, int64_t layer, bool back, c
     const gld_grad_truth *t = p->t;
     const fh1_config *c = &t->model->config;
     char name[FH1_TAP_NAME_SIZE];
-    const fh1_stream random = fh1_stream_open(p->seed + (back ? 1u << 20 : 0), fh1_tap_name(id, layer, name));
+    const fh1_stream random =
+        fh1_stream_open(p->seed + (back ? 1u << 20 : 0), fh1_tap_name(c->family, id, layer, name));
     const fh1_dtype type = fh1_profile_tap_dtype(t->profile, id, false, c);
     const double sum = t->profile->u * sqrt(terms(c, id, back, t->batch->T) / 6);
     const int64_t width = v->shape[v->rank - 1], n = fh1_n_elems(v);

@@ -108,11 +108,11 @@ static fh1_status judge_slot(const gld_judgement *j, gld_slot *s)
     if (!s->result) return fh1_no_memory(sizeof *s->result, "a verdict");
     *s->result = (fh1_tap_result){.subject = j->o->subject,
                                   .step = j->step,
-                                  .order = fh1_tap_order(tap->id, tap->layer, j->c->n_layers),
+                                  .order = fh1_tap_order(j->c, tap->id, tap->layer, j->c->n_layers),
                                   .id = tap->id,
                                   .layer = fh1_tap_is_per_layer(tap->id) ? tap->layer : -1,
                                   .rank = tap->t.rank};
-    fh1_tap_name(tap->id, tap->layer, s->result->tap);
+    fh1_tap_name(j->c->family, tap->id, tap->layer, s->result->tap);
     FH1_TRY(annotate(j, s));
     const gld_tap_errors errors = gld_errors_of(j, s);
     return gld_judge_tap(&errors, s->result, &s->where);
@@ -168,8 +168,8 @@ static fh1_status skip(gld_judgement *j, const gld_slot *s, const char *reason)
                         .free_rms = (double)NAN,
                         .id = s->tap->id,
                         .layer = fh1_tap_is_per_layer(s->tap->id) ? s->tap->layer : -1,
-                        .order = fh1_tap_order(s->tap->id, s->tap->layer, j->c->n_layers)};
-    fh1_tap_name(s->tap->id, s->tap->layer, r.tap);
+                        .order = fh1_tap_order(j->c, s->tap->id, s->tap->layer, j->c->n_layers)};
+    fh1_tap_name(j->c->family, s->tap->id, s->tap->layer, r.tap);
     snprintf(r.reason, sizeof r.reason, "%s", reason);
     return fh1_report_add(j->report, &r);
 }
@@ -203,7 +203,8 @@ static fh1_status open_slots(gld_judgement *j)
     j->n_logits = step->n_logits;
     for (int64_t i = 0; i < step->n_taps; ++i) {
         j->slots[i].tap = &step->taps[i];
-        j->slots[i].judged = !j->o->taps || gld_taps_match(j->o->taps, step->taps[i].id, step->taps[i].layer);
+        j->slots[i].judged =
+            !j->o->taps || gld_taps_match(j->c->family, j->o->taps, step->taps[i].id, step->taps[i].layer);
         if (step->taps[i].id == FH1_TAP_LOSS) j->n_logits = step->batch.T; /* the loss needs all positions */
         const fh1_dtype declared = fh1_profile_tap_dtype(j->o->profile, step->taps[i].id, j->one_token, j->c);
         j->slots[i].coarse = coarser(step->taps[i].t.dtype, declared) != declared;
@@ -333,7 +334,9 @@ static void close_engines(gld_judgement *j)
 
 fh1_status gld_judge(const gld_trace *t, const gld_judge_options *o, fh1_report *report)
 {
-    gld_judgement j = {.o = o, .trace = t, .report = report, .c = &o->model->config, .scaled = FH1_TAP_COUNT};
+    gld_judge_options own = *o; /* with the profile as this model's family has it */
+    own.profile = fh1_profile_for(o->profile, &o->model->config);
+    gld_judgement j = {.o = &own, .trace = t, .report = report, .c = &o->model->config, .scaled = FH1_TAP_COUNT};
     fh1_status s = gld_trace_check_inputs(t, j.c);
     if (!s) s = open_engines(&j);
     for (j.step = 0; !s && j.step < t->n_steps; ++j.step) {

@@ -80,6 +80,8 @@ gld_tap_errors gld_errors_of(const gld_judgement *j, const gld_slot *s);
 bool gld_recorded(gld_judgement *j, fh1_tap_id id, int64_t layer);
 /* Whether everything that the op of this tap reads is known. */
 bool gld_inputs_recorded(gld_judgement *j, fh1_tap_id id, int64_t layer);
+/* Whether the residual stream that a layer reads is. */
+bool gld_stream_recorded(gld_judgement *j, int64_t layer);
 /* After a call: which parts of the local cache are the judged engine's own. */
 void gld_note_known(gld_judgement *j);
 

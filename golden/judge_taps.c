@@ -117,7 +117,8 @@ static void jitter(const gld_judgement *j, int member, const fh1_tap_event *e)
 {
     const fh1_dtype type = fh1_profile_tap_dtype(j->o->profile, e->id, j->one_token, j->c);
     char name[FH1_TAP_NAME_SIZE];
-    const fh1_stream s = fh1_stream_open((uint64_t)(j->step * MEMBERS + member), fh1_tap_name(e->id, e->layer, name));
+    const fh1_stream s =
+        fh1_stream_open((uint64_t)(j->step * MEMBERS + member), fh1_tap_name(j->c->family, e->id, e->layer, name));
     float *v = e->value.data;
     for (int64_t i = 0; i < fh1_n_elems(&e->value); ++i) {
         const int64_t dice = fh1_random_below(s, (uint64_t)i, 24);
@@ -207,7 +208,10 @@ static bool gauge_wanted(void *user, fh1_tap_id id, int64_t layer)
  * three, which read the same scaled input). */
 fh1_round gld_declared_input(gld_judgement *j, fh1_tap_id id, int64_t layer)
 {
-    if (!gld_recorded(j, fh1_tap_linear_input(id), layer) || j->o->profile->storage == FH1_F64) return FH1_ROUND_NONE;
+    if (id == FH1_TAP_INPUT_LAYERNORM) /* a residual in f32, rounded in front of the norm */
+        return gld_stream_recorded(j, layer) ? j->o->profile->wide_residual : FH1_ROUND_NONE;
+    if (!gld_recorded(j, fh1_tap_linear_input(j->c, id), layer) || j->o->profile->storage == FH1_F64)
+        return FH1_ROUND_NONE;
     const fh1_round r = j->o->profile->at[FH1_RP_SCALE_IN];
     return r == FH1_ROUND_NONE ? FH1_ROUND_F32 : r;
 }

@@ -3,12 +3,12 @@
 
 #include "oracle/random.h"
 
+#include <math.h>
 #include <string.h>
 
 typedef struct {
     law_acts *a;
     const fh1_config *c;
-    int64_t conv_at, in_at; /* widths of the joined taps */
 } recorder;
 
 static void keep(double *to, const fh1_tap_event *e, int64_t begin, int64_t n, double factor)
@@ -19,22 +19,40 @@ static void keep(double *to, const fh1_tap_event *e, int64_t begin, int64_t n, d
         for (int64_t i = 0; i < n; ++i) to[t * n + i] = (double)(float)(factor * from[t * width + begin + i]);
 }
 
+/* B or C of Falcon-Mamba: columns of x_proj, normed. */
+static void keep_normed(double *to, const fh1_tap_event *e, int64_t begin, const fh1_config *c)
+{
+    const int64_t rows = e->value.shape[0], N = c->N;
+    keep(to, e, begin, N, 1);
+    for (int64_t t = 0; t < rows; ++t) {
+        double sum = 0;
+        for (int64_t i = 0; i < N; ++i) sum += to[t * N + i] * to[t * N + i];
+        const double scale = 1 / sqrt(sum / (double)N + c->mixer_eps);
+        for (int64_t i = 0; i < N; ++i) to[t * N + i] = (double)(float)(scale * to[t * N + i]);
+    }
+}
+
 static fh1_status record(void *user, const fh1_tap_event *e)
 {
     const recorder *rec = user;
     law_acts *a = rec->a;
     const fh1_config *c = rec->c;
     const int64_t GN = c->G * c->N;
-    const bool before = a->layer == 0 ? e->id == FH1_TAP_INPUT : e->id == FH1_TAP_LAYER && e->layer == a->layer - 1;
-    if (before) keep(a->input, e, 0, c->D, 1);
+    const bool mamba = c->family == FH1_FALCON_MAMBA;
+    int64_t before;
+    if (e->id == fh1_tap_stream(c, a->layer, &before) && e->layer == before) keep(a->input, e, 0, c->D, 1);
     if (e->id == FH1_TAP_LOGITS) keep(a->logits, e, 0, a->vocabulary, 1);
     if (e->layer != a->layer) return NULL;
     if (e->id == FH1_TAP_CONV_ACT) {
         keep(a->x, e, 0, c->d_ssm, 1);
-        keep(a->B, e, c->d_ssm, GN, 1);
-        keep(a->C, e, c->d_ssm + GN, GN, 1);
+        if (!mamba) keep(a->B, e, c->d_ssm, GN, 1);
+        if (!mamba) keep(a->C, e, c->d_ssm + GN, GN, 1);
     }
-    if (e->id == FH1_TAP_IN_PROJ) keep(a->z, e, 0, c->d_ssm, c->m_ssm[0]);
+    if (e->id == FH1_TAP_X_PROJ) {
+        keep_normed(a->B, e, c->R, c);
+        keep_normed(a->C, e, c->R + c->N, c);
+    }
+    if (e->id == FH1_TAP_IN_PROJ) keep(a->z, e, fh1_in_proj_gate(c), c->d_ssm, c->m_ssm[0]);
     if (e->id == FH1_TAP_DT) keep(a->dt, e, 0, c->H, 1);
     if (e->id == FH1_TAP_SSD) keep(a->y, e, 0, c->d_ssm, 1);
     if (e->id == FH1_TAP_Q_PROJ) keep(a->q, e, 0, c->Hq * c->A, 1);
@@ -93,7 +111,7 @@ void gld_acts_free(law_acts *a)
     *a = (law_acts){0};
 }
 
-fh1_status gld_law_judge_acts(const gld_law_args *a, law_walk walk, unsigned notices, gld_law_result *r)
+fh1_status gld_law_judge_acts(const gld_law_args *a, law_walk walk, uint64_t notices, gld_law_result *r)
 {
     law_acts acts;
     FH1_TRY(gld_acts_record(a, &acts));

@@ -65,7 +65,7 @@ static fh1_status snapshot_at(law_run *r, fh1_engine *e, law_road road, int64_t 
 
 static fh1_status walk_snapshot(law_run *r, fh1_engine *e, law_road road, law_side *out)
 {
-    const int64_t Q = r->m->config.Q;
+    const int64_t Q = fh1_scan_chunk(&r->m->config);
     FH1_TRY(snapshot_at(r, e, road, 1, out)); /* the window is not full */
     return snapshot_at(r, e, road, Q < r->T ? Q : r->T / 2, out);
 }

@@ -46,11 +46,12 @@ static fh1_status permute_scan(law_run *r, const law_acts *a, law_scan *s, const
     const fh1_config *c = &r->m->config;
     const fh1_layer *l = &r->m->layers[a->layer];
     int64_t *group = (int64_t *)gld_law_room(r, c->G);
-    double *A_log = gld_law_room(r, c->H), *D = gld_law_room(r, c->H);
+    const int64_t rates = fh1_n_elems(&l->A_log) / c->H; /* of a head: 1, or N */
+    double *A_log = gld_law_room(r, c->H * rates), *D = gld_law_room(r, c->H);
     if (!group || !A_log || !D) return no_room();
     for (int64_t g = 0; g < c->G; ++g) group[g] = (g + 1) % c->G;
     for (int64_t h = 0; h < c->H; ++h) {
-        A_log[h] = fh1_get(&l->A_log, order[h]);
+        for (int64_t n = 0; n < rates; ++n) A_log[h * rates + n] = fh1_get(&l->A_log, order[h] * rates + n);
         D[h] = fh1_get(&l->D, order[h]);
     }
     s->x = permuted(r, a->x, a->T, c->H, c->P, order);
@@ -58,7 +59,7 @@ static fh1_status permute_scan(law_run *r, const law_acts *a, law_scan *s, const
     s->B = permuted(r, a->B, a->T, c->G, c->N, group);
     s->C = permuted(r, a->C, a->T, c->G, c->N, group);
     s->state = permuted(r, a->state, 1, c->H, c->P * c->N, order);
-    s->A_log = fh1_view1(A_log, FH1_F64, c->H);
+    s->A_log = l->A_log.rank == 2 ? fh1_view2(A_log, FH1_F64, c->H, rates) : fh1_view1(A_log, FH1_F64, c->H);
     s->D = fh1_view1(D, FH1_F64, c->H);
     return s->x && s->dt && s->B && s->C && s->state ? NULL : no_room();
 }
@@ -117,10 +118,11 @@ static fh1_status walk_heads(law_run *r, fh1_engine *e, law_road road, law_side 
 fh1_status gld_law_head_permutation(const gld_law_args *a, gld_law_result *r)
 {
     const fh1_config *c = &a->model->config;
-    if (c->H == 1 && c->Hq == 1) return gld_law_skip(r, "one head in attention and mixer: no other order");
-    if (!a->engine->ops || !a->engine->ops->ssd_scan || !a->engine->ops->attention)
+    const bool mamba = c->family == FH1_FALCON_MAMBA; /* its heads are channels */
+    if (c->H == 1 && c->Hq <= 1) return gld_law_skip(r, "one head in attention and mixer: no other order");
+    if (!gld_law_has_scan(a) || (!mamba && !a->engine->ops->attention))
         return gld_law_skip(r, "the engine shows no scan and attention of its own");
-    const unsigned notices = (c->H > 1 ? LAW_BIT(FH1_TAP_SSD) : 0u) | (c->Hq > 1 ? LAW_BIT(FH1_TAP_CONTEXT) : 0u);
+    const uint64_t notices = (c->H > 1 ? LAW_BIT(FH1_TAP_SSD) : 0u) | (c->Hq > 1 ? LAW_BIT(FH1_TAP_CONTEXT) : 0u);
     return gld_law_judge_acts(a, walk_heads, notices, r);
 }
 
@@ -187,6 +189,7 @@ static fh1_status walk_shift(law_run *r, fh1_engine *e, law_road road, law_side 
 fh1_status gld_law_rope_shift(const gld_law_args *a, gld_law_result *r)
 {
     const fh1_rope_type type = a->model->config.rope.type;
+    if (a->model->config.family == FH1_FALCON_MAMBA) return gld_law_skip(r, "Falcon-Mamba has no positions");
     if (type == FH1_ROPE_DYNAMIC || type == FH1_ROPE_LONGROPE)
         return gld_law_skip(r, "rope type %s: frequencies depend on the longest position", fh1_rope_type_name(type));
     return gld_law_judge_acts(a, walk_shift, LAW_BIT(FH1_TAP_LOGITS), r);
@@ -253,9 +256,10 @@ static fh1_status walk_loss(law_run *r, fh1_engine *e, law_road road, double shi
 /* A little, and so much that an exp overflows in f32 unless the maximum is taken off first. */
 static fh1_status walk_softmax(law_run *r, fh1_engine *e, law_road road, law_side *out)
 {
-    const double shift[] = {2, exp2(ceil(log2(128 * sqrt((double)r->m->config.A))))};
+    const int64_t A = r->m->config.A; /* Falcon-Mamba: 0, it has no attention */
+    const double shift[] = {2, exp2(ceil(log2(128 * sqrt(A > 0 ? (double)A : 1))))};
     for (size_t i = 0; i < sizeof shift / sizeof *shift; ++i) {
-        FH1_TRY(walk_scores(r, e, road, shift[i], out));
+        if (A > 0) FH1_TRY(walk_scores(r, e, road, shift[i], out));
         if (e->ops->cross_entropy && r->a->engine->ops->cross_entropy) FH1_TRY(walk_loss(r, e, road, shift[i], out));
     }
     return NULL;
@@ -263,7 +267,9 @@ static fh1_status walk_softmax(law_run *r, fh1_engine *e, law_road road, law_sid
 
 fh1_status gld_law_softmax_shift(const gld_law_args *a, gld_law_result *r)
 {
-    if (!a->engine->ops || !a->engine->ops->attention)
-        return gld_law_skip(r, "the engine shows no attention of its own");
-    return gld_law_judge_acts(a, walk_softmax, LAW_BIT(FH1_TAP_CONTEXT), r);
+    const bool mamba = a->model->config.family == FH1_FALCON_MAMBA;
+    if (!a->engine->ops || (mamba ? !a->engine->ops->cross_entropy : !a->engine->ops->attention))
+        return gld_law_skip(r, mamba ? "the engine shows no loss of its own, and Falcon-Mamba has no attention"
+                                     : "the engine shows no attention of its own");
+    return gld_law_judge_acts(a, walk_softmax, LAW_BIT(mamba ? FH1_TAP_LOSS : FH1_TAP_CONTEXT), r);
 }

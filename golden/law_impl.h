@@ -51,13 +51,13 @@ typedef struct law_run {
 typedef fh1_status (*law_walk)(law_run *r, fh1_engine *e, law_road road, law_side *out);
 
 /* A bit for each part that a planted mistake must move. */
-#define LAW_BIT(tap) (1u << (tap))
+#define LAW_BIT(tap) (UINT64_C(1) << (tap))
 #define LAW_TOKENS (LAW_BIT(FH1_TAP_LOGITS) | LAW_BIT(FH1_TAP_CACHE_KEY) | LAW_BIT(FH1_TAP_CACHE_VALUE))
 #define LAW_MEMORY (LAW_BIT(FH1_TAP_CACHE_CONV) | LAW_BIT(FH1_TAP_CACHE_SSM))
 #define LAW_ALL (LAW_TOKENS | LAW_MEMORY)
 
 /* Runs the roads and compares them. `notices`: the parts where the planted mistake must show. */
-fh1_status gld_law_judge(const gld_law_args *a, law_walk walk, unsigned notices, void *data, gld_law_result *r);
+fh1_status gld_law_judge(const gld_law_args *a, law_walk walk, uint64_t notices, void *data, gld_law_result *r);
 /* Tokens of the longest row. */
 int64_t gld_law_tokens(const gld_law_args *a);
 fh1_status gld_law_skip(gld_law_result *r, const char *why, ...) __attribute__((format(printf, 2, 3)));
@@ -86,7 +86,7 @@ double gld_mean_square(const law_tensor *a, const law_tensor *b);
 
 /* left against right; the truth's own roads and the emulated ones (n = 0: none) give what is allowed. */
 fh1_status gld_law_compare(const law_run *run, const law_side mine[2], const law_side truth[3],
-                           const law_side emulated[2], unsigned notices, gld_law_result *r);
+                           const law_side emulated[2], uint64_t notices, gld_law_result *r);
 
 /* ---- sessions: one cache, and the logits of every real token that went through it ---- */
 
@@ -158,7 +158,7 @@ typedef struct {
 fh1_status gld_acts_record(const gld_law_args *a, law_acts *acts);
 void gld_acts_free(law_acts *acts);
 /* gld_law_judge with recorded activations as the run's data. */
-fh1_status gld_law_judge_acts(const gld_law_args *a, law_walk walk, unsigned notices, gld_law_result *r);
+fh1_status gld_law_judge_acts(const gld_law_args *a, law_walk walk, uint64_t notices, gld_law_result *r);
 
 /* Room for n doubles, zeroed, that belongs to the run until the end of the road. NULL without memory. */
 double *gld_law_room(law_run *r, int64_t n);
@@ -178,9 +178,11 @@ typedef struct {
     int64_t T, H, P, N, G;
     int64_t Q;                            /* 0: the recurrence, else in chunks of Q */
     const double *x, *B, *C, *dt, *state; /* as in fh1_ops.ssd_scan; state before the call */
-    fh1_tensor A_log, D;
+    fh1_tensor A_log, D;                  /* A_log [H], or [H,N]: a selective scan, whose P and G are 1 and Q is 0 */
 } law_scan;
 
+/* Whether the engine has the scan of the model's family as an op. */
+bool gld_law_has_scan(const gld_law_args *a);
 /* The scan of the recorded layer, as the recurrence. */
 law_scan gld_law_scan_of(const law_run *r, const law_acts *a);
 /* y [T,H,P] and the new state [H,P,N]. */
@@ -235,6 +237,7 @@ fh1_status gld_law_truncate(const gld_law_args *a, gld_law_result *r);
 fh1_status gld_law_chunk_length(const gld_law_args *a, gld_law_result *r);
 fh1_status gld_law_linearity(const gld_law_args *a, gld_law_result *r);
 fh1_status gld_law_head_permutation(const gld_law_args *a, gld_law_result *r);
+fh1_status gld_law_inner_norm_scale(const gld_law_args *a, gld_law_result *r);
 fh1_status gld_law_rope_shift(const gld_law_args *a, gld_law_result *r);
 fh1_status gld_law_norm_scale(const gld_law_args *a, gld_law_result *r);
 fh1_status gld_law_softmax_shift(const gld_law_args *a, gld_law_result *r);

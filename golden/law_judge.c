@@ -114,10 +114,10 @@ law_finding gld_place_compare(const gld_law_args *a, const law_place *p, const l
 
 /* ---- one verdict for all tensors ---- */
 
-static void tell_where(const law_place *p, const law_finding *f, gld_law_result *r)
+static void tell_where(fh1_family family, const law_place *p, const law_finding *f, gld_law_result *r)
 {
     const law_tensor *t = p->left;
-    fh1_tap_name(t->id, t->layer, r->tap);
+    fh1_tap_name(family, t->id, t->layer, r->tap);
     r->row = t->row;
     r->token = t->first_token < 0 ? -1 : t->first_token + f->at / t->width;
     r->channel = f->at % t->width * t->stride;
@@ -167,12 +167,12 @@ static double *pool(const law_side truth[3], const law_side emulated[2], int64_t
 }
 
 /* The part that noticed the planted mistake least, of those that must. */
-static double noticed(const double *seen, unsigned notices, int *part)
+static double noticed(const fh1_config *c, const double *seen, uint64_t notices, int *part)
 {
     double least = (double)INFINITY;
     *part = -1;
     for (int id = 0; id < FH1_TAP_COUNT; ++id)
-        if (notices & LAW_BIT(id) && (*part < 0 || !fh1_within(least, seen[id]))) {
+        if (notices & LAW_BIT(id) && fh1_tap_exists(c, (fh1_tap_id)id) && (*part < 0 || !fh1_within(least, seen[id]))) {
             least = seen[id];
             *part = id;
         }
@@ -180,7 +180,7 @@ static double noticed(const double *seen, unsigned notices, int *part)
 }
 
 fh1_status gld_law_compare(const law_run *run, const law_side mine[2], const law_side truth[3],
-                           const law_side emulated[2], unsigned notices, gld_law_result *r)
+                           const law_side emulated[2], uint64_t notices, gld_law_result *r)
 {
     const int64_t n_layers = run->m->config.n_layers;
     double seen[FH1_TAP_COUNT] = {0}, *pooled = pool(truth, emulated, n_layers);
@@ -203,20 +203,20 @@ fh1_status gld_law_compare(const law_run *run, const law_side mine[2], const law
         if (!fh1_within(plant.margin, *most)) *most = plant.margin;
         if (fh1_within(f.margin, r->margin)) continue;
         r->margin = f.margin;
-        tell_where(&p, &f, r);
+        tell_where(run->m->config.family, &p, &f, r);
         if (fh1_within(f.margin, 1)) continue;
         r->verdict = FH1_FAIL;
         tell_failure(&p, r, "");
     }
     free(pooled);
     int part;
-    r->planted = noticed(seen, notices, &part);
+    r->planted = noticed(&run->m->config, seen, notices, &part);
     if (r->verdict == FH1_FAIL || !fh1_within(r->planted, 1)) return NULL;
     r->verdict = FH1_MISTRUSTED;
     char tap[FH1_TAP_NAME_SIZE];
     snprintf(r->sentence, sizeof r->sentence,
              "a planted mistake moves %s by %.3g of what is allowed: this law could not have failed on this data",
-             fh1_tap_name((fh1_tap_id)part, 0, tap), r->planted);
+             fh1_tap_name(run->m->config.family, (fh1_tap_id)part, 0, tap), r->planted);
     return NULL;
 }
 
@@ -237,7 +237,7 @@ fh1_status gld_law_skip(gld_law_result *r, const char *why, ...)
 int64_t gld_law_tokens(const gld_law_args *a)
 {
     const int64_t K = a->model->config.K, few = K > 5 ? 3 * K : 16, many = few > 70 ? few : 70;
-    const int64_t two_chunks = 2 * a->model->config.Q + 5;
+    const int64_t two_chunks = 2 * fh1_scan_chunk(&a->model->config) + 5;
     if (a->tokens > 0) return a->tokens;
     return two_chunks < few ? few : two_chunks > many ? many : two_chunks;
 }
@@ -299,7 +299,7 @@ static fh1_status walk_all(law_run *run, law_walk walk, all_sides *s, gld_law_re
     return NULL;
 }
 
-fh1_status gld_law_judge(const gld_law_args *a, law_walk walk, unsigned notices, void *data, gld_law_result *r)
+fh1_status gld_law_judge(const gld_law_args *a, law_walk walk, uint64_t notices, void *data, gld_law_result *r)
 {
     *r = (gld_law_result){.verdict = FH1_PASS, .row = -1, .token = -1, .channel = -1};
     FH1_TRY(check_args(a));

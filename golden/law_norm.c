@@ -1,10 +1,12 @@
-/* norm_scale, on activations of the model: a norm of c·x with eps·c² is the norm of x with eps. Rows are made as small
- * as the root of eps, so that a misplaced eps counts. */
+/* Laws of norms. norm_scale, on activations of the model: a norm of c·x with eps·c² is the norm of x with eps. Rows are
+ * made as small as the root of eps, so that a misplaced eps counts. */
 #include "golden/law_impl.h"
 
 #include "oracle/compare.h"
 
 #include <math.h>
+#include <stdlib.h>
+#include <string.h>
 
 #define SCALE 0x1p5 /* a power of two: c·x and c²·eps are exact */
 
@@ -70,10 +72,66 @@ static fh1_status walk_norms(law_run *r, fh1_engine *e, law_road road, law_side 
     return r->a->engine->ops->gated_norm ? walk_gated(r, e, road, out) : NULL;
 }
 
+/* ---- inner_norm_scale: dt, B and C reach the scan through norms without a weight ---- */
+
+/* The model with x_proj times SCALE, and mixer_rms_eps times its square (planted: as it was), in f32. */
+static fh1_status scaled_model(law_run *r, bool eps_too, fh1_model *m, fh1_layer **layers)
+{
+    const fh1_model *from = r->a->model;
+    const int64_t L = from->config.n_layers;
+    *m = *from;
+    fh1_config_copy(&m->config, &from->config);
+    if (eps_too) m->config.mixer_eps *= SCALE * SCALE;
+    if (!(*layers = malloc((size_t)L * sizeof **layers))) return fh1_no_memory((size_t)L * sizeof **layers, "a model");
+    memcpy(*layers, from->layers, (size_t)L * sizeof **layers);
+    m->layers = *layers;
+    for (int64_t i = 0; i < L; ++i) {
+        fh1_tensor *w = &m->layers[i].x_w;
+        const int64_t n = fh1_n_elems(w);
+        float *v = (float *)gld_law_room(r, (n + 1) / 2);
+        if (!v) return fh1_no_memory((size_t)n * sizeof *v, "a weight of a law");
+        for (int64_t k = 0; k < n; ++k) v[k] = (float)(SCALE * fh1_get(w, k));
+        w->data = v;
+        w->dtype = FH1_F32;
+    }
+    return NULL;
+}
+
+static fh1_status walk_inner(law_run *r, fh1_engine *e, law_road road, law_side *out)
+{
+    fh1_model m;
+    fh1_layer *layers = NULL;
+    law_session *s;
+    if (road == LAW_LEFT) {
+        FH1_TRY(gld_session_solo(r, e, r->text[0], (int64_t[]){r->T - 1, 1, 0}, &s));
+        return gld_session_take(s, 0, 0, -1, true, true, out);
+    }
+    fh1_status st = scaled_model(r, road == LAW_RIGHT, &m, &layers);
+    r->m = &m;
+    if (!st) st = gld_session_solo(r, e, r->text[0], (int64_t[]){r->T - 1, 1, 0}, &s);
+    if (!st) st = gld_session_take(s, 0, 0, -1, true, true, out);
+    r->m = r->a->model;
+    gld_sessions_close(r); /* they look at this model */
+    free(layers);
+    return st;
+}
+
+fh1_status gld_law_inner_norm_scale(const gld_law_args *a, gld_law_result *r)
+{
+    if (a->model->config.family != FH1_FALCON_MAMBA)
+        return gld_law_skip(r, "%s has no norms behind x_proj", fh1_family_name(a->model->config.family));
+    if (a->engine->profile->storage == FH1_F16)
+        return gld_law_skip(r, "f16 is narrow: a power of two changes the last bits of what is near its end");
+    for (int64_t i = 0; i < a->model->config.n_layers; ++i)
+        if (fh1_lora_of(a->model, FH1_TAP_X_PROJ, i))
+            return gld_law_skip(r, "an adapter is attached to x_proj: scaling its weight does not scale its output");
+    return gld_law_judge(a, walk_inner, LAW_BIT(FH1_TAP_LOGITS) | LAW_BIT(FH1_TAP_CACHE_SSM), NULL, r);
+}
+
 fh1_status gld_law_norm_scale(const gld_law_args *a, gld_law_result *r)
 {
     if (!a->engine->ops || !a->engine->ops->rmsnorm) return gld_law_skip(r, "the engine shows no norm of its own");
-    const unsigned notices = LAW_BIT(FH1_TAP_INPUT_LAYERNORM) | LAW_BIT(FH1_TAP_FINAL_LAYERNORM) |
+    const uint64_t notices = LAW_BIT(FH1_TAP_INPUT_LAYERNORM) | LAW_BIT(FH1_TAP_FINAL_LAYERNORM) |
                              (a->engine->ops->gated_norm ? LAW_BIT(FH1_TAP_GATED) : 0u);
     return gld_law_judge_acts(a, walk_norms, notices, r);
 }

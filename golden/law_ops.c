@@ -70,9 +70,22 @@ static bool wants_gauge(const law_run *r, const fh1_engine *e)
 
 /* ---- scan ---- */
 
+bool gld_law_has_scan(const gld_law_args *a)
+{
+    const fh1_ops *ops = a->engine->ops;
+    return ops && (a->model->config.family == FH1_FALCON_MAMBA ? ops->selective_scan != NULL : ops->ssd_scan != NULL);
+}
+
+static bool is_selective(const law_scan *s)
+{
+    return s->A_log.rank == 2;
+}
+
 static fh1_status call_scan(fh1_engine *e, const law_scan *s, const void *x, const void *B, const void *C,
                             const void *dt, void *state, void *y)
 {
+    if (is_selective(s))
+        return e->ops->selective_scan(e, s->T, s->H, s->N, x, B, C, dt, &s->A_log, &s->D, NULL, 0, state, y);
     if (s->Q > 0)
         return e->ops->ssd_chunk(e, s->T, s->H, s->P, s->N, s->G, s->Q, x, B, C, dt, &s->A_log, &s->D, NULL, 0, state,
                                  y);
@@ -92,9 +105,13 @@ static fh1_status gauge_scan(law_run *r, const law_scan *s, law_out *y, law_out 
     FH1_TRY(call_scan(truth, &recurrence, s->x, s->B, s->C, s->dt, after, true_y));
     fh1_status st = fh1_gauge_new(y->n, &g);
     if (!st) st = fh1_gauge_new(n_state, &g_state);
-    if (!st)
-        st = truth->gauges->ssd_scan(r->a->engine->profile, s->T, s->H, s->P, s->N, s->G, s->Q, s->x, s->B, s->C, s->dt,
-                                     &s->A_log, &s->D, NULL, 0, s->state, true_y, &g_state, &g);
+    const fh1_profile *contract = r->a->engine->profile;
+    if (!st && is_selective(s))
+        st = truth->gauges->selective_scan(contract, s->T, s->H, s->N, s->x, s->B, s->C, s->dt, &s->A_log, &s->D, NULL,
+                                           0, s->state, true_y, NULL, NULL, &g_state, &g);
+    else if (!st)
+        st = truth->gauges->ssd_scan(contract, s->T, s->H, s->P, s->N, s->G, s->Q, s->x, s->B, s->C, s->dt, &s->A_log,
+                                     &s->D, NULL, 0, s->state, true_y, &g_state, &g);
     if (!st) st = allow(r, &g, y);
     if (!st) st = allow(r, &g_state, state);
     fh1_gauge_free(&g);
@@ -112,7 +129,9 @@ fh1_status gld_run_scan(law_run *r, fh1_engine *e, const law_scan *s, law_out *y
     FH1_TRY(call_scan(e, s, x, B, C, dt, memory, out));
     FH1_TRY(read_out(r, e, out, d, y));
     FH1_TRY(read_out(r, e, memory, n_state, state));
-    return wants_gauge(r, e) && r->a->truth->gauges->ssd_scan ? gauge_scan(r, s, y, state) : NULL;
+    const fh1_gauge_ops *gauges = r->a->truth->gauges;
+    const bool known = gauges && (is_selective(s) ? gauges->selective_scan != NULL : gauges->ssd_scan != NULL);
+    return wants_gauge(r, e) && known ? gauge_scan(r, s, y, state) : NULL;
 }
 
 /* ---- attention ---- */

@@ -15,7 +15,8 @@ typedef struct {
 /* Documents as short as a token, as long as the conv window and across a chunk edge; numbered in twos. */
 static packing *pack(const law_run *r)
 {
-    const int64_t Q = r->m->config.Q, K = r->m->config.K, most = r->T / 3, edge = Q + 1 < most ? Q + 1 : most;
+    const int64_t Q = fh1_scan_chunk(&r->m->config), K = r->m->config.K, most = r->T / 3,
+                  edge = Q + 1 < most ? Q + 1 : most;
     const int64_t len[LAW_DOCS] = {K, 1, edge, 2, edge > 1 ? edge - 1 : 1, K + 1};
     packing *p = calloc(1, sizeof *p);
     if (!p) return NULL;
@@ -94,6 +95,16 @@ fh1_status gld_law_packing(const gld_law_args *a, gld_law_result *r)
 
 /* ---- cut_documents: the packed row in two and three calls ---- */
 
+/* The tokens from `from` on. Planted: documents are not told, and the last one finds an empty cache: without attention
+ * what was forgotten earlier fades. */
+static fh1_status feed_rest(law_session *s, const packing *p, int64_t from, bool planted)
+{
+    if (!planted || p->T - from < 2) return feed(s, p, from, p->T - from, !planted);
+    FH1_TRY(feed(s, p, from, p->T - from - 1, false));
+    FH1_TRY(gld_session_forget(s));
+    return feed(s, p, p->T - 1, 1, false);
+}
+
 /* Cuts in the third document's border: before, at and behind it. A call without seq_idx goes on with the last one. */
 static fh1_status feed_cut(law_session *s, const packing *p, int k, bool planted)
 {
@@ -102,13 +113,13 @@ static fh1_status feed_cut(law_session *s, const packing *p, int k, bool planted
     if (planted) FH1_TRY(gld_session_forget(s));
     if (k == 2) { /* one token of a new document was fed: the rest of it goes on unsaid */
         FH1_TRY(feed(s, p, cut, p->len[3] - 1, false));
-        return feed(s, p, cut + p->len[3] - 1, p->T - cut - p->len[3] + 1, !planted);
+        return feed_rest(s, p, cut + p->len[3] - 1, planted);
     }
     if (k == 1) { /* a one-token step begins a document */
         FH1_TRY(feed(s, p, cut, 1, !planted));
-        return feed(s, p, cut + 1, p->T - cut - 1, !planted);
+        return feed_rest(s, p, cut + 1, planted);
     }
-    return feed(s, p, cut, p->T - cut, !planted);
+    return feed_rest(s, p, cut, planted);
 }
 
 static fh1_status walk_cut(law_run *r, fh1_engine *e, law_road road, law_side *out)

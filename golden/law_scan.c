@@ -89,6 +89,8 @@ static fh1_status walk_chunks(law_run *r, fh1_engine *e, law_road road, law_side
 
 fh1_status gld_law_chunk_length(const gld_law_args *a, gld_law_result *r)
 {
+    if (a->model->config.family == FH1_FALCON_MAMBA)
+        return gld_law_skip(r, "Falcon-Mamba's scan has no form in chunks: decays are not shared by a head");
     if (!a->engine->ops || !a->engine->ops->ssd_chunk || !a->engine->ops->ssd_scan)
         return gld_law_skip(r, "the engine shows no scan of its own");
     return gld_law_judge_acts(a, walk_chunks, LAW_BIT(FH1_TAP_SSD) | LAW_BIT(FH1_TAP_CACHE_SSM), r);
@@ -131,6 +133,6 @@ static fh1_status walk_linear(law_run *r, fh1_engine *e, law_road road, law_side
 
 fh1_status gld_law_linearity(const gld_law_args *a, gld_law_result *r)
 {
-    if (!a->engine->ops || !a->engine->ops->ssd_scan) return gld_law_skip(r, "the engine shows no scan of its own");
+    if (!gld_law_has_scan(a)) return gld_law_skip(r, "the engine shows no scan of its own");
     return gld_law_judge_acts(a, walk_linear, LAW_BIT(FH1_TAP_SSD) | LAW_BIT(FH1_TAP_CACHE_SSM), r);
 }

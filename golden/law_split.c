@@ -47,7 +47,7 @@ static void fill_calls(int64_t T, const int64_t *want, int64_t *calls)
     *calls = 0;
 }
 
-/* What is planted: the cache forgets between the first and the second call. */
+/* What is planted: the cache forgets after the first call, and before the last: without attention the first fades. */
 static fh1_status walk_calls(law_run *r, fh1_engine *e, law_road road, const int64_t *calls, law_side *out)
 {
     int64_t T = 0;
@@ -59,7 +59,7 @@ static fh1_status walk_calls(law_run *r, fh1_engine *e, law_road road, const int
         FH1_TRY(gld_session_open(r, e, 1, &s));
         const int64_t *text = r->text[0];
         for (const int64_t *n = calls; *n > 0; text += *n++) {
-            if (road == LAW_PLANTED && n == calls + 1) FH1_TRY(gld_session_forget(s));
+            if (road == LAW_PLANTED && (n == calls + 1 || (n > calls && n[1] == 0))) FH1_TRY(gld_session_forget(s));
             FH1_TRY(gld_session_feed(s, text, *n));
         }
     }
@@ -68,8 +68,8 @@ static fh1_status walk_calls(law_run *r, fh1_engine *e, law_road road, const int
 
 static fh1_status walk_split(law_run *r, fh1_engine *e, law_road road, law_side *out)
 {
-    const int64_t Q = r->m->config.Q, K = r->m->config.K, edge = Q < r->T - 4 ? Q : r->T / 2;
-    const int64_t plan[][8] = {{edge - 1, 1, 2, 1, 0}, {1, 2, K, edge + 1, 0}, {edge, edge + 1, 1, 0}};
+    const int64_t Q = fh1_scan_chunk(&r->m->config), K = r->m->config.K, edge = Q < r->T - 4 ? Q : r->T / 2;
+    const int64_t plan[][8] = {{edge - 1, 1, 2, 1, 0}, {1, 2, K, edge + 1, 0}, {edge, r->T - edge - 1, 1, 0}};
     for (size_t i = 0; i < sizeof plan / sizeof *plan; ++i) {
         int64_t calls[8 + 2];
         fill_calls(r->T, plan[i], calls);
@@ -85,7 +85,7 @@ fh1_status gld_law_split(const gld_law_args *a, gld_law_result *r)
 
 static fh1_status walk_decode(law_run *r, fh1_engine *e, law_road road, law_side *out)
 {
-    const int64_t Q = r->m->config.Q, prefill[] = {1, Q + 1 < r->T - 6 ? Q + 1 : r->T - 6, r->T - 6};
+    const int64_t Q = fh1_scan_chunk(&r->m->config), prefill[] = {1, Q + 1 < r->T - 6 ? Q + 1 : r->T - 6, r->T - 6};
     for (size_t i = 0; i < sizeof prefill / sizeof *prefill; ++i)
         FH1_TRY(walk_calls(r, e, road, (int64_t[]){prefill[i], 1, 1, 1, 1, 1, 1, 0}, out));
     return NULL;
@@ -162,7 +162,7 @@ static fh1_status moved_behind(law_run *r, fh1_engine *e, int64_t at)
         if (!same_bits(&mine[0].t[i], &mine[1].t[i]) || !visible(r, &truth[0].t[i], &truth[1].t[i])) continue;
         char tap[FH1_TAP_NAME_SIZE];
         st = fh1_fail(FH1_E_WRONG, "another id at token %lld moves nothing in %s behind it", (long long)at,
-                      fh1_tap_name(id, mine[0].t[i].layer, tap));
+                      fh1_tap_name(r->m->config.family, id, mine[0].t[i].layer, tap));
     }
     for (int k = 0; k < 2; ++k) gld_side_free(&truth[k]), gld_side_free(&mine[k]);
     return st;
@@ -170,7 +170,7 @@ static fh1_status moved_behind(law_run *r, fh1_engine *e, int64_t at)
 
 static fh1_status walk_causality(law_run *r, fh1_engine *e, law_road road, law_side *out)
 {
-    const int64_t Q = r->m->config.Q, edge = Q < r->T - 1 ? Q : r->T / 2;
+    const int64_t Q = fh1_scan_chunk(&r->m->config), edge = Q < r->T - 1 ? Q : r->T / 2;
     const int64_t changed[] = {2, edge, r->T - 1}; /* the first token of a chunk, and the last of all */
     int64_t text[2 * GLD_LAW_TOKENS + 32];
     for (size_t i = 0; i < sizeof changed / sizeof *changed; ++i) {

@@ -38,7 +38,9 @@ typedef struct {
     const char *summary; /* one line */
     /* FH1_E_INPUT: arguments that no law can use; an engine that refuses a lawful call is a FAIL. */
     fh1_status (*run)(const gld_law_args *a, gld_law_result *r);
+    unsigned families; /* bit 1u << fh1_family of those that have what it is about, 0: all; elsewhere it is a SKIP */
 } gld_law;
 
-const gld_law *gld_law_at(int i);              /* NULL past the last */
+const gld_law *gld_law_at(int i); /* NULL past the last */
+bool gld_law_concerns(const gld_law *law, fh1_family family);
 const gld_law *gld_law_find(const char *name); /* NULL when unknown */

@@ -36,7 +36,7 @@ bool gld_map_number(const char **s, int64_t *out)
     return true;
 }
 
-bool gld_map_ours(const char *ours, int64_t n_layers, gld_name *out)
+bool gld_map_ours(const fh1_config *c, const char *ours, int64_t n_layers, gld_name *out)
 {
     for (int i = 0; i < GLD_INPUT_COUNT; i++) {
         if (strcmp(ours, input_names[i]) != 0) continue;
@@ -49,19 +49,22 @@ bool gld_map_ours(const char *ours, int64_t n_layers, gld_name *out)
         strcpy(out->grad, ours + 5);
         return true;
     }
-    if (!fh1_tap_parse(ours, n_layers, &out->id, &out->layer)) return false;
+    const bool is_tap =
+        c ? fh1_tap_parse(c->family, ours, n_layers, &out->id, &out->layer) && fh1_tap_exists(c, out->id)
+          : fh1_tap_parse_any(ours, n_layers, &out->id, &out->layer);
+    if (!is_tap) return false;
     out->kind = GLD_NAME_TAP;
     return true;
 }
 
-static gld_name native(const char *name, int64_t n_layers)
+static gld_name native(const fh1_config *c, const char *name)
 {
     gld_name out = {.kind = GLD_NAME_UNKNOWN, .step = -1, .rule = -1};
     const char *p = name + 4;
     int64_t step;
     if (strncmp(name, "step", 4) != 0 || !gld_map_number(&p, &step) || *p != '/') return out;
     out.step = step;
-    gld_map_ours(p + 1, n_layers, &out);
+    gld_map_ours(c, p + 1, c->n_layers, &out);
     return out;
 }
 
@@ -91,7 +94,7 @@ bool gld_map_expand(const char *ours, int64_t layer, char *buf, size_t size)
     return n >= 0 && (size_t)n < size;
 }
 
-static bool by_rule(const gld_map *m, int r, const char *name, int64_t n_layers, gld_name *out)
+static bool by_rule(const gld_map *m, int r, const fh1_config *c, const char *name, gld_name *out)
 {
     const gld_rule *rule = &m->rules[r];
     int64_t layer, step;
@@ -99,16 +102,16 @@ static bool by_rule(const gld_map *m, int r, const char *name, int64_t n_layers,
     if (!fits(rule->foreign, name, &layer, &step)) return false;
     *out = (gld_name){.kind = GLD_NAME_UNKNOWN, .rule = r};
     out->step = rule->step >= 0 ? rule->step : step >= 0 ? step : 0;
-    if (gld_map_expand(rule->ours, layer, ours, sizeof ours)) gld_map_ours(ours, n_layers, out);
+    if (gld_map_expand(rule->ours, layer, ours, sizeof ours)) gld_map_ours(c, ours, c->n_layers, out);
     return true;
 }
 
-gld_name gld_map_name(const gld_map *m, const char *name, int64_t n_layers)
+gld_name gld_map_name(const gld_map *m, const fh1_config *c, const char *name)
 {
     gld_name out;
     for (int r = 0; m && r < m->n_rules; r++)
-        if (by_rule(m, r, name, n_layers, &out)) return out;
-    out = native(name, n_layers);
+        if (by_rule(m, r, c, name, &out)) return out;
+    out = native(c, name);
     if (out.kind != GLD_NAME_UNKNOWN) return out;
     for (int i = 0; m && i < m->n_ignored; i++)
         if (fnmatch(m->ignored[i], name, 0) == 0) out.kind = GLD_NAME_IGNORED;

@@ -54,12 +54,12 @@ fh1_status gld_map_read(const char *path, gld_map **out);
 fh1_status gld_map_parse(const char *text, size_t n, const char *what, gld_map **out);
 void gld_map_free(gld_map *m); /* NULL is fine */
 
-/* What `name` stands for in a model with n_layers layers; m == NULL: native names only. */
-gld_name gld_map_name(const gld_map *m, const char *name, int64_t n_layers);
+/* What `name` stands for in a model with this config; m == NULL: native names only. */
+gld_name gld_map_name(const gld_map *m, const fh1_config *c, const char *name);
 
 /* The tap or input name of such a model that is nearest to `name` (edit distance; an optional stepJ/ in
  * front is not compared), into buf; false when none is near. */
-bool gld_nearest_name(const char *name, int64_t n_layers, char buf[FH1_TAP_NAME_SIZE]);
+bool gld_nearest_name(const char *name, const fh1_config *c, char buf[FH1_TAP_NAME_SIZE]);
 
 /* Rules in the order of the file (`ignore` lines are none). */
 int gld_map_n_rules(const gld_map *m);        /* 0 for NULL */

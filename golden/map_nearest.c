@@ -26,7 +26,7 @@ int gld_map_distance(const char *a, int n_a, const char *b, int limit)
     return row[n_b];
 }
 
-bool gld_nearest_name(const char *name, int64_t n_layers, char buf[FH1_TAP_NAME_SIZE])
+bool gld_nearest_name(const char *name, const fh1_config *c, char buf[FH1_TAP_NAME_SIZE])
 {
     const char *p = name + 4;
     int64_t step;
@@ -44,10 +44,11 @@ bool gld_nearest_name(const char *name, int64_t n_layers, char buf[FH1_TAP_NAME_
         strcpy(buf, gld_input_name((gld_input)i));
     }
     for (int id = 0; id < FH1_TAP_COUNT; id++) {
-        int64_t layers = fh1_tap_is_per_layer((fh1_tap_id)id) ? n_layers : 1;
+        if (!fh1_tap_exists(c, (fh1_tap_id)id)) continue;
+        int64_t layers = fh1_tap_is_per_layer((fh1_tap_id)id) ? c->n_layers : 1;
         for (int64_t layer = 0; layer < layers; layer++) {
             char tap[FH1_TAP_NAME_SIZE];
-            int d = gld_map_distance(name, n, fh1_tap_name((fh1_tap_id)id, layer, tap), best);
+            int d = gld_map_distance(name, n, fh1_tap_name(c->family, (fh1_tap_id)id, layer, tap), best);
             if (d >= best) continue;
             best = d;
             found = true;

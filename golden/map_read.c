@@ -77,7 +77,7 @@ static fh1_status check_ours(const char *ours, bool foreign_has_i)
     gld_name parsed;
     bool has_i = strstr(ours, "{i}") != NULL;
     if (has_i && !foreign_has_i) return FH1_BAD("{i} stands on the right only");
-    if (!gld_map_expand(ours, 0, name, sizeof name) || !gld_map_ours(name, MANY_LAYERS, &parsed))
+    if (!gld_map_expand(ours, 0, name, sizeof name) || !gld_map_ours(NULL, name, MANY_LAYERS, &parsed))
         return fh1_hint(FH1_BAD("'%.100s' is neither a tap nor an input", ours), "fh1 taps MODEL lists them");
     if (foreign_has_i && !has_i) return FH1_BAD("{i} stands on the left only: all layers would become %.100s", ours);
     return NULL;

@@ -32,8 +32,9 @@ struct gld_map {
 };
 
 bool gld_map_number(const char **s, int64_t *out);
-/* A tap, gradient or input name without a step: sets kind, and id and layer, grad, or input. */
-bool gld_map_ours(const char *ours, int64_t n_layers, gld_name *out);
+/* A tap of a model with this config (NULL: of any), gradient or input name without a step: sets kind, and id and layer,
+ * grad, or input. */
+bool gld_map_ours(const fh1_config *c, const char *ours, int64_t n_layers, gld_name *out);
 /* Levenshtein distance of a (n_a characters) and b, or anything above `limit` once it is sure to exceed it. */
 int gld_map_distance(const char *a, int n_a, const char *b, int limit);
 /* `ours` with the layer for {i}; false when it does not fit. */

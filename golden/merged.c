@@ -32,7 +32,12 @@ static fh1_status check_sizes(const fh1_config *a, const fh1_config *b)
                 {"vocabulary", a->V, b->V},           {"MLP width", a->F, b->F},
                 {"query heads", a->Hq, b->Hq},        {"key heads", a->Hkv, b->Hkv},
                 {"head width", a->A, b->A},           {"width of in_proj", fh1_in_proj_dim(a), fh1_in_proj_dim(b)},
-                {"mixer width", a->d_ssm, b->d_ssm}};
+                {"mixer width", a->d_ssm, b->d_ssm},  {"state", a->N, b->N},
+                {"rank of dt_proj", a->R, b->R}};
+    if (a->family != b->family || a->block != b->block)
+        return fh1_found(fh1_expected(FH1_BAD("the merged model is of another kind than its base"), "%s, block %s",
+                                      fh1_family_name(a->family), fh1_block_name(a->block)),
+                         "%s, block %s", fh1_family_name(b->family), fh1_block_name(b->block));
     for (size_t i = 0; i < sizeof size / sizeof *size; i++) {
         if (size[i].attached == size[i].merged) continue;
         fh1_status s = FH1_BAD("the merged model has another %s than its base", size[i].name);

@@ -7,9 +7,9 @@
 #include <string.h>
 
 static const char *const op_names[GLD_OP_COUNT] = {
-    "embed",          "rmsnorm",   "linear",   "conv1d",     "conv1d_step",   "dt_softplus",
-    "ssd_scan",       "ssd_chunk", "ssd_step", "gated_norm", "rope",          "attention",
-    "attention_step", "swiglu",    "residual", "lm_head",    "cross_entropy", "sample"};
+    "embed",          "rmsnorm",  "linear",         "conv1d",         "conv1d_step",   "dt_softplus", "ssd_scan",
+    "ssd_chunk",      "ssd_step", "selective_scan", "selective_step", "gated_norm",    "rope",        "attention",
+    "attention_step", "swiglu",   "residual",       "lm_head",        "cross_entropy", "sample"};
 
 static const char *const regime_names[GLD_REGIME_COUNT] = {"lattice", "trained", "adversarial", "recorded", "fuzzed"};
 
@@ -27,8 +27,9 @@ const char *gld_regime_name(gld_regime r)
 
 #define ON(op) (1u << GLD_OP_##op)
 #define ALL_OPS ((1u << GLD_OP_COUNT) - 1)
-#define STEPS (ON(CONV1D_STEP) | ON(SSD_STEP) | ON(ATTENTION_STEP))
+#define STEPS (ON(CONV1D_STEP) | ON(SSD_STEP) | ON(SELECTIVE_STEP) | ON(ATTENTION_STEP))
 #define SCANS (ON(SSD_SCAN) | ON(SSD_CHUNK) | ON(SSD_STEP))
+#define SELECTIVES (ON(SELECTIVE_SCAN) | ON(SELECTIVE_STEP))
 #define CONVS (ON(CONV1D) | ON(CONV1D_STEP))
 #define ATTENTIONS (ON(ATTENTION) | ON(ATTENTION_STEP))
 #define MATRICES (ON(LINEAR) | ON(LM_HEAD))
@@ -39,25 +40,26 @@ static const gld_op_field fields[] = {
     {AT(seed), 0, INT64_MAX, 1, GLD_FIELD_PLACE, ALL_OPS, "of all random numbers"},
     {AT(T), 1, WIDEST, 5, GLD_FIELD_SIZE, ALL_OPS & ~STEPS, "tokens, or rows"},
     {AT(past), 0, WIDEST, 3, GLD_FIELD_SIZE, ATTENTIONS | ON(ROPE), "columns before the call"},
-    {AT(docs), 1, WIDEST, 1, GLD_FIELD_SIZE, ON(CONV1D) | ON(SSD_SCAN) | ON(SSD_CHUNK) | ON(ATTENTION),
-     "documents in the tokens"},
+    {AT(docs), 1, WIDEST, 1, GLD_FIELD_SIZE,
+     ON(CONV1D) | ON(SSD_SCAN) | ON(SSD_CHUNK) | ON(SELECTIVE_SCAN) | ON(ATTENTION), "documents in the tokens"},
     {AT(D), 1, WIDEST, 8, GLD_FIELD_SIZE, MATRICES | ON(EMBED) | ON(RMSNORM) | ON(GATED_NORM) | ON(RESIDUAL),
      "width of the rows"},
     {AT(F), 1, WIDEST, 8, GLD_FIELD_SIZE, ON(LINEAR) | ON(SWIGLU), "outputs"},
     {AT(V), 2, WIDEST, 16, GLD_FIELD_SIZE, ON(EMBED) | ON(LM_HEAD) | ON(CROSS_ENTROPY) | ON(SAMPLE), "vocabulary"},
     {AT(H), 1, WIDEST, 2, GLD_FIELD_SIZE, SCANS | ON(DT_SOFTPLUS), "mixer heads"},
     {AT(P), 1, WIDEST, 4, GLD_FIELD_SIZE, SCANS, "mixer head width"},
-    {AT(N), 1, WIDEST, 8, GLD_FIELD_SIZE, SCANS, "state width"},
+    {AT(N), 1, WIDEST, 8, GLD_FIELD_SIZE, SCANS | SELECTIVES, "state width"},
     {AT(G), 1, WIDEST, 1, GLD_FIELD_SIZE, SCANS | ON(GATED_NORM), "groups; divides H, or D"},
     {AT(K), 1, 64, 4, GLD_FIELD_SIZE, CONVS, "conv taps"},
     {AT(Q), 1, WIDEST, 16, GLD_FIELD_SIZE, ON(SSD_CHUNK), "chunk length"},
-    {AT(c), 1, WIDEST, 8, GLD_FIELD_SIZE, CONVS, "conv channels"},
+    {AT(c), 1, WIDEST, 8, GLD_FIELD_SIZE, CONVS | SELECTIVES, "channels of a conv, or of a selective scan"},
     {AT(Hq), 1, WIDEST, 2, GLD_FIELD_SIZE, ATTENTIONS | ON(ROPE), "query heads, or heads to rotate"},
     {AT(Hkv), 1, WIDEST, 1, GLD_FIELD_SIZE, ATTENTIONS, "key and value heads; divides Hq"},
     {AT(A), 2, 8190, 8, GLD_FIELD_SIZE, ATTENTIONS | ON(ROPE), "attention head width; even"},
     {AT(bias), 0, 1, 1, GLD_FIELD_OPTION, CONVS | ON(LINEAR), "1: there is one"},
-    {AT(state), 0, 1, 1, GLD_FIELD_OPTION, SCANS | CONVS, "1: the incoming state or window is not 0"},
+    {AT(state), 0, 1, 1, GLD_FIELD_OPTION, SCANS | SELECTIVES | CONVS, "1: the incoming state or window is not 0"},
     {AT(limits), 0, 1, 0, GLD_FIELD_OPTION, ON(DT_SOFTPLUS), "1: time_step_limit cuts on both sides"},
+    {AT(weight), 0, 1, 1, GLD_FIELD_OPTION, ON(RMSNORM), "1: there is one"},
     {AT(norm), 0, 1, 1, GLD_FIELD_OPTION, ON(GATED_NORM), "1: the gate has a norm"},
     {AT(norm_before_gate), 0, 1, 0, GLD_FIELD_OPTION, ON(GATED_NORM), "1: the norm comes first"},
     {AT(mix), 0, 1, 1, GLD_FIELD_OPTION, ON(RESIDUAL), "1: two branches"},
@@ -307,6 +309,7 @@ static double largest(const gld_op_case *c)
                            reads(c, "P") ? H * P * N : 0,
                            reads(c, "H") ? T * H : 0,
                            reads(c, "c") ? (T + (double)c->K) * (double)c->c : 0,
+                           reads(c, "c") && reads(c, "N") ? N * (T + (double)c->c) : 0,
                            reads(c, "A") ? T * Hq * A : 0,
                            reads(c, "Hkv") ? S * Hkv * A : 0};
     for (size_t i = 0; i < sizeof each / sizeof *each; ++i)

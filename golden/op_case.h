@@ -22,6 +22,8 @@ typedef enum {
     GLD_OP_SSD_SCAN,
     GLD_OP_SSD_CHUNK,
     GLD_OP_SSD_STEP,
+    GLD_OP_SELECTIVE_SCAN,
+    GLD_OP_SELECTIVE_STEP,
     GLD_OP_GATED_NORM,
     GLD_OP_ROPE,
     GLD_OP_ATTENTION,
@@ -64,6 +66,7 @@ typedef struct {
     int64_t bias;       /* linear and conv1d have one */
     int64_t state;      /* scans and convs start from a state or window that is not 0 */
     int64_t limits;     /* time_step_limit is finite on both sides */
+    int64_t weight;     /* rmsnorm has one */
     int64_t norm;       /* the gate has a norm */
     int64_t norm_before_gate;
     int64_t mix;         /* the residual takes two branches */

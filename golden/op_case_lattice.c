@@ -119,6 +119,35 @@ static void lattice_scan(gld_op_data *d)
     for (int64_t h = 0; h < c->H && c->T == 1; ++h) A_log->v[h] = -12000; /* and a single token keeps and takes */
 }
 
+/* A pipeline that rounds what C reads holds whole numbers up to 256, or 2048: one entry of each row of C is not 0, a
+ * different one from token to token. Elsewhere all are. Elements forget all or nothing, or nothing. The first token of
+ * several keeps the state: its loss must show. */
+static void lattice_selective(gld_op_data *d)
+{
+    const gld_op_case *c = d->c;
+    gld_array *x = &d->in[0], *B = &d->in[1], *C = &d->in[2], *dt = &d->in[3], *A_log = &d->in[4], *D = &d->in[5];
+    const fh1_round read = d->profile->at[c->op == GLD_OP_SELECTIVE_STEP ? FH1_RP_STEP : FH1_RP_SCAN_READ];
+    const bool rounds = read != FH1_ROUND_NONE;
+    const int64_t most = rounds ? 1 : range_for(c->T * c->N * 4, 22);
+    integers(d, x, most, 1);
+    integers(d, B, most, 1);
+    integers(d, C, rounds ? 1 : 2, 1);
+    integers(d, D, 3, 1);
+    for (int64_t i = 0; i < D->n; ++i) D->v[i] -= 0.5; /* never cancels the integers of the state */
+    integers(d, &d->in[6], 2, 1);
+    for (int64_t i = 0; i < C->n && (rounds || c->T == 1); ++i)
+        if (i % c->N != i / c->N % c->N) C->v[i] = 0;
+    for (int64_t i = 0; i < d->in[6].n && c->T == 1; ++i) d->in[6].v[i] -= 0.5; /* what the one entry reads is not 0 */
+    const grid steps = open_grid(d, dt), rates = open_grid(d, A_log);
+    for (int64_t i = 0; i < dt->n; ++i) {
+        const int64_t t = i / c->c;
+        dt->v[i] = (double)(t == 0 ? c->T == 1 : t == 1 ? 1 : below(&steps, i, 3));
+    }
+    for (int64_t i = 0; i < A_log->n; ++i) A_log->v[i] = c->T > 1 && below(&rates, i, 2) ? 10 : -12000;
+    if (rounds && 2 + 2 * c->T > (d->profile->storage == FH1_F16 ? 2048 : 256))
+        snprintf(d->skip, sizeof d->skip, "a 16-bit type does not hold the lattice's state over so many tokens");
+}
+
 /* -- norms ------------------------------------------------------------------------------------- */
 
 /* One row of n numbers with mean square 1 or 13, eps being 3. Of two kinds with mean square 1, one has zeros; not in
@@ -286,6 +315,8 @@ fh1_status gld_fill_lattice(gld_op_data *d)
     case GLD_OP_SSD_SCAN:
     case GLD_OP_SSD_CHUNK:
     case GLD_OP_SSD_STEP: lattice_scan(d); break;
+    case GLD_OP_SELECTIVE_SCAN:
+    case GLD_OP_SELECTIVE_STEP: lattice_selective(d); break;
     case GLD_OP_GATED_NORM: lattice_gated_norm(d); break;
     case GLD_OP_ROPE: lattice_rope(d); break;
     case GLD_OP_ATTENTION:

@@ -210,6 +210,89 @@ static fh1_status ssd_gauge(const gld_op_data *d, const fh1_gauge_ops *o, double
                        d->in[SSD_STATE].v, y[0], &g[1], &g[0]);
 }
 
+/* -- selective_scan and selective_step --------------------------------------------------------- */
+
+enum { SEL_X, SEL_B, SEL_C, SEL_DT, SEL_A_LOG, SEL_D, SEL_STATE };
+
+/* Loss of `a` shows in y of each channel; or in y or the state. Of a single token a channel has one number, and off the
+ * lattice that may be small beside its roundings: then somewhere in y. */
+static gld_probe *selective_probe(gld_op_data *d, const char *what, gld_array *a, bool state_too)
+{
+    const bool each = d->c->T > 1 || d->c->regime == GLD_REGIME_LATTICE;
+    gld_probe *p = gld_add_probe(d, what, a, "channel", each ? 1 : d->out[0].n, each ? d->c->c : 1);
+    if (state_too) p->moves[1] = (gld_units){p->moves[0].units > 1 ? d->c->N : d->out[1].n, p->moves[0].units};
+    return p;
+}
+
+static void selective_lay_out(gld_op_data *d)
+{
+    const gld_op_case *c = d->c;
+    gld_array *x = gld_add_in(d, "x", GLD_KIND_X, c->T, c->c, -1);
+    gld_array *B = gld_add_in(d, "B", GLD_KIND_B, c->T, c->N, -1);
+    gld_array *C = gld_add_in(d, "C", GLD_KIND_C, c->T, c->N, -1);
+    gld_array *dt = gld_add_in(d, "dt", GLD_KIND_DT, c->T, c->c, -1);
+    dt->stored = gld_tap_type(d, FH1_TAP_DT);
+    gld_array *A_log = gld_add_param(d, "A_log", GLD_KIND_A_LOG, c->c, c->N);
+    gld_array *D = gld_add_param(d, "D", GLD_KIND_D, c->c, -1);
+    gld_array *state = gld_add_in(d, "state", GLD_KIND_STATE, c->c, c->N, -1);
+    state->stored = FH1_F32; /* whatever the contract stores, the state is f32 */
+    gld_add_out(d, "y", c->T, c->c, -1);
+    gld_add_out(d, "state", c->c, c->N, -1);
+    selective_probe(d, "x", x, false);
+    if (c->T > 1) {
+        gld_probe *last = gld_add_probe(d, "the last token", x, "output", d->out[0].n, 1);
+        last->picked = (gld_units){c->c, c->T};
+        last->only = c->T - 1;
+    }
+    selective_probe(d, "B", B, true);
+    selective_probe(d, "C", C, false);
+    selective_probe(d, "dt", dt, true);
+    selective_probe(d, "A_log", A_log, true)->value = 1; /* 0 is a usual value */
+    gld_probe *skip = selective_probe(d, "D", D, false);
+    /* beside a huge state a channel's D·x may lie below one rounding of its sums; not in all of them */
+    if (c->regime == GLD_REGIME_ADVERSARIAL) skip->moves[0] = (gld_units){d->out[0].n, 1};
+    if (c->state) selective_probe(d, "the state", state, true);
+    if (c->docs > 1) gld_add_probe(d, "the documents", NULL, "output", d->out[0].n, 1);
+    d->store = fh1_profile_scan_output(d->profile, c->op == GLD_OP_SELECTIVE_STEP);
+}
+
+OFFERED(selective_scan)
+OFFERED(selective_step)
+
+static fh1_status selective_scan_call(const gld_op_call *k)
+{
+    const gld_op_data *d = k->d;
+    const gld_op_case *c = d->c;
+    copy_state(k, SEL_STATE);
+    return k->e->ops->selective_scan(k->e, c->T, c->c, c->N, k->in[SEL_X], k->in[SEL_B], k->in[SEL_C], k->in[SEL_DT],
+                                     &d->in[SEL_A_LOG].t, &d->in[SEL_D].t, d->doc, doc_before(d), k->out[1], k->out[0]);
+}
+
+static fh1_status selective_step_call(const gld_op_call *k)
+{
+    const gld_op_data *d = k->d;
+    copy_state(k, SEL_STATE);
+    return k->e->ops->selective_step(k->e, d->c->c, d->c->N, k->in[SEL_X], k->in[SEL_B], k->in[SEL_C], k->in[SEL_DT],
+                                     &d->in[SEL_A_LOG].t, &d->in[SEL_D].t, k->out[1], k->out[0]);
+}
+
+static fh1_status selective_gauge(const gld_op_data *d, const fh1_gauge_ops *o, double *const *y, const fh1_gauge *g,
+                                  bool *offered)
+{
+    const gld_op_case *c = d->c;
+    const double *x = d->in[SEL_X].v, *B = d->in[SEL_B].v, *C = d->in[SEL_C].v, *dt = d->in[SEL_DT].v;
+    const fh1_tensor *A_log = &d->in[SEL_A_LOG].t, *D = &d->in[SEL_D].t;
+    const bool step = c->op == GLD_OP_SELECTIVE_STEP;
+    *offered = step ? o->selective_step != NULL : o->selective_scan != NULL;
+    if (!*offered) return NULL;
+    for (int64_t i = 0; i < d->out[1].n; ++i) fh1_gauge_set(&g[1], i, (fh1_err){0, 0, 0}); /* the state came exact */
+    if (step)
+        return o->selective_step(d->profile, c->c, c->N, x, B, C, dt, A_log, D, d->in[SEL_STATE].v, y[0], NULL, NULL,
+                                 &g[1], &g[0]);
+    return o->selective_scan(d->profile, c->T, c->c, c->N, x, B, C, dt, A_log, D, d->doc, doc_before(d),
+                             d->in[SEL_STATE].v, y[0], NULL, NULL, &g[1], &g[0]);
+}
+
 /* -- gated_norm -------------------------------------------------------------------------------- */
 
 static void gated_norm_lay_out(gld_op_data *d)
@@ -257,5 +340,7 @@ const gld_op_def gld_op_mixer[GLD_OP_COUNT] = {
     [GLD_OP_SSD_SCAN] = {ssd_lay_out, ssd_scan_offered, ssd_scan_call, ssd_gauge},
     [GLD_OP_SSD_CHUNK] = {ssd_lay_out, ssd_chunk_offered, ssd_chunk_call, ssd_gauge},
     [GLD_OP_SSD_STEP] = {ssd_lay_out, ssd_step_offered, ssd_step_call, ssd_gauge},
+    [GLD_OP_SELECTIVE_SCAN] = {selective_lay_out, selective_scan_offered, selective_scan_call, selective_gauge},
+    [GLD_OP_SELECTIVE_STEP] = {selective_lay_out, selective_step_offered, selective_step_call, selective_gauge},
     [GLD_OP_GATED_NORM] = {gated_norm_lay_out, gated_norm_offered, gated_norm_call, gated_norm_gauge},
 };

@@ -58,10 +58,10 @@ static void rmsnorm_lay_out(gld_op_data *d)
 {
     const gld_op_case *c = d->c;
     gld_array *x = gld_add_in(d, "x", GLD_KIND_HIDDEN, c->T, c->D, -1);
-    gld_array *w = gld_add_param(d, "w", GLD_KIND_NORM, c->D, -1);
+    gld_array *w = gld_add_param(d, "w", GLD_KIND_NORM, c->weight ? c->D : 0, -1);
     gld_add_out(d, "y", c->T, c->D, -1);
     gld_add_probe(d, "x", x, "row", c->D, c->T);
-    gld_add_probe(d, "w", w, "channel", 1, c->D);
+    if (c->weight) gld_add_probe(d, "w", w, "channel", 1, c->D);
     if (c->regime <= GLD_REGIME_ADVERSARIAL && c->regime != GLD_REGIME_TRAINED) scalar_probe(d, "eps", &d->eps, 0);
 }
 

@@ -5,6 +5,7 @@
 #include "convert/model_open.h"
 #include "golden/trace.h"
 
+#include <math.h>
 #include <string.h>
 
 typedef struct {
@@ -20,8 +21,28 @@ typedef struct {
     double times;
 } source;
 
+/* Falcon-Mamba has fewer taps: B and C are columns of x_proj, before their norms. */
+static source source_of_mamba(const fh1_config *c, gld_kind kind)
+{
+    switch (kind) {
+    case GLD_KIND_HIDDEN: return (source){FH1_TAP_LAYER, 0, c->D, 1};
+    case GLD_KIND_ACT: return (source){FH1_TAP_INPUT_LAYERNORM, 0, c->D, 1};
+    case GLD_KIND_CONV:
+    case GLD_KIND_WINDOW: return (source){FH1_TAP_IN_PROJ, fh1_in_proj_conv(c), c->d_ssm, 1};
+    case GLD_KIND_DT: return (source){FH1_TAP_DT, 0, c->H, 1};
+    case GLD_KIND_X: return (source){FH1_TAP_CONV_ACT, 0, c->d_ssm, 1};
+    case GLD_KIND_B: return (source){FH1_TAP_X_PROJ, c->R, c->N, 1};
+    case GLD_KIND_C: return (source){FH1_TAP_X_PROJ, c->R + c->N, c->N, 1};
+    case GLD_KIND_Y: return (source){FH1_TAP_SSD, 0, c->d_ssm, 1};
+    case GLD_KIND_Z: return (source){FH1_TAP_IN_PROJ, fh1_in_proj_gate(c), c->d_ssm, 1};
+    case GLD_KIND_STATE: return (source){FH1_TAP_CACHE_SSM, 0, c->H * c->N, 1};
+    default: return (source){FH1_TAP_LOGITS, 0, c->V, 1};
+    }
+}
+
 static source source_of(const fh1_config *c, gld_kind kind, const char *name)
 {
+    if (c->family == FH1_FALCON_MAMBA) return source_of_mamba(c, kind);
     const int64_t d = c->d_ssm, GN = c->G * c->N;
     const bool second = strcmp(name, "b") == 0;
     switch (kind) {
@@ -91,13 +112,26 @@ static void place_of(const gld_array *a, int64_t i, int64_t *row, int64_t *col)
     }
 }
 
+/* B and C as the scan reads them: rows of root mean square 1, but for mixer_eps. */
+static void normalise(const fh1_config *c, gld_array *a)
+{
+    const int64_t width = a->n / a->shape[0];
+    for (double *row = a->v; row < a->v + a->n; row += width) {
+        double square = 0;
+        for (int64_t i = 0; i < width; ++i) square += row[i] * row[i];
+        const double root = sqrt(square / (double)width + c->mixer_eps);
+        for (int64_t i = 0; i < width; ++i) row[i] /= root;
+    }
+}
+
 static fh1_status cut_activation(const recording *r, gld_array *a)
 {
     const source s = source_of(&r->model.config, a->kind, a->name);
     const gld_tap *tap = gld_trace_find(&r->trace, r->step, s.tap, fh1_tap_is_per_layer(s.tap) ? r->layer : 0);
     if (!tap) {
         char name[FH1_TAP_NAME_SIZE];
-        fh1_status st = FH1_BAD("the trace does not hold %s", fh1_tap_name(s.tap, r->layer, name));
+        fh1_status st =
+            FH1_BAD("the trace does not hold %s", fh1_tap_name(r->model.config.family, s.tap, r->layer, name));
         return fh1_where(st, "%s: step %lld", r->trace.path, (long long)r->step);
     }
     const bool cache = fh1_tap_is_cache(s.tap);
@@ -108,6 +142,7 @@ static fh1_status cut_activation(const recording *r, gld_array *a)
         place_of(a, i, &row, &col);
         a->v[i] = s.times * fh1_get(&tap->t, row % rows * width + s.first + col % s.width);
     }
+    if (s.tap == FH1_TAP_X_PROJ) normalise(&r->model.config, a);
     return NULL;
 }
 

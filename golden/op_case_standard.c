@@ -36,6 +36,8 @@ static const shape adversarial_shapes[] = {
 static const shape recorded_shapes[] = {
     {12, 3, 1, 32, 56, 96, 6, 10, 12, 1, 4, 32, 60, 8, 2, 8, 1, 1, 0, 0, 0, 1, FH1_F32},
     {9, 2, 2, 33, 45, 97, 6, 7, 9, 3, 4, 16, 42, 6, 2, 8, 1, 1, 1, 1, 1, 1, FH1_BF16},
+    {12, 0, 1, 24, 24, 64, 1, 1, 8, 1, 4, 16, 48, 1, 1, 8, 0, 1, 0, 0, 0, 0, FH1_F32},
+    {9, 0, 2, 27, 27, 61, 1, 1, 5, 1, 3, 16, 45, 1, 1, 8, 0, 1, 0, 0, 0, 0, FH1_BF16},
 };
 
 static const struct {
@@ -44,6 +46,9 @@ static const struct {
 } recordings[] = {
     {"golden/models/mini-0.5b", "golden/traces/mini-0.5b/decode8.safetensors", 0, 1},
     {"golden/models/odd-bf16", "golden/traces/odd-bf16/decode8.safetensors", 0, 2},
+    /* a state per channel */
+    {"golden/models/mamba-untied", "golden/traces/mamba-untied/decode8.safetensors", 0, 1},
+    {"golden/models/mamba-tied-bf16", "golden/traces/mamba-tied-bf16/decode8.safetensors", 0, 1},
 };
 
 #define COUNT(a) ((int)(sizeof(a) / sizeof *(a)))
@@ -54,14 +59,14 @@ static void apply(const shape *s, gld_op_case *c)
     const struct {
         const char *name;
         int64_t v;
-    } all[] = {{"T", s->T},           {"past", s->past}, {"docs", s->docs},
-               {"D", s->D},           {"F", s->F},       {"V", s->V},
-               {"H", s->H},           {"P", s->P},       {"N", s->N},
-               {"G", s->G},           {"K", s->K},       {"Q", s->Q},
-               {"c", s->c},           {"Hq", s->Hq},     {"Hkv", s->Hkv},
-               {"A", s->A},           {"bias", s->bias}, {"state", s->state},
-               {"limits", s->limits}, {"norm", s->norm}, {"norm_before_gate", s->norm_before_gate},
-               {"mix", s->mix}};
+    } all[] = {{"T", s->T},           {"past", s->past},  {"docs", s->docs},
+               {"D", s->D},           {"F", s->F},        {"V", s->V},
+               {"H", s->H},           {"P", s->P},        {"N", s->N},
+               {"G", s->G},           {"K", s->K},        {"Q", s->Q},
+               {"c", s->c},           {"Hq", s->Hq},      {"Hkv", s->Hkv},
+               {"A", s->A},           {"bias", s->bias},  {"state", s->state},
+               {"limits", s->limits}, {"norm", s->norm},  {"norm_before_gate", s->norm_before_gate},
+               {"mix", s->mix},       {"weight", s->norm}};
     c->weights = s->weights;
     for (int i = 0; gld_op_field_at(i); ++i) {
         const gld_op_field *f = gld_op_field_at(i);
@@ -114,6 +119,7 @@ gld_op_case gld_op_case_fuzzed(gld_op op, int64_t seed)
     gld_op_case c = gld_op_case_new(op);
     c.regime = GLD_REGIME_FUZZED;
     apply(&drawn, &c);
+    if (op == GLD_OP_SELECTIVE_STEP) c.c += 16; /* numbers in which a lost input can show */
     c.seed = seed;
     return c;
 }
@@ -123,8 +129,11 @@ static void set_text(char *to, size_t n, const char *text)
     snprintf(to, n, "%s", text);
 }
 
+enum { RECORDED = 2 }; /* cases of an op: of the first two recordings, or of the last two */
+
 static void recorded(int k, gld_op_case *c)
 {
+    if (c->op == GLD_OP_SELECTIVE_SCAN || c->op == GLD_OP_SELECTIVE_STEP) k += RECORDED;
     apply(&recorded_shapes[k], c);
     c->regime = GLD_REGIME_RECORDED;
     c->layer = recordings[k].layer;
@@ -136,7 +145,7 @@ static void recorded(int k, gld_op_case *c)
 bool gld_op_case_standard(int i, gld_op_case *c)
 {
     const int n_lattice = COUNT(lattice_shapes), n_trained = COUNT(trained_shapes);
-    const int n_adversarial = COUNT(adversarial_shapes), n_recorded = COUNT(recordings);
+    const int n_adversarial = COUNT(adversarial_shapes), n_recorded = RECORDED;
     const int per_op = n_lattice + n_trained + n_adversarial + n_recorded + FUZZED;
     if (i < 0 || i >= per_op * GLD_OP_COUNT) return false;
     *c = gld_op_case_new((gld_op)(i / per_op));

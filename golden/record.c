@@ -22,7 +22,7 @@ typedef struct {
 static bool wanted(const recorder *r, fh1_tap_id id, int64_t layer)
 {
     if (r->opt.no_cache_taps && fh1_tap_is_cache(id)) return false;
-    return gld_taps_match(r->opt.taps, id, layer);
+    return gld_taps_match(r->m->config.family, r->opt.taps, id, layer);
 }
 
 static fh1_dtype stored_as(const recorder *r, fh1_tap_id id)
@@ -41,7 +41,7 @@ static fh1_status check_event(const recorder *r, const fh1_tap_event *ev)
     if (good) return NULL;
     char name[FH1_TAP_NAME_SIZE], text[160];
     fh1_status s = fh1_fail(FH1_E_INTERNAL, "engine %s hands out %s in a wrong layout", r->e->name,
-                            fh1_tap_name(ev->id, ev->layer, name));
+                            fh1_tap_name(r->m->config.family, ev->id, ev->layer, name));
     s = fh1_expected(s, "%s", fh1_shape_text(&expected, text, sizeof text));
     return fh1_found(s, "%s", fh1_shape_text(&ev->value, text, sizeof text));
 }
@@ -85,7 +85,7 @@ static fh1_status record_cache(recorder *r)
         for (int part = FH1_CACHE_KEY; part <= FH1_CACHE_SSM; part++) {
             fh1_tap_id id = (fh1_tap_id)(FH1_TAP_CACHE_KEY + part);
             fh1_tensor shape = fh1_cache_shape(r->cache, (fh1_cache_part)part), view;
-            if (!wanted(r, id, layer)) continue;
+            if (!fh1_tap_exists(&r->m->config, id) || !wanted(r, id, layer)) continue; /* Falcon-Mamba has no keys */
             FH1_TRY(gld_trace_add_tap(r->out, id, layer, stored_as(r, id), &shape, &view));
             FH1_TRY(fh1_cache_export(r->cache, layer, (fh1_cache_part)part, &view));
         }
@@ -102,11 +102,12 @@ static fh1_status recorder_open(recorder *r, fh1_engine *e, const fh1_model *m, 
     *r = (recorder){.e = e, .m = m, .opt = opt ? *opt : all, .out = out};
     assert(r->opt.store == FH1_DTYPE_COUNT || fh1_dtype_is_float(r->opt.store));
     if (out) memset(out, 0, sizeof *out);
-    FH1_TRY(gld_taps_check(r->opt.taps, m->config.n_layers));
+    FH1_TRY(gld_taps_check(r->opt.taps, &m->config));
     FH1_TRY(fh1_engine_open(e, m));
     FH1_TRY(fh1_cache_new(&m->config, e->dtype, B, &r->cache));
     if (!out) return NULL;
     FH1_TRY(gld_trace_new(out));
+    out->family = m->config.family;
     snprintf(out->path, sizeof out->path, "%s", e->name);
     snprintf(out->contract, sizeof out->contract, "%s", e->profile->name);
     snprintf(out->producer, sizeof out->producer, "fh1 %s", e->name);

@@ -33,6 +33,7 @@ fh1_status gld_record_backward(fh1_engine *e, const fh1_model *m, const fh1_batc
     fh1_backward o = {.grads = g};
     if (!s) s = e->backward(e, m, b, &o);
     if (!s) s = gld_trace_new(out);
+    if (!s) out->family = m->config.family;
     if (!s) s = gld_trace_add_step(out, b);
     /* Gradients are of the compute type; a profile's storage is that of activations. */
     if (!s) s = put(g, o.loss, opt && opt->store != FH1_DTYPE_COUNT ? opt->store : e->dtype, out);

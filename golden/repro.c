@@ -156,7 +156,7 @@ static fh1_status check_model_line(const gld_repro *r, unsigned given)
             "%" PRId64, r->step);
     FH1_TRY(gld_calls_check(&r->calls));
     if (*r->model) return NULL;
-    FH1_TRY(gld_taps_check(*r->taps ? r->taps : NULL, r->make.config.n_layers));
+    FH1_TRY(gld_taps_check(*r->taps ? r->taps : NULL, &r->make.config));
     const double recorded = gld_calls_recorded(&r->calls, &r->make.config);
     if (recorded <= 0x1p28) return NULL;
     return fh1_found(fh1_expected(FH1_BAD("the schedule is too long for this model"), "up to 2^28 numbers to record"),

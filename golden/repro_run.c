@@ -183,14 +183,24 @@ static fh1_status judge_trace(const gld_repro *r, const gld_repro_env *env, cons
     return s;
 }
 
+/* A fault that this model cannot have would leave an honest engine, and its PASS would say nothing. */
+static fh1_status check_family(const char *fault, const fh1_config *c)
+{
+    const fh1_fault f = *fault ? fh1_fault_find(fault) : FH1_FAULT_NONE;
+    if (f == FH1_FAULT_NONE || fh1_fault_acts_on(f, c->family)) return NULL;
+    fh1_status s = FH1_BAD("the fault %s does nothing in a %s model", fault, fh1_family_name(c->family));
+    return fh1_hint(s, "fh1 faults --family %s lists those that do", fh1_family_name(c->family));
+}
+
 static fh1_status run_model(const gld_repro *r, const gld_repro_env *env, fh1_report *report)
 {
     fh1_model m;
     gld_trace inputs = {0};
     FH1_TRY(*r->model ? cvt_model_open(r->model, &m) : gld_seeded_model_new(&r->make, r->seed, &m));
     gld_calls *calls = malloc(sizeof *calls);
-    fh1_status s = calls ? gld_taps_check(*r->taps ? r->taps : NULL, m.config.n_layers)
-                         : fh1_no_memory(sizeof *calls, "a schedule");
+    fh1_status s =
+        calls ? gld_taps_check(*r->taps ? r->taps : NULL, &m.config) : fh1_no_memory(sizeof *calls, "a schedule");
+    if (!s) s = check_family(r->fault, &m.config);
     if (!s) {
         *calls = r->calls;
         if (r->step >= 0) gld_calls_end_at(calls, r->step);
@@ -238,7 +248,7 @@ static fh1_status read_summary(const char *lines, gld_repro_outcome *out)
     if (tap) {
         snprintf(out->tap, sizeof out->tap, "%s", tap);
         out->step = (int64_t)cJSON_GetNumberValue(cJSON_GetObjectItemCaseSensitive(first, "step"));
-        if (!fh1_tap_parse(tap, INT64_MAX, &out->id, &layer)) out->id = FH1_TAP_COUNT;
+        if (!fh1_tap_parse_any(tap, INT64_MAX, &out->id, &layer)) out->id = FH1_TAP_COUNT;
     }
     cJSON_Delete(summary);
     return NULL;
@@ -261,7 +271,7 @@ fh1_status gld_repro_try(const gld_repro *r, const gld_repro_env *env, gld_repro
         out->verdict = result.verdict;
         out->step = result.move >= 0 ? result.move : r->traffic.n - 1;
         if (result.verdict == FH1_FAIL) snprintf(out->tap, sizeof out->tap, "%s", *result.tap ? result.tap : "traffic");
-        if (!fh1_tap_parse(out->tap, INT64_MAX, &out->id, &layer)) out->id = FH1_TAP_COUNT;
+        if (!fh1_tap_parse_any(out->tap, INT64_MAX, &out->id, &layer)) out->id = FH1_TAP_COUNT;
         return NULL;
     }
     gld_repro_env quiet = *env;

@@ -83,7 +83,8 @@ static fh1_status add_ragged(builder *s, gld_trace *t, const int64_t *length, in
 static fh1_status ragged(builder *s, gld_trace *t)
 {
     static const int64_t calls[] = {1, 1, 5, 1};
-    int64_t T = 2 * s->c->Q + 5 < MAX_PREFILL ? 2 * s->c->Q + 5 : MAX_PREFILL, past = T;
+    const int64_t Q = fh1_scan_chunk(s->c);
+    int64_t T = 2 * Q + 5 < MAX_PREFILL ? 2 * Q + 5 : MAX_PREFILL, past = T;
     int64_t short_row = s->c->K > 2 ? s->c->K - 1 : 2;
     int64_t length[RAGGED_ROWS] = {T, draw_length(s, 0, T / 3, T - 1),
                                    draw_length(s, 1, 1, short_row < T ? short_row : T)};
@@ -129,8 +130,8 @@ static fh1_status add_packed(builder *s, gld_trace *t, place *at, int64_t past, 
 static fh1_status packed(builder *s, gld_trace *t)
 {
     static const bool new_docs[PACKED_ROWS * 4] = {1, 0, 0, 0, 0, 1, 0, 0};
-    int64_t K = s->c->K,
-            tail = (s->c->Q + 3 < MAX_PREFILL / 2 ? s->c->Q + 3 : MAX_PREFILL / 2) + draw_length(s, 0, 0, 4);
+    const int64_t Q = fh1_scan_chunk(s->c);
+    int64_t K = s->c->K, tail = (Q + 3 < MAX_PREFILL / 2 ? Q + 3 : MAX_PREFILL / 2) + draw_length(s, 0, 0, 4);
     int64_t T = 1 + K + 2 + tail, middle = draw_length(s, 1, 3, tail - 1);
     bool *starts = calloc((size_t)(PACKED_ROWS * T), sizeof *starts);
     if (!starts) return fh1_no_memory((size_t)(PACKED_ROWS * T), "a schedule");

@@ -29,7 +29,7 @@ static double trained(fh1_stream s, const char *name, const cvt_recipe *r, int64
     const uint64_t at = (uint64_t)i;
     if (ends(name, "A_log")) return log(16) - 7 * fh1_random_uniform(s, at);
     if (r->kind == CVT_RECIPE_DT_BIAS) return v;
-    if (ends(name, "mamba.D")) return 1 + 0.7 * fh1_random_normal(s, at);
+    if (ends(name, "mamba.D") || ends(name, "mixer.D")) return 1 + 0.7 * fh1_random_normal(s, at);
     if (ends(name, "norm.weight")) return exp(0.5 * fh1_random_normal(s, at)) * (i % 32 == 17 ? 6 : 1);
     const double g = fh1_random_normal(s, at);
     return v * (0.6 + 0.4 * g * g); /* kurtosis about 9 */

@@ -2,6 +2,7 @@
  *
  *   layers=2,D=32,F=48,V=64,Hq=4,Hkv=2,A=8,H=4,P=8,N=16,G=2,K=4,Q=8,dtype=bf16,rms_norm=1,m_key=0.25
  *
+ * or, of the other family, family=falcon_mamba,layers=2,D=32,V=64,I=48,N=8,R=4,K=4,mixer_eps=1e-6.
  * The sizes are those of docs/numerics.md and always printed; whatever else is not named is usual: multipliers 1, plain
  * RoPE with theta 1e4, no bias but the conv's, f32, weights as `fh1 init` makes them. */
 #pragma once
@@ -48,9 +49,12 @@ typedef struct {
     const char *name;
     size_t offset; /* in fh1_config: int64_t, bool (SWITCH) or double (NUMBER) */
     gld_spec_kind kind;
+    unsigned families; /* bit 1u << fh1_family of each that has it; elsewhere it is left alone */
 } gld_spec_field;
 const gld_spec_field *gld_spec_field_at(int i); /* NULL past the last */
-/* A size, and the others that follow from it: Hkv divides Hq, G divides H, A is even, d_ssm = H·P. */
+/* A size, and the others that follow from it: Hkv divides Hq, G divides H, A is even, d_ssm = H·P (Falcon-Mamba: H =
+ * I).
+ */
 void gld_spec_set_size(gld_seeded_spec *s, const gld_spec_field *f, int64_t v);
-/* Back to what is usual for this RoPE type; false if it is already. */
+/* Back to what is usual for this family and RoPE type; false if it is already, or is none of this family's. */
 bool gld_spec_make_usual(gld_seeded_spec *s, const gld_spec_field *f);

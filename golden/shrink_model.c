@@ -148,7 +148,7 @@ static void usual_rope(gld_search *s)
 {
     gld_seeded_spec usual;
     fh1_rope *rope = &s->candidate->make.config.rope;
-    if (rope->type == FH1_ROPE_DEFAULT) return;
+    if (s->best->make.config.family != FH1_FALCON_H1 || rope->type == FH1_ROPE_DEFAULT) return;
     gld_seeded_usual(&usual);
     usual.config.rope.theta = rope->theta;
     *rope = usual.config.rope;
@@ -180,8 +180,13 @@ static void drop_text(gld_search *s, char *text)
 void gld_shrink_model(gld_search *s)
 {
     const gld_spec_field *f;
+    if (s->best->make.config.block != FH1_BLOCK_SA_M) {
+        s->candidate->make.config.block = FH1_BLOCK_SA_M;
+        gld_search_try(s);
+    }
     for (int i = 0; (f = gld_spec_field_at(i)) && f->kind == GLD_SPEC_SIZE; i++)
-        gld_search_number(s, set_size, i, size_of(s->best, f), f->offset == offsetof(fh1_config, A) ? 2 : 1);
+        if (f->families >> s->best->make.config.family & 1)
+            gld_search_number(s, set_size, i, size_of(s->best, f), f->offset == offsetof(fh1_config, A) ? 2 : 1);
     usual_rope(s);
     for (int i = 0; (f = gld_spec_field_at(i)); i++)
         if (f->kind != GLD_SPEC_SIZE && gld_spec_make_usual(&s->candidate->make, f) && !gld_search_try(s))

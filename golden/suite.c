@@ -99,7 +99,7 @@ static fh1_status read_expectation(const place *p, gld_case *c)
     fh1_tap_id id;
     int64_t layer;
     const bool gradient = strncmp(c->expect_tap, "grad.", 5) == 0; /* of a parameter; the models are not open here */
-    if (!gradient && !fh1_tap_parse(c->expect_tap, MANY_LAYERS, &id, &layer)) {
+    if (!gradient && !fh1_tap_parse_any(c->expect_tap, MANY_LAYERS, &id, &layer)) {
         fh1_status s = fh1_found(FH1_BAD("expect_tap is no tap"), "%.120s", c->expect_tap);
         return in_case(p, fh1_hint(s, "fh1 taps MODEL lists them; the step goes into expect_step"));
     }

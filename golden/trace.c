@@ -20,7 +20,7 @@ typedef struct {
 
 static int64_t order_of(fh1_tap_id id, int64_t layer)
 {
-    return fh1_tap_order(id, layer, MANY_LAYERS);
+    return fh1_tap_order(NULL, id, layer, MANY_LAYERS);
 }
 
 /* Room for element n of an array that doubles whenever n is a power of two. */
@@ -183,7 +183,7 @@ fh1_status gld_step_insert(gld_step *s, fh1_tap_id id, int64_t layer, gld_tap **
 {
     if (gld_step_find(s, id, layer)) {
         char name[FH1_TAP_NAME_SIZE];
-        return fh1_fail(FH1_E_INTERNAL, "tap %s came twice in one step", fh1_tap_name(id, layer, name));
+        return fh1_fail(FH1_E_INTERNAL, "tap %s came twice in one step", fh1_tap_name(FH1_FALCON_H1, id, layer, name));
     }
     void *taps = s->taps;
     FH1_TRY(grow(&taps, s->n_taps, sizeof *s->taps, "the taps of a step"));
@@ -226,7 +226,7 @@ fh1_status gld_trace_add_tap(gld_trace *t, fh1_tap_id id, int64_t layer, fh1_dty
     char name[FH1_TAP_NAME_SIZE];
     fh1_tensor owned = fh1_view(NULL, dtype, shape->rank, shape->shape);
     gld_tap *tap;
-    FH1_TRY(gld_trace_alloc(t, fh1_n_bytes(&owned), fh1_tap_name(id, layer, name), &owned.data));
+    FH1_TRY(gld_trace_alloc(t, fh1_n_bytes(&owned), fh1_tap_name(t->family, id, layer, name), &owned.data));
     FH1_TRY(gld_step_insert(s, id, layer, &tap));
     tap->t = owned;
     if (id == FH1_TAP_LOGITS) s->n_logits = shape->shape[1];
@@ -279,32 +279,33 @@ static bool next_glob(const char **rest, char glob[GLOB_SIZE])
     return true;
 }
 
-bool gld_taps_match(const char *globs, fh1_tap_id id, int64_t layer)
+bool gld_taps_match(fh1_family family, const char *globs, fh1_tap_id id, int64_t layer)
 {
     char name[FH1_TAP_NAME_SIZE], glob[GLOB_SIZE];
     if (!globs) return true;
-    fh1_tap_name(id, layer, name);
+    fh1_tap_name(family, id, layer, name);
     while (next_glob(&globs, glob))
         if (fnmatch(glob, name, 0) == 0) return true;
     return false;
 }
 
-static bool glob_hits_any(const char *glob, int64_t n_layers)
+static bool glob_hits_any(const char *glob, const fh1_config *c)
 {
     char name[FH1_TAP_NAME_SIZE];
     for (int id = 0; id < FH1_TAP_COUNT; id++) {
-        int64_t n = fh1_tap_is_per_layer((fh1_tap_id)id) ? n_layers : 1;
+        int64_t n = fh1_tap_is_per_layer((fh1_tap_id)id) ? c->n_layers : 1;
+        if (!fh1_tap_exists(c, (fh1_tap_id)id)) continue;
         for (int64_t layer = 0; layer < n; layer++)
-            if (fnmatch(glob, fh1_tap_name((fh1_tap_id)id, layer, name), 0) == 0) return true;
+            if (fnmatch(glob, fh1_tap_name(c->family, (fh1_tap_id)id, layer, name), 0) == 0) return true;
     }
     return false;
 }
 
-fh1_status gld_taps_check(const char *globs, int64_t n_layers)
+fh1_status gld_taps_check(const char *globs, const fh1_config *c)
 {
     char glob[GLOB_SIZE];
     while (globs && next_glob(&globs, glob)) {
-        if (glob_hits_any(glob, n_layers)) continue;
+        if (glob_hits_any(glob, c)) continue;
         fh1_status s = FH1_BAD("'%s' matches no tap of this model", glob);
         return fh1_hint(s, "fh1 taps MODEL lists them; separate several globs by commas, as in '*.mid,logits'");
     }

@@ -24,7 +24,7 @@ typedef struct {
 
 typedef struct {
     fh1_batch batch; /* ids, mask, positions, seq_idx, labels of this call */
-    gld_tap *taps;   /* sorted by fh1_tap_order */
+    gld_tap *taps;   /* sorted by fh1_tap_order without a config, in any block */
     int64_t n_taps;
     int64_t n_logits; /* T' of the logits tap, 0 when not recorded */
     gld_grad *grads;  /* in backward order */
@@ -34,6 +34,7 @@ typedef struct {
 typedef struct {
     gld_step *steps;
     int64_t n_steps;
+    fh1_family family; /* of the model: the names of its taps */
     char path[1024];
     char contract[128]; /* metadata fh1.contract, empty when absent */
     char variant[256];  /* metadata fh1.variant */
@@ -60,7 +61,8 @@ fh1_status gld_trace_check_inputs(const gld_trace *t, const fh1_config *c);
  * must outlive it. Advance it with fh1_cache_prepare and fh1_cache_commit. */
 fh1_status gld_books_new(const fh1_config *c, int64_t B, fh1_config *least, struct fh1_cache **out);
 
-/* An empty in-memory trace that copies inputs and owns what is recorded. */
+/* An empty in-memory trace that copies inputs and owns what is recorded; of the family Falcon-H1 until the caller says
+ * otherwise. */
 fh1_status gld_trace_new(gld_trace *out);
 /* Starts the next step with a copy of `b`. B is the same in all steps. */
 fh1_status gld_trace_add_step(gld_trace *t, const fh1_batch *b);
@@ -82,6 +84,6 @@ int64_t gld_trace_n_taps(const gld_trace *t);
 const gld_tap *gld_trace_find(const gld_trace *t, int64_t step, fh1_tap_id id, int64_t layer);
 
 /* Whether a tap is chosen by a list of globs (fnmatch on tap names, separated by commas); NULL chooses all. */
-bool gld_taps_match(const char *globs, fh1_tap_id id, int64_t layer);
-/* FH1_E_INPUT for a glob of the list that matches no tap of a model with n_layers layers. */
-fh1_status gld_taps_check(const char *globs, int64_t n_layers);
+bool gld_taps_match(fh1_family family, const char *globs, fh1_tap_id id, int64_t layer);
+/* FH1_E_INPUT for a glob of the list that matches no tap of a model with this config. */
+fh1_status gld_taps_check(const char *globs, const fh1_config *c);

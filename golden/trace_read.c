@@ -68,7 +68,7 @@ static fh1_status name_items(reader *r)
     for (int64_t k = 0; k < r->n_items; k++) {
         item *it = &r->items[k];
         it->entry = cvt_st_at(r->file, k);
-        it->name = gld_map_name(r->map, it->entry->name, r->c->n_layers);
+        it->name = gld_map_name(r->map, r->c, it->entry->name);
         if (it->name.rule >= 0) r->rule_used[it->name.rule] = true;
     }
     return NULL;
@@ -114,7 +114,7 @@ static fh1_status unknown_name(const reader *r, const item *it)
     }
     fh1_status s = FH1_BAD("'%.200s' is neither an input nor a tap of this model", name);
     char near[FH1_TAP_NAME_SIZE];
-    bool found = gld_nearest_name(name, r->c->n_layers, near);
+    bool found = gld_nearest_name(name, r->c, near);
     int64_t step = it->name.step >= 0 ? it->name.step : 0;
     if (found) s = fh1_expected(s, "perhaps step%lld/%s", (long long)step, near);
     return fh1_hint(s, "fh1 taps MODEL lists them; a map file (--map) can rename or ignore it");
@@ -309,7 +309,8 @@ static fh1_status read_tap(reader *r, const item *it)
     int64_t n_logits = t.rank == 3 && t.shape[1] >= 1 && t.shape[1] <= T ? t.shape[1] : T;
     fh1_tensor expected = fh1_tap_shape(r->c, n->id, B, T, n_logits, S);
     if (!fh1_same_shape(&t, &expected)) return wrong_tap_shape(r, it, &t, &expected);
-    if (gld_step_find(step, n->id, n->layer)) return twice(fh1_tap_name(n->id, n->layer, name), n->step, it);
+    if (gld_step_find(step, n->id, n->layer))
+        return twice(fh1_tap_name(r->c->family, n->id, n->layer, name), n->step, it);
     FH1_TRY(gld_step_insert(step, n->id, n->layer, &tap));
     tap->t = t;
     if (n->id == FH1_TAP_LOGITS) step->n_logits = n_logits;
@@ -350,6 +351,7 @@ fh1_status gld_trace_open(const char *path, const fh1_model *m, const gld_map *m
     memset(out, 0, sizeof *out);
     FH1_TRY(cvt_st_open(path, &file));
     fh1_status s = gld_trace_new(out);
+    out->family = m->config.family;
     if (s) {
         cvt_st_close(file);
         return s;

@@ -48,7 +48,7 @@ static fh1_status metadata(cvt_st_writer *w, const gld_trace *t, const char *con
     return NULL;
 }
 
-static fh1_status declare_step(cvt_st_writer *w, const gld_step *s, int64_t step)
+static fh1_status declare_step(cvt_st_writer *w, fh1_family family, const gld_step *s, int64_t step)
 {
     input in[GLD_INPUT_COUNT];
     int n = inputs_of(&s->batch, in);
@@ -59,7 +59,7 @@ static fh1_status declare_step(cvt_st_writer *w, const gld_step *s, int64_t step
     }
     for (int64_t k = 0; k < s->n_taps; k++) {
         const gld_tap *p = &s->taps[k];
-        name_of(name, step, fh1_tap_name(p->id, p->layer, tap));
+        name_of(name, step, fh1_tap_name(family, p->id, p->layer, tap));
         FH1_TRY(cvt_st_writer_declare(w, name, p->t.dtype, p->t.rank, p->t.shape));
     }
     for (int64_t k = 0; k < s->n_grads; k++) {
@@ -82,7 +82,7 @@ static fh1_status put_tap(cvt_st_writer *w, const char *name, const fh1_tensor *
     return s;
 }
 
-static fh1_status put_step(cvt_st_writer *w, const gld_step *s, int64_t step)
+static fh1_status put_step(cvt_st_writer *w, fh1_family family, const gld_step *s, int64_t step)
 {
     input in[GLD_INPUT_COUNT];
     int n = inputs_of(&s->batch, in);
@@ -93,7 +93,7 @@ static fh1_status put_step(cvt_st_writer *w, const gld_step *s, int64_t step)
     }
     for (int64_t k = 0; k < s->n_taps; k++) {
         const gld_tap *p = &s->taps[k];
-        FH1_TRY(put_tap(w, name_of(name, step, fh1_tap_name(p->id, p->layer, tap)), &p->t));
+        FH1_TRY(put_tap(w, name_of(name, step, fh1_tap_name(family, p->id, p->layer, tap)), &p->t));
     }
     for (int64_t k = 0; k < s->n_grads; k++) FH1_TRY(put_tap(w, grad_name(name, step, &s->grads[k]), &s->grads[k].t));
     return NULL;
@@ -102,8 +102,8 @@ static fh1_status put_step(cvt_st_writer *w, const gld_step *s, int64_t step)
 static fh1_status write_all(cvt_st_writer *w, const gld_trace *t, const char *const *pairs)
 {
     FH1_TRY(metadata(w, t, pairs));
-    for (int64_t j = 0; j < t->n_steps; j++) FH1_TRY(declare_step(w, &t->steps[j], j));
-    for (int64_t j = 0; j < t->n_steps; j++) FH1_TRY(put_step(w, &t->steps[j], j));
+    for (int64_t j = 0; j < t->n_steps; j++) FH1_TRY(declare_step(w, t->family, &t->steps[j], j));
+    for (int64_t j = 0; j < t->n_steps; j++) FH1_TRY(put_step(w, t->family, &t->steps[j], j));
     return cvt_st_writer_commit(w);
 }
 

@@ -77,3 +77,30 @@ fh1_status gld_traffic_walk(const gld_traffic *t, const fh1_model *m, fh1_engine
 void gld_traffic_road_free(traffic_road *r);
 /* Window and state of a row, kv of its tokens from `first` on, as f64. Either may be NULL. */
 fh1_status gld_traffic_read(const fh1_cache *c, int64_t row, int64_t first, double *kv, double *memory);
+
+/* ---- documents alone ---- */
+
+/* A document up to one of its tokens, in one call on an empty cache. */
+typedef struct {
+    int last;       /* token */
+    int64_t n, own; /* its tokens, and the last `own` of them that no other solo shows */
+    double *memory; /* window and state after it; NULL: nobody looked */
+} traffic_solo;
+
+/* What one engine computes of all documents alone. */
+typedef struct {
+    double *logits; /* [tokens, kept] */
+    double *kv;     /* [tokens, layers, 2, Hkv A] */
+    traffic_solo *run;
+    int n, *of; /* of[token]: the solo whose memory was taken behind it, or -1 */
+} traffic_alone;
+
+/* Runs every document of the road alone; solos are the same for all engines. The result, zero before, is freed by the
+ * caller in any case. */
+fh1_status gld_traffic_alone(const traffic_road *road, const fh1_model *m, fh1_engine *e, traffic_alone *out);
+void gld_traffic_alone_free(traffic_alone *a);
+/* The tokens of a solo's document, its first one first. */
+void gld_traffic_path(const traffic_road *road, const traffic_solo *s, int64_t *path);
+/* Where `other` is farther from the truth than `to`, its number takes the place. */
+void gld_traffic_farther(const traffic_road *road, const fh1_model *m, traffic_alone *to, const traffic_alone *other,
+                         const traffic_alone *truth);

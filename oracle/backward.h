@@ -37,6 +37,12 @@ typedef struct fh1_bwd_ops {
                            const int64_t *doc, int64_t state_doc, const void *state, const void *dy,
                            const void *dstate_out, void *dx, void *dB, void *dC, void *ddt, void *dA_log, void *dD,
                            void *dstate);
+    /* the same for fh1_ops.selective_scan; dB, dC [T,N], dA_log, dstate [I,N] */
+    fh1_status (*selective_scan)(struct fh1_engine *e, int64_t T, int64_t I, int64_t N, const void *x, const void *B,
+                                 const void *C, const void *dt, const fh1_tensor *A_log, const fh1_tensor *D,
+                                 const int64_t *doc, int64_t state_doc, const void *state, const void *dy,
+                                 const void *dstate_out, void *dx, void *dB, void *dC, void *ddt, void *dA_log,
+                                 void *dD, void *dstate);
     fh1_status (*gated_norm)(struct fh1_engine *e, int64_t M, int64_t d, int64_t G, const void *y, const void *z,
                              const fh1_tensor *w, double eps, bool norm_before_gate, const void *dout, void *dy,
                              void *dz, void *dw);

@@ -8,7 +8,9 @@ fh1_tensor fh1_cache_shape(const fh1_cache *c, fh1_cache_part part)
     const fh1_config *g = c->config;
     switch (part) {
     case FH1_CACHE_CONV: return fh1_view3(NULL, c->dtype, c->B, fh1_conv_dim(g), g->K - 1);
-    case FH1_CACHE_SSM: return fh1_view4(NULL, c->dtype, c->B, g->H, g->P, g->N);
+    case FH1_CACHE_SSM:
+        if (g->family == FH1_FALCON_MAMBA) return fh1_view3(NULL, c->dtype, c->B, g->H, g->N);
+        return fh1_view4(NULL, c->dtype, c->B, g->H, g->P, g->N);
     default: return fh1_view4(NULL, c->dtype, c->B, g->Hkv, c->n_cols, g->A);
     }
 }
@@ -41,6 +43,7 @@ static fh1_tensor row_view(const fh1_cache *c, int64_t b, fh1_cache_part part, v
 {
     const fh1_config *g = c->config;
     if (part == FH1_CACHE_CONV) return fh1_view2(data, c->dtype, fh1_conv_dim(g), g->K - 1);
+    if (part == FH1_CACHE_SSM && g->family == FH1_FALCON_MAMBA) return fh1_view2(data, c->dtype, g->H, g->N);
     if (part == FH1_CACHE_SSM) return fh1_view3(data, c->dtype, g->H, g->P, g->N);
     fh1_tensor v = fh1_view3(data, c->dtype, g->Hkv, cap, g->A);
     v.shape[1] = c->rows[b].n;

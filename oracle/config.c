@@ -10,10 +10,12 @@ static const char *const rope_names[] = {"default", "linear", "dynamic", "yarn",
  * tensor, and sums of a few, fit an int64_t with room to spare. */
 static const int64_t MAX_SIZE = INT64_C(1) << 31, MAX_PRODUCT = INT64_C(1) << 48;
 
-static const struct {
+typedef struct {
     const char *key;
     size_t offset;
-} sizes[] = {
+} size_key;
+
+static const size_key sizes_h1[] = {
     {"num_hidden_layers", offsetof(fh1_config, n_layers)},
     {"hidden_size", offsetof(fh1_config, D)},
     {"vocab_size", offsetof(fh1_config, V)},
@@ -28,6 +30,16 @@ static const struct {
     {"mamba_d_conv", offsetof(fh1_config, K)},
     {"mamba_chunk_size", offsetof(fh1_config, Q)},
     {"mamba_d_ssm", offsetof(fh1_config, d_ssm)},
+};
+
+static const size_key sizes_mamba[] = {
+    {"num_hidden_layers", offsetof(fh1_config, n_layers)},
+    {"hidden_size", offsetof(fh1_config, D)},
+    {"vocab_size", offsetof(fh1_config, V)},
+    {"intermediate_size", offsetof(fh1_config, d_ssm)},
+    {"state_size", offsetof(fh1_config, N)},
+    {"conv_kernel", offsetof(fh1_config, K)},
+    {"time_step_rank", offsetof(fh1_config, R)},
 };
 
 static const struct {
@@ -55,14 +67,86 @@ const char *fh1_rope_type_name(fh1_rope_type t)
     return rope_names[t];
 }
 
+static bool is_mamba(const fh1_config *c)
+{
+    return c->family == FH1_FALCON_MAMBA;
+}
+
+const char *fh1_family_name(fh1_family f)
+{
+    return f == FH1_FALCON_MAMBA ? "falcon_mamba" : "falcon_h1";
+}
+
+int64_t fh1_padding_idx(const fh1_config *c)
+{
+    return c->family == FH1_FALCON_MAMBA ? -1 : c->pad;
+}
+
+const char *fh1_embed_module(fh1_family f)
+{
+    return f == FH1_FALCON_MAMBA ? "backbone.embeddings" : "model.embed_tokens";
+}
+
+const char *fh1_layers_module(fh1_family f)
+{
+    return f == FH1_FALCON_MAMBA ? "backbone.layers" : "model.layers";
+}
+
+const char *fh1_eps_key(fh1_family f)
+{
+    return f == FH1_FALCON_MAMBA ? "layer_norm_epsilon" : "rms_norm_eps";
+}
+
+const char *fh1_embed_weight(fh1_family f)
+{
+    return f == FH1_FALCON_MAMBA ? "backbone.embeddings.weight" : "model.embed_tokens.weight";
+}
+
+static const char *const block_names[] = {"SA_M", "SAM", "S_A_M"};
+
+const char *fh1_block_name(fh1_block b)
+{
+    return block_names[b];
+}
+
+bool fh1_block_find(const char *name, fh1_block *out)
+{
+    for (int i = 0; i < (int)(sizeof block_names / sizeof *block_names); i++) {
+        if (strcmp(name, block_names[i]) != 0) continue;
+        *out = (fh1_block)i;
+        return true;
+    }
+    return false;
+}
+
 int64_t fh1_conv_dim(const fh1_config *c)
 {
-    return c->d_ssm + 2 * c->G * c->N;
+    return is_mamba(c) ? c->d_ssm : c->d_ssm + 2 * c->G * c->N;
 }
 
 int64_t fh1_in_proj_dim(const fh1_config *c)
 {
-    return 2 * c->d_ssm + 2 * c->G * c->N + c->H;
+    return is_mamba(c) ? 2 * c->d_ssm : 2 * c->d_ssm + 2 * c->G * c->N + c->H;
+}
+
+int64_t fh1_x_proj_dim(const fh1_config *c)
+{
+    return is_mamba(c) ? c->R + 2 * c->N : 0;
+}
+
+int64_t fh1_scan_chunk(const fh1_config *c)
+{
+    return c->family == FH1_FALCON_MAMBA ? 16 : c->Q;
+}
+
+int64_t fh1_in_proj_conv(const fh1_config *c)
+{
+    return is_mamba(c) ? 0 : c->d_ssm;
+}
+
+int64_t fh1_in_proj_gate(const fh1_config *c)
+{
+    return is_mamba(c) ? c->d_ssm : 0;
 }
 
 void fh1_config_copy(fh1_config *dst, const fh1_config *src)
@@ -87,14 +171,17 @@ static int64_t size_at(const fh1_config *c, size_t offset)
 
 static fh1_status check_sizes(const fh1_config *c)
 {
-    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+    const size_key *sizes = is_mamba(c) ? sizes_mamba : sizes_h1;
+    const size_t n = is_mamba(c) ? sizeof sizes_mamba / sizeof *sizes_mamba : sizeof sizes_h1 / sizeof *sizes_h1;
+    for (size_t i = 0; i < n; i++) {
         int64_t v = size_at(c, sizes[i].offset);
         if (v >= 1 && v <= MAX_SIZE) continue;
         fh1_status s = fh1_where(FH1_BAD("a size is out of range"), "%s", sizes[i].key);
         return fh1_found(fh1_expected(s, "1 to 2^31"), "%lld", (long long)v);
     }
     if (c->K > 64) {
-        fh1_status s = fh1_where(FH1_BAD("the convolution is too wide"), "mamba_d_conv");
+        fh1_status s =
+            fh1_where(FH1_BAD("the convolution is too wide"), "%s", is_mamba(c) ? "conv_kernel" : "mamba_d_conv");
         return fh1_found(fh1_expected(s, "1 to 64"), "%lld", (long long)c->K);
     }
     return NULL;
@@ -108,10 +195,27 @@ static bool product(int64_t a, int64_t b, int64_t *out)
     return true;
 }
 
+static fh1_status too_large(const char *keys)
+{
+    fh1_status s = fh1_where(FH1_BAD("the model is too large"), "%s", keys);
+    return fh1_expected(s, "at most 2^48 elements in a tensor");
+}
+
+static fh1_status check_products_mamba(const fh1_config *c)
+{
+    int64_t t;
+    if (!product(c->V, c->D, &t)) return too_large("vocab_size * hidden_size");
+    if (!product(2 * c->d_ssm, c->D, &t)) return too_large("2 * intermediate_size * hidden_size");
+    if (!product(c->d_ssm, c->R + 2 * c->N, &t))
+        return too_large("intermediate_size * (time_step_rank + 2 * state_size)");
+    return product(c->d_ssm, c->K, &t) ? NULL : too_large("intermediate_size * conv_kernel");
+}
+
 static fh1_status check_products(const fh1_config *c)
 {
     int64_t q, kv, d, gn, in, t;
     const char *keys = NULL;
+    if (is_mamba(c)) return check_products_mamba(c);
     if (!product(c->V, c->D, &t)) keys = "vocab_size * hidden_size";
     else if (!product(c->F, c->D, &t)) keys = "intermediate_size * hidden_size";
     else if (!product(c->Hq, c->A, &q) || !product(q, c->D, &t)) keys = "num_attention_heads * head_dim * hidden_size";
@@ -121,9 +225,7 @@ static fh1_status check_products(const fh1_config *c)
     else if (!product(c->G, c->N, &gn)) keys = "mamba_n_groups * mamba_d_state";
     else if (in = 2 * d + 2 * gn + c->H, !product(in, c->D, &t) || !product(in, c->K, &t))
         keys = "(2 * mamba_d_ssm + 2 * mamba_n_groups * mamba_d_state + mamba_n_heads) * hidden_size";
-    if (!keys) return NULL;
-    fh1_status s = fh1_where(FH1_BAD("the model is too large"), "%s", keys);
-    return fh1_expected(s, "at most 2^48 elements in a tensor");
+    return keys ? too_large(keys) : NULL;
 }
 
 static fh1_status not_a_multiple(const char *what, const char *key, int64_t v, const char *of_key, int64_t of)
@@ -132,8 +234,18 @@ static fh1_status not_a_multiple(const char *what, const char *key, int64_t v, c
     return fh1_found(fh1_expected(s, "a multiple of %s = %lld", of_key, (long long)of), "%lld", (long long)v);
 }
 
+/* Falcon-Mamba: what the fields that it shares with the other family must hold. */
+static fh1_status check_channels(const fh1_config *c)
+{
+    const bool own = c->H == c->d_ssm && c->P == 1 && c->G == 1 && c->Q == 1 && c->F == 0 && c->Hq == 0 &&
+                     c->Hkv == 0 && c->A == 0 && c->block == FH1_BLOCK_SA_M;
+    if (!own) return fh1_fail(FH1_E_INTERNAL, "a falcon_mamba config with heads of its own (oracle/config.h)");
+    return NULL;
+}
+
 static fh1_status check_heads(const fh1_config *c)
 {
+    if (is_mamba(c)) return check_channels(c);
     if (c->A % 2) {
         fh1_status s = fh1_where(FH1_BAD("the rotation needs pairs"), "head_dim");
         return fh1_found(fh1_expected(s, "an even number"), "%lld", (long long)c->A);
@@ -169,7 +281,9 @@ static fh1_status check_numbers(const fh1_config *c)
         memcpy(&v, (const char *)c + multipliers[i].offset, sizeof v);
         if (!isfinite(v)) return bad_number(multipliers[i].key, "a finite number", v);
     }
-    if (!positive(c->eps)) return bad_number("rms_norm_eps", "a positive finite number", c->eps);
+    if (!positive(c->eps)) return bad_number(fh1_eps_key(c->family), "a positive finite number", c->eps);
+    if (is_mamba(c) && !positive(c->mixer_eps))
+        return bad_number("mixer_rms_eps", "a positive finite number", c->mixer_eps);
     if (!isfinite(c->dt_lo) || c->dt_lo < 0)
         return bad_number("time_step_limit[0]", "a finite number, 0 or more", c->dt_lo);
     if (!(c->dt_hi > 0) || !(c->dt_lo <= c->dt_hi))
@@ -270,5 +384,5 @@ fh1_status fh1_config_check(const fh1_config *c)
     FH1_TRY(check_products(c));
     FH1_TRY(check_heads(c));
     FH1_TRY(check_numbers(c));
-    return check_rope(c);
+    return is_mamba(c) ? NULL : check_rope(c);
 }

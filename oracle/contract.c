@@ -8,14 +8,15 @@
 /* transformers' eager CPU path keeps every intermediate in the model's type, softmax, norms and silu
  * going through f32 and rounding once. Two values stay f32: the scan output of a prefill and the
  * state in the cache (read in 5.23.0 and seen in its traces). */
-#define EAGER_POINTS(r)                                                                                             \
+#define EAGER_POINTS(r, residual)                                                                                   \
     {                                                                                                               \
         [FH1_RP_EMBED] = r, [FH1_RP_NORM_INNER] = r, [FH1_RP_NORM] = r, [FH1_RP_SCALE_IN] = r, [FH1_RP_LINEAR] = r, \
         [FH1_RP_KEY] = r, [FH1_RP_ROPE_TABLE] = r, [FH1_RP_ROPE] = r, [FH1_RP_ROPE_SUM] = r, [FH1_RP_SCORE] = r,    \
         [FH1_RP_PROB] = r, [FH1_RP_CONTEXT] = r, [FH1_RP_MUP_VECTOR] = r, [FH1_RP_MUP] = r, [FH1_RP_CONV] = r,      \
         [FH1_RP_CONV_ACT] = r, [FH1_RP_DT] = r, [FH1_RP_STEP] = r, [FH1_RP_SSD] = FH1_ROUND_NONE,                   \
-        [FH1_RP_GATE_SILU] = r, [FH1_RP_GATED] = r, [FH1_RP_BRANCH] = r, [FH1_RP_RESIDUAL] = r, [FH1_RP_MLP] = r,   \
-        [FH1_RP_ACT] = r, [FH1_RP_HEAD] = r, [FH1_RP_LOGITS] = r                                                    \
+        [FH1_RP_SCAN_READ] = r, [FH1_RP_GATE_SILU] = r, [FH1_RP_GATED] = r, [FH1_RP_OUT_PRODUCT] = r,               \
+        [FH1_RP_BRANCH] = r, [FH1_RP_RESIDUAL] = residual, [FH1_RP_MLP] = r, [FH1_RP_ACT] = r, [FH1_RP_HEAD] = r,   \
+        [FH1_RP_LOGITS] = r                                                                                         \
     }
 
 /* Below the normal range f32 has few bits left, products of decays lose them step by step, and many pipelines flush to
@@ -29,15 +30,20 @@
 
 /* Fused kernels on tensor cores round what they store, and what a tensor core reads where it is not of that type yet:
  * the weights of a softmax, and the operands of a chunked scan, in two parts. Multipliers meet f32 sums. */
-#define TENSOR_CORE_POINTS(r)                                                                                      \
+#define TENSOR_CORE_POINTS(r, residual)                                                                            \
     {                                                                                                              \
         [FH1_RP_EMBED] = r, [FH1_RP_NORM] = r, [FH1_RP_LINEAR] = r, [FH1_RP_ROPE_SUM] = r, [FH1_RP_PROB_TILE] = r, \
         [FH1_RP_CONTEXT] = r, [FH1_RP_CONV_ACT] = r, [FH1_RP_SSD] = r, [FH1_RP_SSD_TILE] = r, [FH1_RP_GATED] = r,  \
-        [FH1_RP_RESIDUAL] = r, [FH1_RP_ACT] = r                                                                    \
+        [FH1_RP_RESIDUAL] = residual, [FH1_RP_ACT] = r                                                             \
     }
 
 /* An engine whose chunk is not known: kernels take 64 to 256 tokens at once. */
 #define LONGEST_CHUNK 256
+
+/* What a tensor core cuts off errs by twice as much as what is rounded. */
+#define TENSOR_CORE_ARITHMETIC                                                                              \
+    .any_form = true, .exact_angle = true, .u = 0x1p-23, .cut = 16, .exp_units = 4, .chunk = LONGEST_CHUNK, \
+    .underflow = 16 * 0x1p-126
 
 static const fh1_profile profiles[] = {
     {.name = "exact",
@@ -60,24 +66,18 @@ static const fh1_profile profiles[] = {
     {.name = "hf-eager-bf16",
      .summary = "transformers on the CPU, eager attention, bf16 model",
      .storage = FH1_BF16,
-     .at = EAGER_POINTS(FH1_ROUND_BF16),
+     .at = EAGER_POINTS(FH1_ROUND_BF16, FH1_ROUND_BF16),
      F32_ARITHMETIC},
     {.name = "hf-eager-fp16",
      .summary = "transformers on the CPU, eager attention, f16 model",
      .storage = FH1_F16,
-     .at = EAGER_POINTS(FH1_ROUND_F16),
+     .at = EAGER_POINTS(FH1_ROUND_F16, FH1_ROUND_F16),
      F32_ARITHMETIC},
     {.name = "cuda-bf16",
      .summary = "fused kernels on tensor cores, bf16 model: rounded where stored, sums in f32",
      .storage = FH1_BF16,
-     .at = TENSOR_CORE_POINTS(FH1_ROUND_BF16),
-     .any_form = true,
-     .exact_angle = true,
-     .u = 0x1p-23, /* what is cut off errs by twice as much as what is rounded */
-     .cut = 16,
-     .exp_units = 4,
-     .chunk = LONGEST_CHUNK,
-     .underflow = 16 * 0x1p-126},
+     .at = TENSOR_CORE_POINTS(FH1_ROUND_BF16, FH1_ROUND_BF16),
+     TENSOR_CORE_ARITHMETIC},
     {.name = "llamacpp-f32", .summary = "llama.cpp on the CPU, f32 GGUF, f32 KV cache, no flash attention", LLAMACPP},
     {.name = "llamacpp-bf16",
      .summary = "the same with a bf16 GGUF: inputs of products rounded to bf16",
@@ -91,6 +91,29 @@ static const fh1_profile profiles[] = {
      .summary = "the same with a q8_0 GGUF: inputs of products quantised in blocks of 32",
      .at = {[FH1_RP_LINEAR_IN] = FH1_ROUND_Q8_0},
      LLAMACPP},
+};
+
+/* The same pipelines where the residual stays in f32 (Falcon-Mamba with residual_in_fp32). The library rounds it in
+ * front of each layer's norm; the last norm reads it as it is and leaves its output in f32, which lm_head rounds. Fused
+ * kernels read it in f32 and store what every norm gives. */
+static const fh1_profile wide_profiles[] = {
+    {.name = "hf-eager-bf16",
+     .summary = "transformers on the CPU, bf16 model, residual in f32",
+     .storage = FH1_BF16,
+     .wide_residual = FH1_ROUND_BF16,
+     .at = EAGER_POINTS(FH1_ROUND_BF16, FH1_ROUND_NONE),
+     F32_ARITHMETIC},
+    {.name = "hf-eager-fp16",
+     .summary = "transformers on the CPU, f16 model, residual in f32",
+     .storage = FH1_F16,
+     .wide_residual = FH1_ROUND_F16,
+     .at = EAGER_POINTS(FH1_ROUND_F16, FH1_ROUND_NONE),
+     F32_ARITHMETIC},
+    {.name = "cuda-bf16",
+     .summary = "fused kernels on tensor cores, bf16 model, residual in f32, also where a norm reads it",
+     .storage = FH1_BF16,
+     .at = TENSOR_CORE_POINTS(FH1_ROUND_BF16, FH1_ROUND_NONE),
+     TENSOR_CORE_ARITHMETIC},
 };
 
 const fh1_rules fh1_rule = {
@@ -138,8 +161,13 @@ static const fh1_variant_info variants[] = {
     {"mixer_leaks_docs", FH1_VAR_MIXER_LEAKS_DOCS,
      "documents part in attention only, conv and state run on (transformers up to about 5.19; all versions "
      "where only restarted positions mark the documents)"},
+    {"scan_restarts", FH1_VAR_SCAN_RESTARTS,
+     "several tokens on a cache: the conv goes on, the state starts at zero (falcon_mamba in transformers up to 5.23)"},
     {"theta_class_default", FH1_VAR_THETA_CLASS_DEFAULT,
      "rope_theta 1e5 whatever config.json says (a folder of transformers 5 read by 4.57)"},
+    {"doc_reset_80", FH1_VAR_DOC_RESET_80,
+     "the log-decay of a document's first token is -80, which leaves 1.8e-35 of the state before it (the training "
+     "trick of Falcon-H1's report)"},
 };
 
 enum { N_PROFILES = sizeof profiles / sizeof *profiles, N_VARIANTS = sizeof variants / sizeof *variants };
@@ -154,6 +182,14 @@ const fh1_profile *fh1_profile_find(const char *name)
     for (int i = 0; i < N_PROFILES; i++)
         if (strcmp(profiles[i].name, name) == 0) return &profiles[i];
     return NULL;
+}
+
+const fh1_profile *fh1_profile_for(const fh1_profile *p, const fh1_config *c)
+{
+    if (!c || c->family != FH1_FALCON_MAMBA || !c->residual_in_fp32) return p;
+    for (size_t i = 0; i < sizeof wide_profiles / sizeof *wide_profiles; i++)
+        if (strcmp(wide_profiles[i].name, p->name) == 0) return &wide_profiles[i];
+    return p;
 }
 
 const fh1_variant_info *fh1_variant_at(int i)
@@ -171,6 +207,11 @@ const fh1_profile *fh1_profile_for_dtype(fh1_dtype t)
     }
 }
 
+double fh1_doc_reset(unsigned set)
+{
+    return set & FH1_VAR_DOC_RESET_80 ? -80 : 0;
+}
+
 fh1_round fh1_profile_scan_output(const fh1_profile *p, bool one_token)
 {
     const fh1_round step = p->at[FH1_RP_STEP];
@@ -181,7 +222,24 @@ fh1_profile fh1_profile_head(const fh1_profile *p)
 {
     fh1_profile head = *p;
     head.at[FH1_RP_LINEAR] = p->at[FH1_RP_HEAD];
+    if (p->wide_residual != FH1_ROUND_NONE) head.at[FH1_RP_LINEAR_IN] = p->wide_residual;
     return head;
+}
+
+fh1_profile fh1_profile_linear(const fh1_profile *p, const fh1_config *c, fh1_tap_id id, int64_t T)
+{
+    if (id == FH1_TAP_LOGITS) return fh1_profile_head(p);
+    fh1_profile linear = *p;
+    if (id == FH1_TAP_OUT_PROJ && c->family == FH1_FALCON_MAMBA && T > 1)
+        linear.before_bias = p->at[FH1_RP_OUT_PRODUCT];
+    return linear;
+}
+
+fh1_profile fh1_profile_final_norm(const fh1_profile *p)
+{
+    fh1_profile norm = *p;
+    if (p->wide_residual != FH1_ROUND_NONE) norm.at[FH1_RP_NORM_INNER] = norm.at[FH1_RP_NORM] = FH1_ROUND_NONE;
+    return norm;
 }
 
 /* Taps that a 16-bit pipeline may leave in f32: those that it does not round. */
@@ -194,13 +252,15 @@ static bool stays_wide(const fh1_profile *p, fh1_tap_id id, bool one_token)
     case FH1_TAP_DT: return p->at[FH1_RP_DT] == FH1_ROUND_NONE;
     case FH1_TAP_CACHE_CONV: return p->at[FH1_RP_MUP] == FH1_ROUND_NONE;
     case FH1_TAP_LOGITS: return p->at[FH1_RP_LOGITS] == FH1_ROUND_NONE;
+    case FH1_TAP_LAYER: return p->at[FH1_RP_RESIDUAL] == FH1_ROUND_NONE;
+    case FH1_TAP_FINAL_LAYERNORM: return p->wide_residual != FH1_ROUND_NONE;
     default: return false;
     }
 }
 
 fh1_dtype fh1_profile_tap_dtype(const fh1_profile *p, fh1_tap_id id, bool one_token, const fh1_config *c)
 {
-    (void)c; /* no profile so far lets the geometry decide */
+    p = fh1_profile_for(p, c);
     if (p->storage == FH1_F64 || p->storage == FH1_F32) return p->storage;
     return stays_wide(p, id, one_token) ? FH1_F32 : p->storage;
 }

@@ -33,14 +33,17 @@ typedef enum {
     FH1_RP_STEP,       /* one-token step: Δ·B, Δ·B·x, the state read for y, y, D·x, their sum */
     FH1_RP_SSD,        /* scan output of a prefill, and of a one-token step that has no FH1_RP_STEP */
     FH1_RP_SSD_TILE,  /* products of a chunked scan: each operand that is not of the type already, in two parts of it */
+    FH1_RP_SCAN_READ, /* a selective scan: the state where C reads it, and the sum over it */
     FH1_RP_GATE_SILU, /* silu(z) where there is no gated norm */
     FH1_RP_GATED,     /* input of out_proj */
-    FH1_RP_BRANCH,    /* branch output · ssm_out / attention_out multiplier, and their sum */
-    FH1_RP_RESIDUAL,  /* residual sums */
-    FH1_RP_MLP,       /* gate·m, silu, down·m */
-    FH1_RP_ACT,       /* silu · up */
-    FH1_RP_HEAD,      /* the product of lm_head */
-    FH1_RP_LOGITS,    /* logits · lm_head_multiplier */
+    FH1_RP_OUT_PRODUCT, /* Falcon-Mamba's out_proj in front of its bias, in a call of several tokens: torch adds the
+                           bias apart where the input is a transposed view */
+    FH1_RP_BRANCH,      /* branch output · ssm_out / attention_out multiplier, and their sum */
+    FH1_RP_RESIDUAL,    /* residual sums */
+    FH1_RP_MLP,         /* gate·m, silu, down·m */
+    FH1_RP_ACT,         /* silu · up */
+    FH1_RP_HEAD,        /* the product of lm_head */
+    FH1_RP_LOGITS,      /* logits · lm_head_multiplier */
     FH1_RP_COUNT
 } fh1_point;
 
@@ -52,6 +55,11 @@ typedef struct {
     bool any_form;    /* names no pipeline between its roundings: sums in any order, functions in any usual form */
     bool exact_angle; /* rope angles are those of f64; otherwise products of f32 numbers */
     bool log_of_sum;  /* softplus as log(1 + exp): what is below an ulp of 1 is lost */
+    fh1_round wide_residual; /* the residual stays in f32 and is rounded to this in front of each layer's norm, the last
+                                norm's output in front of lm_head; NONE: neither (a residual that is not
+                                f32 is rounded at FH1_RP_RESIDUAL) */
+    fh1_round
+        before_bias;  /* of one product (fh1_profile_linear): rounded before its bias is added; NONE in pipelines */
     double u;         /* unit roundoff of the arithmetic: 2^-53 (exact), 2^-24, 2^-23 where sums truncate */
     int64_t cut;      /* a tensor core cuts a sum off, towards zero, after so many terms; 0: sums are rounded */
     double exp_units; /* how many u exp, log, sin, cos, pow and a reciprocal root may be off by, relative */
@@ -104,7 +112,9 @@ typedef enum {
     FH1_VAR_HISTORY_DROPPED = 1 << 5,      /* several tokens on a cache start from empty conv and state */
     FH1_VAR_PADS_IN_MIXER = 1 << 6,        /* a padded batch of one: pads are real tokens for the mixer */
     FH1_VAR_MIXER_LEAKS_DOCS = 1 << 7,     /* documents reset attention only, not conv and state */
-    FH1_VAR_THETA_CLASS_DEFAULT = 1 << 8   /* rope_theta 1e5, the class default of 4.57 */
+    FH1_VAR_THETA_CLASS_DEFAULT = 1 << 8,  /* rope_theta 1e5, the class default of 4.57 */
+    FH1_VAR_DOC_RESET_80 = 1 << 9,         /* a document begins with log-decay -80 instead of an empty state */
+    FH1_VAR_SCAN_RESTARTS = 1 << 10        /* several tokens on a cache: the state starts at zero, the conv does not */
 } fh1_variant;
 
 typedef struct {
@@ -114,6 +124,8 @@ typedef struct {
 } fh1_variant_info;
 
 const fh1_variant_info *fh1_variant_at(int i); /* NULL past the last */
+/* The log-decay of a document's first token under these variants: -80, or 0: the state is cut off exactly. */
+double fh1_doc_reset(unsigned variants);
 /* "a,b" (blanks allowed, empty = none) into a set; FH1_E_INPUT names an unknown one and lists all. */
 fh1_status fh1_variants_parse(const char *list, unsigned *set);
 
@@ -123,10 +135,17 @@ fh1_status fh1_contract_parse(const char *text, const fh1_profile **profile, uns
  * hf-eager-bf16, F16 hf-eager-fp16. */
 const fh1_profile *fh1_profile_for_dtype(fh1_dtype t);
 
+/* The profile of this name as pipelines of the model's family have it; p itself mostly. c NULL: p. */
+const fh1_profile *fh1_profile_for(const fh1_profile *p, const fh1_config *c);
 /* The rounding of the scan output: a one-token step on a cache has its own (FH1_RP_STEP), or that of a prefill. */
 fh1_round fh1_profile_scan_output(const fh1_profile *p, bool one_token);
-/* The same contract as the product of lm_head rounds: at FH1_RP_HEAD instead of FH1_RP_LINEAR. */
+/* The same contract as the product of lm_head rounds: at FH1_RP_HEAD instead of FH1_RP_LINEAR; and as the last norm
+ * does: not at all where the residual stays in f32. */
 fh1_profile fh1_profile_head(const fh1_profile *p);
+/* The same contract as the product of a tap rounds in a call of T columns: lm_head's as above, and FH1_RP_OUT_PRODUCT.
+ */
+fh1_profile fh1_profile_linear(const fh1_profile *p, const fh1_config *c, fh1_tap_id id, int64_t T);
+fh1_profile fh1_profile_final_norm(const fh1_profile *p);
 
 /* The type in which a tap is stored under a profile: what one ulp of it means. `one_token` tells a
  * one-token step on a cache (its scan output is rounded, a prefill's is not). */

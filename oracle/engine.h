@@ -20,7 +20,7 @@ typedef struct fh1_engine fh1_engine;
 typedef struct {
     /* y[M,D] = table[id[m]] (before embedding_multiplier) */
     fh1_status (*embed)(fh1_engine *e, int64_t M, const int64_t *ids, const fh1_tensor *table, void *y);
-    /* y[M,D] = w · x·rsqrt(mean x² + eps) */
+    /* y[M,D] = w · x·rsqrt(mean x² + eps), w [D] or data == NULL: none */
     fh1_status (*rmsnorm)(fh1_engine *e, int64_t M, int64_t D, const void *x, const fh1_tensor *w, double eps, void *y);
     /* y[M,n] = x[M,k]·Wᵀ + b, W [n,k], b [n] or data == NULL */
     fh1_status (*linear)(fh1_engine *e, int64_t M, const void *x, const fh1_tensor *w, const fh1_tensor *b, void *y);
@@ -45,6 +45,14 @@ typedef struct {
     fh1_status (*ssd_step)(fh1_engine *e, int64_t H, int64_t P, int64_t N, int64_t G, const void *x, const void *B,
                            const void *C, const void *dt, const fh1_tensor *A_log, const fh1_tensor *D, void *state,
                            void *y);
+    /* y[T,I] of the scan with a state per channel: x[T,I], B[T,N], C[T,N], dt[T,I]; A_log [I,N], D [I]; state [I,N]
+     * read and updated */
+    fh1_status (*selective_scan)(fh1_engine *e, int64_t T, int64_t I, int64_t N, const void *x, const void *B,
+                                 const void *C, const void *dt, const fh1_tensor *A_log, const fh1_tensor *D,
+                                 const int64_t *doc, int64_t state_doc, void *state, void *y);
+    /* one token with the rounding points of a decode step */
+    fh1_status (*selective_step)(fh1_engine *e, int64_t I, int64_t N, const void *x, const void *B, const void *C,
+                                 const void *dt, const fh1_tensor *A_log, const fh1_tensor *D, void *state, void *y);
     /* out[M,d] from y and z; norm weight data == NULL: y·silu(z) */
     fh1_status (*gated_norm)(fh1_engine *e, int64_t M, int64_t d, int64_t G, const void *y, const void *z,
                              const fh1_tensor *w, double eps, bool norm_before_gate, void *out);
@@ -99,6 +107,16 @@ typedef struct {
                            const double *B, const double *C, const double *dt, const fh1_tensor *A_log,
                            const fh1_tensor *D, const double *state, const double *y, const fh1_gauge *g_state,
                            const fh1_gauge *g);
+    /* g_B, g_C [T,N] or NULL: what B and C are off by themselves; g_state [I,N] as above */
+    fh1_status (*selective_scan)(const fh1_profile *contract, int64_t T, int64_t I, int64_t N, const double *x,
+                                 const double *B, const double *C, const double *dt, const fh1_tensor *A_log,
+                                 const fh1_tensor *D, const int64_t *doc, int64_t state_doc, const double *state,
+                                 const double *y, const fh1_gauge *g_B, const fh1_gauge *g_C, const fh1_gauge *g_state,
+                                 const fh1_gauge *g);
+    fh1_status (*selective_step)(const fh1_profile *contract, int64_t I, int64_t N, const double *x, const double *B,
+                                 const double *C, const double *dt, const fh1_tensor *A_log, const fh1_tensor *D,
+                                 const double *state, const double *y, const fh1_gauge *g_B, const fh1_gauge *g_C,
+                                 const fh1_gauge *g_state, const fh1_gauge *g);
     fh1_status (*gated_norm)(const fh1_profile *contract, int64_t M, int64_t d, int64_t G, const double *y,
                              const double *z, const fh1_tensor *w, double eps, bool norm_before_gate, const double *out,
                              const fh1_gauge *g);

@@ -17,7 +17,7 @@ typedef enum {
 typedef struct {
     const char *name;   /* snake_case: what is wrong, as key_multiplier_dropped */
     const char *op;     /* of DESIGN's list, or cache, config, schedule */
-    fh1_tap_id tap;     /* where it must show first in a trace with all taps */
+    fh1_tap_id tap;     /* where it must show first in a trace with all taps (of Falcon-H1, if it can have it) */
     const char *source; /* "MU2 ml-explore/mlx-lm#1622" */
     const char
         *caught_by; /* rules of ci/faults that must be red, separated by blanks: check, law.NAME, lattice …, gradient */
@@ -26,6 +26,10 @@ typedef struct {
 
 /* 1 <= f < FH1_FAULT_COUNT. */
 const fh1_fault_info *fh1_fault_get(fh1_fault f);
+/* Whether models of the family can have it: the others lack the op, the tensor or the number. */
+bool fh1_fault_acts_on(fh1_fault f, fh1_family family);
+/* Where it must show first there; info->tap where the family cannot have it. */
+fh1_tap_id fh1_fault_tap(fh1_fault f, fh1_family family);
 /* A fault of backward passes: no forward pass shows it. */
 bool fh1_fault_is_gradient(fh1_fault f);
 /* FH1_FAULT_NONE for an unknown name. */

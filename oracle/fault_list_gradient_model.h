@@ -38,3 +38,7 @@ FH1_FAULT(GRAD_CHECKPOINTS_IN_BF16, "grad_checkpoints_in_bf16", "residual", LAYE
           "gradient", "a layer is computed again from an input that was stored in bf16")
 FH1_FAULT(GRAD_EMBEDDING_MULTIPLIER_DROPPED, "grad_embedding_multiplier_dropped", "embed", INPUT, "class MU3",
           "gradient", "the table's gradient misses embedding_multiplier")
+FH1_FAULT(GRAD_NORMS_OF_STEPS_ADDED_UP, "grad_norms_of_steps_added_up", "rmsnorm", INPUT_LAYERNORM, "class MU7b",
+          "gradient", "of the block S_A_M what attention passes to its norm reaches the mixer's as well")
+FH1_FAULT(GRAD_SAM_NORM_WITHOUT_MLP, "grad_sam_norm_without_mlp", "rmsnorm", INPUT_LAYERNORM, "class MU7b", "gradient",
+          "of the block SAM the norm that all branches read hears nothing from the MLP")

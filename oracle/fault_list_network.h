@@ -91,8 +91,8 @@ FH1_FAULT(NORM_WEIGHT_DROPPED, "norm_weight_dropped", "rmsnorm", INPUT_LAYERNORM
           "the weight of input_layernorm is not applied")
 FH1_FAULT(NORM_WEIGHT_PLUS_ONE, "norm_weight_plus_one", "rmsnorm", INPUT_LAYERNORM, "class AT5", "check",
           "input_layernorm multiplies by 1 + weight")
-FH1_FAULT(NORM_SCALE_IN_BF16, "norm_scale_in_bf16", "rmsnorm", INPUT_LAYERNORM, "class NU (tolerances.md section 5)",
-          "check", "the reciprocal root mean square is rounded to bf16")
+FH1_FAULT(NORM_SCALE_IN_BF16, "norm_scale_in_bf16", "rmsnorm", INPUT_LAYERNORM, "class NU", "check",
+          "the reciprocal root mean square is rounded to bf16")
 FH1_FAULT(LAYER_NORMS_SWAPPED, "layer_norms_swapped", "rmsnorm", INPUT_LAYERNORM, "class AT5", "check",
           "input_layernorm and pre_ff_layernorm change places")
 FH1_FAULT(PRE_FF_NORM_WEIGHT_MISSING, "pre_ff_norm_weight_missing", "rmsnorm", PRE_FF_LAYERNORM, "AT5 ferrox#250",
@@ -181,9 +181,8 @@ FH1_FAULT(SCORES_SCALED_BY_HIDDEN, "scores_scaled_by_hidden", "attention", CONTE
           "NU8 NVIDIA-NeMo/Megatron-Bridge#1053", "check", "scores are scaled for head_dim = hidden_size / heads")
 FH1_FAULT(SCORES_HAVE_A_POSITION_TERM, "scores_have_a_position_term", "attention", CONTEXT,
           "D-31 (known_bugs.md section 23)", "check", "scores get a term of the key's position")
-FH1_FAULT(SCORES_IN_BF16, "scores_in_bf16", "attention", CONTEXT, "NU class (tolerances.md section 5)", "check",
-          "scores are rounded to bf16")
-FH1_FAULT(SOFTMAX_IN_BF16, "softmax_in_bf16", "attention", CONTEXT, "NU class (tolerances.md section 5)", "check",
+FH1_FAULT(SCORES_IN_BF16, "scores_in_bf16", "attention", CONTEXT, "NU class", "check", "scores are rounded to bf16")
+FH1_FAULT(SOFTMAX_IN_BF16, "softmax_in_bf16", "attention", CONTEXT, "NU class", "check",
           "attention weights are rounded to bf16")
 FH1_FAULT(SOFTMAX_WITHOUT_MAX, "softmax_without_max", "attention", CONTEXT, "AT3 class", "check",
           "softmax does not subtract the largest score and overflows")
@@ -227,10 +226,10 @@ FH1_FAULT(BRANCHES_AVERAGED, "branches_averaged", "residual", MID, "MU class", "
 FH1_FAULT(MIXERS_RESIDUAL_DROPPED, "mixers_residual_dropped", "residual", MID, "GR5 class", "check",
           "the residual is not carried around the two mixers")
 FH1_FAULT(MLP_RESIDUAL_DROPPED, "mlp_residual_dropped", "residual", LAYER, "GR5 class", "check",
-          "the residual is not carried around the MLP")
+          "the residual is not carried around the MLP (Falcon-Mamba: around the mixer)")
 FH1_FAULT(RESIDUAL_FROM_NORM, "residual_from_norm", "residual", MID, "MU7 class", "check",
           "the branches are added to the normalised input of the layer")
-FH1_FAULT(RESIDUAL_IN_BF16, "residual_in_bf16", "residual", MID, "NU class (tolerances.md section 8)", "check",
+FH1_FAULT(RESIDUAL_IN_BF16, "residual_in_bf16", "residual", MID, "NU class", "check",
           "the residual stream is rounded to bf16")
 FH1_FAULT(ONLY_LAYER_0, "only_layer_0", "schedule", FINAL_LAYERNORM,
           "GR5 read in source: mlx-lm d78bf58 (ml-explore/mlx-lm)", "check",
@@ -245,14 +244,15 @@ FH1_FAULT(LAYERS_SWAPPED, "layers_swapped", "schedule", INPUT_LAYERNORM, "ST2 cl
 /* head and loss */
 FH1_FAULT(HEAD_TIED_TO_EMBEDDING, "head_tied_to_embedding", "lm_head", LOGITS, "TE1a unslothai/unsloth#9331", "check",
           "the head is tied to the embedding although it has weights of its own")
+FH1_FAULT(TIED_HEAD_LEFT_EMPTY, "tied_head_left_empty", "lm_head", LOGITS, "TE1 huggingface/transformers#45127, class",
+          "check", "a head that is tied is not connected to the embedding: it holds zeros")
 FH1_FAULT(HEAD_READS_RESIDUAL, "head_reads_residual", "lm_head", LOGITS, "class GR4", "check",
           "the head reads the residual stream before the final norm")
 FH1_FAULT(LAST_LOGITS_ONLY, "last_logits_only", "lm_head", LOGITS, "TK2 read in source: transformers", "check",
           "all logits are asked for and only those of the last column come")
 FH1_FAULT(LOGITS_ONE_POSITION_LATE, "logits_one_position_late", "lm_head", LOGITS, "TK2 class (D-76)", "check",
           "each token gets the logits of the one before it")
-FH1_FAULT(LOGITS_IN_BF16, "logits_in_bf16", "lm_head", LOGITS, "NU class (tolerances.md section 5)", "check",
-          "logits are rounded to bf16")
+FH1_FAULT(LOGITS_IN_BF16, "logits_in_bf16", "lm_head", LOGITS, "NU class", "check", "logits are rounded to bf16")
 FH1_FAULT(LOSS_WITHOUT_HEAD_MULTIPLIER, "loss_without_head_multiplier", "cross_entropy", LOSS,
           "MU5 linkedin/Liger-Kernel#1477", "check", "the loss is computed from logits without lm_head_multiplier")
 FH1_FAULT(LOSS_NOT_SHIFTED, "loss_not_shifted", "cross_entropy", LOSS, "MU5 class (D-88)", "check",
@@ -267,21 +267,21 @@ FH1_FAULT(LOSS_WITHOUT_MAX, "loss_without_max", "cross_entropy", LOSS, "NU5 clas
           "logsumexp does not subtract the largest logit and overflows")
 FH1_FAULT(SAMPLE_TIE_TAKES_LAST, "sample_tie_takes_last", "sample", LOGITS,
           "HF14 class (huggingface/transformers#38086)", "lattice", "of equal logits the last token is chosen")
-FH1_FAULT(SAMPLE_PASSES_NAN, "sample_passes_nan", "sample", LOGITS, "class R-2 (tolerances.md section 2)", "lattice",
+FH1_FAULT(SAMPLE_PASSES_NAN, "sample_passes_nan", "sample", LOGITS, "class R-2", "lattice",
           "a NaN among the logits is passed over in silence")
 
 /* numbers */
-FH1_FAULT(LINEAR_TF32, "linear_tf32", "linear", Q_PROJ, "tolerances.md section 3.1", "check",
+FH1_FAULT(LINEAR_TF32, "linear_tf32", "linear", Q_PROJ, "class NU", "check",
           "the inputs of matrix products are rounded to TF32")
-FH1_FAULT(LINEAR_BF16_ACCUMULATOR, "linear_bf16_accumulator", "linear", Q_PROJ, "tolerances.md section 3.1", "check",
+FH1_FAULT(LINEAR_BF16_ACCUMULATOR, "linear_bf16_accumulator", "linear", Q_PROJ, "class NU", "check",
           "matrix products accumulate in bf16")
-FH1_FAULT(LINEAR_LAST_K_DROPPED, "linear_last_k_dropped", "linear", Q_PROJ, "tolerances.md section 3.1", "check",
+FH1_FAULT(LINEAR_LAST_K_DROPPED, "linear_last_k_dropped", "linear", Q_PROJ, "class NU", "check",
           "matrix products leave out their last term")
 FH1_FAULT(LONG_PREFILL_IN_F16, "long_prefill_in_f16", "linear", Q_PROJ, "NU7 ggml-org/llama.cpp#22675", "check",
           "beyond 64 tokens another matrix product is taken, with f16 inputs")
-FH1_FAULT(ONE_ROW_SCALED, "one_row_scaled", "linear", DOWN_PROJ, "tolerances.md section 3.1", "check",
+FH1_FAULT(ONE_ROW_SCALED, "one_row_scaled", "linear", DOWN_PROJ, "class NU", "check",
           "one row of down_proj in layer 1 is 1 % too large")
-FH1_FAULT(NAN_IN_ONE_ELEMENT, "nan_in_one_element", "swiglu", ACT, "tolerances.md section 3.1", "check",
+FH1_FAULT(NAN_IN_ONE_ELEMENT, "nan_in_one_element", "swiglu", ACT, "class NU", "check",
           "one element of the MLP's activation is NaN")
 FH1_FAULT(ACTIVATIONS_IN_BF16, "activations_in_bf16", "config", EMBED, "HF18 class", "check",
           "an engine that declares fp32 computes as transformers does in bf16")

@@ -8,7 +8,7 @@
 
 /* The tensors of one layer in backward order; an adapter of a product follows its bias. */
 typedef struct {
-    const char *name; /* behind "model.layers.<i>." */
+    const char *name; /* behind the layer's */
     size_t weight, bias;
     int adapter; /* tap of the product, -1: none */
 } slot;
@@ -16,7 +16,7 @@ typedef struct {
 #define L(field) offsetof(fh1_layer, field)
 #define NONE ((size_t)-1)
 
-static const slot of_layer[] = {
+static const slot of_h1[] = {
     {"feed_forward.down_proj", L(down_w), L(down_b), FH1_TAP_DOWN_PROJ},
     {"feed_forward.up_proj", L(up_w), L(up_b), FH1_TAP_UP_PROJ},
     {"feed_forward.gate_proj", L(gate_w), L(gate_b), FH1_TAP_GATE_PROJ},
@@ -25,6 +25,7 @@ static const slot of_layer[] = {
     {"self_attn.v_proj", L(v_w), L(v_b), FH1_TAP_V_PROJ},
     {"self_attn.k_proj", L(k_w), L(k_b), FH1_TAP_K_PROJ},
     {"self_attn.q_proj", L(q_w), L(q_b), FH1_TAP_Q_PROJ},
+    {"attn_layernorm", L(attn_layernorm), NONE, -1},
     {"mamba.out_proj", L(out_w), L(out_b), FH1_TAP_OUT_PROJ},
     {"mamba.norm", L(norm), NONE, -1},
     {"mamba.D", L(D), NONE, -1},
@@ -34,7 +35,28 @@ static const slot of_layer[] = {
     {"mamba.in_proj", L(in_w), L(in_b), FH1_TAP_IN_PROJ},
     {"input_layernorm", L(input_layernorm), NONE, -1},
 };
-enum { N_OF_LAYER = sizeof of_layer / sizeof *of_layer };
+
+/* Falcon-Mamba's dt_bias is the bias of dt_proj. */
+static const slot of_mamba[] = {
+    {"mixer.out_proj", L(out_w), L(out_b), FH1_TAP_OUT_PROJ},
+    {"mixer.D", L(D), NONE, -1},
+    {"mixer.A_log", L(A_log), NONE, -1},
+    {"mixer.dt_proj", L(dt_w), L(dt_bias), FH1_TAP_DT},
+    {"mixer.x_proj", L(x_w), NONE, FH1_TAP_X_PROJ},
+    {"mixer.conv1d", L(conv_w), L(conv_b), -1},
+    {"mixer.in_proj", L(in_w), L(in_b), FH1_TAP_IN_PROJ},
+    {"norm", L(input_layernorm), NONE, -1},
+};
+
+/* What a family calls its modules. */
+static const struct {
+    const char *final_norm;
+    const slot *slots;
+    int n_slots;
+} families[] = {
+    [FH1_FALCON_H1] = {"model.final_layernorm", of_h1, sizeof of_h1 / sizeof *of_h1},
+    [FH1_FALCON_MAMBA] = {"backbone.norm_f", of_mamba, sizeof of_mamba / sizeof *of_mamba},
+};
 
 /* A_log, D and dt_bias are parameters of the mixer itself, not of a module with a weight. */
 static bool is_bare(const slot *s)
@@ -82,9 +104,10 @@ static fh1_status put_adapter(list *l, const char *module, fh1_lora *a, int64_t 
 static fh1_status put_layer(list *l, fh1_model *m, int64_t i)
 {
     fh1_layer *layer = &m->layers[i];
-    for (const slot *s = of_layer; s < of_layer + N_OF_LAYER; ++s) {
+    const fh1_family f = m->config.family;
+    for (const slot *s = families[f].slots; s < families[f].slots + families[f].n_slots; ++s) {
         char module[FH1_PARAM_NAME];
-        snprintf(module, sizeof module, "model.layers.%lld.%s", (long long)i, s->name);
+        snprintf(module, sizeof module, "%s.%lld.%s", fh1_layers_module(f), (long long)i, s->name);
         FH1_TRY(put(l, module, is_bare(s) ? "" : ".weight", (fh1_tensor *)((char *)layer + s->weight), i, false));
         if (s->bias != NONE) FH1_TRY(put(l, module, ".bias", (fh1_tensor *)((char *)layer + s->bias), i, false));
         if (s->adapter >= 0) FH1_TRY(put_adapter(l, module, layer->lora[s->adapter], i, false));
@@ -102,10 +125,11 @@ static fh1_status put_all(list *l, fh1_model *m)
 {
     if (!head_is_embedding(m)) FH1_TRY(put(l, "lm_head", ".weight", &m->lm_head, -1, false));
     FH1_TRY(put_adapter(l, "lm_head", m->head_lora, -1, false));
-    FH1_TRY(put(l, "model.final_layernorm", ".weight", &m->final_layernorm, -1, false));
+    const char *embed = fh1_embed_module(m->config.family);
+    FH1_TRY(put(l, families[m->config.family].final_norm, ".weight", &m->final_layernorm, -1, false));
     for (int64_t i = m->config.n_layers; i-- > 0;) FH1_TRY(put_layer(l, m, i));
-    FH1_TRY(put(l, "model.embed_tokens", ".weight", &m->embed, -1, false));
-    return put_adapter(l, "model.embed_tokens", m->embed_lora, -1, true);
+    FH1_TRY(put(l, embed, ".weight", &m->embed, -1, false));
+    return put_adapter(l, embed, m->embed_lora, -1, true);
 }
 
 /* One block for the gradients that are wanted. */

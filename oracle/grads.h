@@ -2,9 +2,11 @@
  *
  * A parameter is a tensor that an engine reads: a weight by its name in the checkpoint, or a tensor of an attached
  * adapter by its key in adapter_model.safetensors. Order is that of a backward pass: lm_head, final_layernorm, then per
- * layer from the last one down, up, gate, pre_ff_layernorm, o, v, k, q, out_proj, norm, D, A_log, dt_bias, conv1d,
- * in_proj, input_layernorm; embed_tokens last, tied or not; weight before bias, both before lora_A, lora_B and the bias
- * of lora_B. */
+ * layer from the last one down, up, gate, pre_ff_layernorm, o, v, k, q, attn_layernorm (block S_A_M), out_proj, norm,
+ * D, A_log, dt_bias, conv1d, in_proj, input_layernorm (Falcon-Mamba: out_proj, D, A_log, dt_proj, x_proj, conv1d,
+ * in_proj, norm); embed_tokens last, tied or not; weight before bias, both before lora_A, lora_B and the bias of
+ * lora_B.
+ */
 #pragma once
 
 #include "oracle/model.h"

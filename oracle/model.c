@@ -6,10 +6,21 @@
 #include <string.h>
 
 /* Axes of the weights. */
-typedef enum { NONE, ONE, V, D, F, Q, KV, H, IN, C, K, SSM } dim;
+typedef enum { NONE, ONE, V, D, F, Q, KV, H, IN, C, K, SSM, N, R, X } dim;
 
 /* What makes a tensor part of the model. */
-typedef enum { ALWAYS, ATTENTION_BIAS, MLP_BIAS, PROJ_BIAS, PROJECTORS_BIAS, CONV_BIAS, RMS_NORM, UNTIED } need;
+typedef enum {
+    ALWAYS,
+    ATTENTION_BIAS,
+    MLP_BIAS,
+    PROJ_BIAS,
+    PROJECTORS_BIAS,
+    CONV_BIAS,
+    RMS_NORM,
+    UNTIED,
+    MLP_NORM,
+    ATTENTION_NORM
+} need;
 
 typedef struct {
     const char *name; /* behind "model.layers.<i>." for those of a layer */
@@ -22,8 +33,8 @@ typedef struct {
 #define M(field) offsetof(fh1_model, field)
 
 /* In the order of the library's state_dict. */
-static const entry first = {"model.embed_tokens.weight", M(embed), ALWAYS, {V, D, NONE}};
-static const entry of_layer[] = {
+static const entry h1_first = {"model.embed_tokens.weight", M(embed), ALWAYS, {V, D, NONE}};
+static const entry h1_layer[] = {
     {"feed_forward.gate_proj.weight", L(gate_w), ALWAYS, {F, D, NONE}},
     {"feed_forward.gate_proj.bias", L(gate_b), MLP_BIAS, {F, NONE, NONE}},
     {"feed_forward.up_proj.weight", L(up_w), ALWAYS, {F, D, NONE}},
@@ -49,14 +60,46 @@ static const entry of_layer[] = {
     {"self_attn.o_proj.weight", L(o_w), ALWAYS, {D, Q, NONE}},
     {"self_attn.o_proj.bias", L(o_b), ATTENTION_BIAS, {D, NONE, NONE}},
     {"input_layernorm.weight", L(input_layernorm), ALWAYS, {D, NONE, NONE}},
-    {"pre_ff_layernorm.weight", L(pre_ff_layernorm), ALWAYS, {D, NONE, NONE}},
+    {"attn_layernorm.weight", L(attn_layernorm), ATTENTION_NORM, {D, NONE, NONE}},
+    {"pre_ff_layernorm.weight", L(pre_ff_layernorm), MLP_NORM, {D, NONE, NONE}},
 };
-static const entry last[] = {
+static const entry h1_last[] = {
     {"model.final_layernorm.weight", M(final_layernorm), ALWAYS, {D, NONE, NONE}},
     {"lm_head.weight", M(lm_head), UNTIED, {V, D, NONE}},
 };
 
-enum { N_OF_LAYER = sizeof of_layer / sizeof *of_layer, N_LAST = sizeof last / sizeof *last };
+static const entry mamba_first = {"backbone.embeddings.weight", M(embed), ALWAYS, {V, D, NONE}};
+static const entry mamba_layer[] = {
+    {"norm.weight", L(input_layernorm), ALWAYS, {D, NONE, NONE}},
+    {"mixer.A_log", L(A_log), ALWAYS, {H, N, NONE}},
+    {"mixer.D", L(D), ALWAYS, {H, NONE, NONE}},
+    {"mixer.conv1d.weight", L(conv_w), ALWAYS, {C, ONE, K}},
+    {"mixer.conv1d.bias", L(conv_b), CONV_BIAS, {C, NONE, NONE}},
+    {"mixer.in_proj.weight", L(in_w), ALWAYS, {IN, D, NONE}},
+    {"mixer.in_proj.bias", L(in_b), PROJ_BIAS, {IN, NONE, NONE}},
+    {"mixer.x_proj.weight", L(x_w), ALWAYS, {X, SSM, NONE}},
+    {"mixer.dt_proj.weight", L(dt_w), ALWAYS, {SSM, R, NONE}},
+    {"mixer.dt_proj.bias", L(dt_bias), ALWAYS, {H, NONE, NONE}},
+    {"mixer.out_proj.weight", L(out_w), ALWAYS, {D, SSM, NONE}},
+    {"mixer.out_proj.bias", L(out_b), PROJECTORS_BIAS, {D, NONE, NONE}},
+};
+static const entry mamba_last[] = {
+    {"backbone.norm_f.weight", M(final_layernorm), ALWAYS, {D, NONE, NONE}},
+    {"lm_head.weight", M(lm_head), UNTIED, {V, D, NONE}},
+};
+
+enum { N_LAST = 2 };
+
+/* The tensors of a family. */
+typedef struct {
+    const entry *first, *of_layer, *last;
+    int n_of_layer;
+} checkpoint;
+
+static const checkpoint checkpoints[] = {
+    [FH1_FALCON_H1] = {&h1_first, h1_layer, h1_last, sizeof h1_layer / sizeof *h1_layer},
+    [FH1_FALCON_MAMBA] = {&mamba_first, mamba_layer, mamba_last, sizeof mamba_layer / sizeof *mamba_layer},
+};
 
 static int64_t extent(const fh1_config *c, dim d)
 {
@@ -71,6 +114,9 @@ static int64_t extent(const fh1_config *c, dim d)
     case C: return fh1_conv_dim(c);
     case K: return c->K;
     case SSM: return c->d_ssm;
+    case N: return c->N;
+    case R: return c->R;
+    case X: return fh1_x_proj_dim(c);
     default: return 1;
     }
 }
@@ -85,22 +131,34 @@ static bool wanted(const fh1_config *c, need n)
     case CONV_BIAS: return c->mamba_conv_bias;
     case RMS_NORM: return c->mamba_rms_norm;
     case UNTIED: return !c->tied;
+    case MLP_NORM: return c->block != FH1_BLOCK_SAM;
+    case ATTENTION_NORM: return c->block == FH1_BLOCK_S_A_M;
     default: return true;
     }
 }
 
-/* The key of config.json that a need stands for, NULL for ALWAYS. */
-static const char *key_of(need n)
+/* What config.json says where a need is there (or not), NULL for ALWAYS. */
+static const char *key_of(const fh1_config *c, need n, bool there)
 {
-    static const char *const keys[] = {NULL,
-                                       "attention_bias",
-                                       "mlp_bias",
-                                       "mamba_proj_bias",
-                                       "projectors_bias",
-                                       "mamba_conv_bias",
-                                       "mamba_rms_norm",
-                                       "tie_word_embeddings"};
-    return keys[n];
+    const bool mamba = c->family == FH1_FALCON_MAMBA;
+    switch (n) {
+    case ATTENTION_BIAS: return there ? "attention_bias = true" : "attention_bias = false";
+    case MLP_BIAS: return there ? "mlp_bias = true" : "mlp_bias = false";
+    case PROJ_BIAS:
+        if (mamba) return there ? "use_bias = true" : "use_bias = false";
+        return there ? "mamba_proj_bias = true" : "mamba_proj_bias = false";
+    case PROJECTORS_BIAS:
+        if (mamba) return there ? "use_bias = true" : "use_bias = false";
+        return there ? "projectors_bias = true" : "projectors_bias = false";
+    case CONV_BIAS:
+        if (mamba) return there ? "use_conv_bias = true" : "use_conv_bias = false";
+        return there ? "mamba_conv_bias = true" : "mamba_conv_bias = false";
+    case RMS_NORM: return there ? "mamba_rms_norm = true" : "mamba_rms_norm = false";
+    case UNTIED: return there ? "tie_word_embeddings = false" : "tie_word_embeddings = true";
+    case MLP_NORM: return there ? "fh1_block other than SAM" : "fh1_block = SAM";
+    case ATTENTION_NORM: return there ? "fh1_block = S_A_M" : "fh1_block other than S_A_M";
+    default: return NULL;
+    }
 }
 
 /* Visits the entries that the config asks for; layer is -1 for those of the whole model. */
@@ -115,16 +173,17 @@ static fh1_status visit_entry(const fh1_config *c, const entry *e, int64_t layer
     if (!wanted(c, e->when)) return NULL;
     for (; rank < 3 && e->shape[rank] != NONE; rank++) shape[rank] = extent(c, e->shape[rank]);
     if (layer < 0) snprintf(name, sizeof name, "%s", e->name);
-    else snprintf(name, sizeof name, "model.layers.%lld.%s", (long long)layer, e->name);
+    else snprintf(name, sizeof name, "%s.%lld.%s", fh1_layers_module(c->family), (long long)layer, e->name);
     return visit(user, e, layer, name, rank, shape);
 }
 
 static fh1_status visit_entries(const fh1_config *c, entry_visit visit, void *user)
 {
-    FH1_TRY(visit_entry(c, &first, -1, visit, user));
+    const checkpoint *f = &checkpoints[c->family];
+    FH1_TRY(visit_entry(c, f->first, -1, visit, user));
     for (int64_t i = 0; i < c->n_layers; i++)
-        for (int k = 0; k < N_OF_LAYER; k++) FH1_TRY(visit_entry(c, &of_layer[k], i, visit, user));
-    for (int k = 0; k < N_LAST; k++) FH1_TRY(visit_entry(c, &last[k], -1, visit, user));
+        for (int k = 0; k < f->n_of_layer; k++) FH1_TRY(visit_entry(c, &f->of_layer[k], i, visit, user));
+    for (int k = 0; k < N_LAST; k++) FH1_TRY(visit_entry(c, &f->last[k], -1, visit, user));
     return NULL;
 }
 
@@ -167,9 +226,9 @@ typedef struct {
 static fh1_status missing(const fh1_config *c, const entry *e, int64_t layer, const char *name)
 {
     fh1_status s = fh1_where(FH1_BAD("a tensor is missing"), "%s", name);
-    const char *key = key_of(e->when);
-    if (key) return fh1_hint(s, "%s = %s in config.json asks for it", key, e->when == UNTIED ? "false" : "true");
-    if (layer < 0) return fh1_hint(s, "every falcon_h1 model has it");
+    const char *key = key_of(c, e->when, true);
+    if (key) return fh1_hint(s, "%s in config.json asks for it", key);
+    if (layer < 0) return fh1_hint(s, "every %s model has it", fh1_family_name(c->family));
     return fh1_hint(s, "every layer has it, and num_hidden_layers is %lld", (long long)c->n_layers);
 }
 
@@ -207,15 +266,17 @@ static fh1_status assign_one(void *user, const entry *e, int64_t layer, const ch
 /* Why a tensor that nobody asked for may be there. */
 static fh1_status hint_extra(fh1_status s, const fh1_config *c, const char *name)
 {
-    static const char prefix[] = "model.layers.";
+    const checkpoint *f = &checkpoints[c->family];
     char *rest;
-    if (strncmp(name, prefix, sizeof prefix - 1) == 0) {
-        long long layer = strtoll(name + sizeof prefix - 1, &rest, 10);
+    const char *layers = fh1_layers_module(c->family);
+    const size_t prefix = strlen(layers);
+    if (strncmp(name, layers, prefix) == 0 && name[prefix] == '.') {
+        long long layer = strtoll(name + prefix + 1, &rest, 10);
         if (layer >= c->n_layers)
             return fh1_hint(s, "num_hidden_layers is %lld in config.json", (long long)c->n_layers);
-        for (int k = 0; k < N_OF_LAYER; k++)
-            if (*rest == '.' && strcmp(rest + 1, of_layer[k].name) == 0 && of_layer[k].when != ALWAYS)
-                return fh1_hint(s, "is %s = false in config.json right?", key_of(of_layer[k].when));
+        for (int k = 0; k < f->n_of_layer; k++)
+            if (*rest == '.' && strcmp(rest + 1, f->of_layer[k].name) == 0 && f->of_layer[k].when != ALWAYS)
+                return fh1_hint(s, "is %s in config.json right?", key_of(c, f->of_layer[k].when, false));
     }
     return fh1_hint(s, "remove it, or convert the file with the tool that wrote it");
 }
@@ -223,12 +284,12 @@ static fh1_status hint_extra(fh1_status s, const fh1_config *c, const char *name
 /* A tied head may be stored too, if it says the same. */
 static fh1_status check_stored_head(const fh1_model *m, const fh1_tensor *head)
 {
-    const fh1_tensor *e = &find(m, first.name)->t;
+    const char *embed = checkpoints[m->config.family].first->name;
+    const fh1_tensor *e = &find(m, embed)->t;
     bool same = e->dtype == head->dtype && fh1_same_shape(e, head) && fh1_is_dense(e) && fh1_is_dense(head) &&
                 memcmp(e->data, head->data, fh1_n_bytes(e)) == 0;
     if (same) return NULL;
-    fh1_status s =
-        fh1_where(FH1_BAD("a tied head is stored with other values than model.embed_tokens.weight"), "lm_head.weight");
+    fh1_status s = fh1_where(FH1_BAD("a tied head is stored with other values than %s", embed), "lm_head.weight");
     return fh1_hint(s, "set tie_word_embeddings to false in config.json, or remove the tensor");
 }
 
@@ -241,8 +302,9 @@ static fh1_status check_extra(const fh1_model *m, const bool *used)
             FH1_TRY(check_stored_head(m, &w->t));
             continue;
         }
-        fh1_status s =
-            fh1_where(FH1_BAD("the tensor is not part of a falcon_h1 model with this config"), "%s", w->name);
+        fh1_status s = fh1_where(
+            FH1_BAD("the tensor is not part of a %s model with this config", fh1_family_name(m->config.family)), "%s",
+            w->name);
         return hint_extra(s, &m->config, w->name);
     }
     return NULL;
@@ -251,7 +313,7 @@ static fh1_status check_extra(const fh1_model *m, const bool *used)
 /* config.json may round the vocabulary up or down; the table decides. */
 static void take_vocabulary(fh1_model *m)
 {
-    const fh1_weight *w = find(m, first.name);
+    const fh1_weight *w = find(m, checkpoints[m->config.family].first->name);
     if (w && w->t.rank == 2 && w->t.shape[0] > 0) m->config.V = w->t.shape[0];
 }
 
@@ -312,6 +374,8 @@ fh1_linear fh1_model_linear(fh1_model *m, fh1_tap_id id, int64_t layer)
     case FH1_TAP_V_PROJ: x.w = &l->v_w, x.b = &l->v_b; break;
     case FH1_TAP_O_PROJ: x.w = &l->o_w, x.b = &l->o_b; break;
     case FH1_TAP_IN_PROJ: x.w = &l->in_w, x.b = &l->in_b; break;
+    case FH1_TAP_X_PROJ: x.w = &l->x_w; break;
+    case FH1_TAP_DT: x.w = &l->dt_w, x.b = &l->dt_bias; break;
     case FH1_TAP_OUT_PROJ: x.w = &l->out_w, x.b = &l->out_b; break;
     case FH1_TAP_GATE_PROJ: x.w = &l->gate_w, x.b = &l->gate_b; break;
     case FH1_TAP_UP_PROJ: x.w = &l->up_w, x.b = &l->up_b; break;

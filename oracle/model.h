@@ -24,17 +24,21 @@ typedef struct fh1_lora {
     struct fh1_lora *next; /* another one on the same weight */
 } fh1_lora;
 
-/* The weights of one layer, data == NULL where the config has none. Linear weights are [out, in]. */
+/* The weights of one layer, data == NULL where the config has none. Linear weights are [out, in]. Falcon-Mamba's norm
+ * is input_layernorm, its channels are H. */
 typedef struct {
-    fh1_tensor input_layernorm, pre_ff_layernorm; /* [D] */
+    fh1_tensor input_layernorm, attn_layernorm, pre_ff_layernorm; /* [D] */
     fh1_tensor q_w, q_b, k_w, k_b, v_w, v_b, o_w, o_b;
-    fh1_tensor A_log, D, dt_bias; /* [H] */
-    fh1_tensor in_w, in_b;        /* [2d+2GN+H, D] */
-    fh1_tensor conv_w, conv_b;    /* [c, 1, K], [c] */
-    fh1_tensor norm;              /* [d_ssm] */
-    fh1_tensor out_w, out_b;      /* [D, d_ssm] */
+    fh1_tensor A_log;          /* [H]; Falcon-Mamba [H, N] */
+    fh1_tensor D, dt_bias;     /* [H] */
+    fh1_tensor in_w, in_b;     /* [2d+2GN+H, D]; Falcon-Mamba [2 d_ssm, D] */
+    fh1_tensor conv_w, conv_b; /* [c, 1, K], [c] */
+    fh1_tensor x_w, dt_w;      /* Falcon-Mamba: [R+2N, d_ssm], [d_ssm, R] */
+    fh1_tensor norm;           /* [d_ssm] */
+    fh1_tensor out_w, out_b;   /* [D, d_ssm] */
     fh1_tensor gate_w, gate_b, up_w, up_b, down_w, down_b;
-    fh1_lora *lora[FH1_TAP_LAYER]; /* by the tap of the product (fh1_tap_is_linear); NULL: none */
+    fh1_lora
+        *lora[FH1_TAP_LAYER]; /* by the tap of the product (fh1_tap_is_linear), dt_proj at FH1_TAP_DT; NULL: none */
 } fh1_layer;
 
 typedef struct {
@@ -59,7 +63,8 @@ typedef struct {
  * array with malloc'ed names) over in any case; sets the fields above `owner` and leaves owner,
  * free_owner, path and revision to the caller, also when it fails. */
 fh1_status fh1_model_bind(fh1_model *m, const fh1_config *config, fh1_weight *weights, int64_t n);
-/* A linear layer by the tap of its output (logits: the head, without a bias). */
+/* A linear layer by the tap of its output (logits: the head, without a bias; FH1_TAP_DT: dt_proj of Falcon-Mamba, whose
+ * bias is dt_bias and whose output goes on through softplus). w NULL: the model has none. */
 typedef struct {
     fh1_tensor *w, *b; /* b NULL: it never has one */
     fh1_lora **lora;   /* the first one attached */

@@ -104,7 +104,7 @@ typedef struct {
     bool has_histogram;
 } fh1_report_kind_row;
 
-/* In the order of the taps' table, names that are no taps last; *rows is malloc'ed. */
+/* In the order in which the subject's model computes them, names that are no taps last; *rows is malloc'ed. */
 fh1_status fh1_report_fold(const fh1_report_subject *s, fh1_report_kind_row **rows, int *n);
 /* The series of a kind in earlier runs, and whether this run's margin rose above it (*median is set then). */
 const double *fh1_report_series(const fh1_report *r, const fh1_report_subject *s, const fh1_report_kind_row *row,

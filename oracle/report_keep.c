@@ -61,7 +61,7 @@ void fh1_report_words_free(fh1_report_words *w)
 /* Not from t->id, which a rule may leave zero: that is a tap too. */
 static void place_tap(const fh1_tap_result *t, fh1_report_tap *k)
 {
-    if (!fh1_tap_parse(t->tap, INT32_MAX, &k->id, &k->layer)) k->id = FH1_TAP_COUNT;
+    if (!fh1_tap_parse_any(t->tap, INT32_MAX, &k->id, &k->layer)) k->id = FH1_TAP_COUNT;
     if (k->id == FH1_TAP_COUNT || !fh1_tap_is_per_layer(k->id)) k->layer = -1;
 }
 

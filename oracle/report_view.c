@@ -84,21 +84,28 @@ const char *fh1_report_number(double v, char buf[32])
     return buf;
 }
 
+/* A tap's name without the model's and the layer's part: "mamba.ssd" of "model.layers.3.mamba.ssd". */
+static const char *behind_model(const char *tap)
+{
+    static const char layers[] = "layers.";
+    const char *dot = strchr(tap, '.');
+    if (!dot) return tap;
+    if (strncmp(dot + 1, layers, strlen(layers)) != 0) return dot + 1;
+    dot = strchr(dot + 1 + strlen(layers), '.');
+    return dot ? dot + 1 : tap;
+}
+
 /* The name of a kind of tap. */
 static void kind_name(const fh1_report_tap *t, char name[FH1_TAP_NAME_SIZE])
 {
-    char full[FH1_TAP_NAME_SIZE];
     if (t->id == FH1_TAP_COUNT) {
         snprintf(name, FH1_TAP_NAME_SIZE, "%s", t->tap);
     } else if (t->id == FH1_TAP_LAYER) {
         snprintf(name, FH1_TAP_NAME_SIZE, "layer");
     } else if (fh1_tap_is_cache(t->id)) {
-        snprintf(name, FH1_TAP_NAME_SIZE, "cache.%s", fh1_tap_name(t->id, 0, full) + strlen("cache.0."));
+        snprintf(name, FH1_TAP_NAME_SIZE, "cache%s", strrchr(t->tap, '.'));
     } else {
-        const char *rest = fh1_tap_name(t->id, 0, full);
-        if (strncmp(rest, "model.layers.0.", 15) == 0) rest += 15;
-        else if (strncmp(rest, "model.", 6) == 0) rest += 6;
-        snprintf(name, FH1_TAP_NAME_SIZE, "%s", rest);
+        snprintf(name, FH1_TAP_NAME_SIZE, "%s", behind_model(t->tap));
     }
 }
 
@@ -112,22 +119,33 @@ static void add_to_row(fh1_report_kind_row *row, const fh1_report_tap *t)
     }
 }
 
+/* All taps as the subject's model computes them: two of them exist in the block S_A_M only. */
+static void in_order(const fh1_report_subject *s, fh1_tap_id ids[FH1_TAP_COUNT])
+{
+    static const fh1_config mixer_first = {.block = FH1_BLOCK_S_A_M};
+    const fh1_config *c = NULL;
+    for (size_t i = 0; i < s->n_taps; i++)
+        if (s->taps[i].id == FH1_TAP_MID_SSM || s->taps[i].id == FH1_TAP_ATTN_LAYERNORM) c = &mixer_first;
+    for (int id = 0; id < FH1_TAP_COUNT; id++) ids[fh1_tap_order(c, (fh1_tap_id)id, 0, 1)] = (fh1_tap_id)id;
+}
+
 fh1_status fh1_report_fold(const fh1_report_subject *s, fh1_report_kind_row **out, int *n)
 {
-    int of_id[FH1_TAP_COUNT]; /* row of a tap, -1: none */
+    fh1_tap_id ids[FH1_TAP_COUNT];
     fh1_report_kind_row *rows = *out = calloc(FH1_TAP_COUNT + s->n_taps, sizeof *rows);
     if (!rows) return fh1_no_memory((FH1_TAP_COUNT + s->n_taps) * sizeof *rows, "the rows of a report");
     *n = 0;
-    for (int id = 0; id < FH1_TAP_COUNT; id++) {
-        of_id[id] = -1;
+    in_order(s, ids);
+    for (int k = 0; k < FH1_TAP_COUNT; k++) {
+        fh1_report_kind_row *row = NULL;
         for (size_t i = 0; i < s->n_taps; i++) {
-            if ((int)s->taps[i].id != id) continue;
-            if (of_id[id] < 0) {
-                of_id[id] = (*n)++;
-                rows[of_id[id]].id = (fh1_tap_id)id;
-                kind_name(&s->taps[i], rows[of_id[id]].name);
+            if (s->taps[i].id != ids[k]) continue;
+            if (!row) {
+                row = &rows[(*n)++];
+                row->id = ids[k];
+                kind_name(&s->taps[i], row->name);
             }
-            add_to_row(&rows[of_id[id]], &s->taps[i]);
+            add_to_row(row, &s->taps[i]);
         }
     }
     const int first_other = *n;

@@ -14,11 +14,13 @@ enum {
 
 /* The table of docs/taps.md. `name` is the whole name for model-level taps, what follows
  * "model.layers.<i>" for per-layer taps, and what follows "cache.<i>" for cache taps. */
-static const struct {
+typedef struct {
     const char *name;
     fh1_tap_id input; /* of a linear tap */
     const char *definition;
-} taps[FH1_TAP_COUNT] = {
+} tap;
+
+static const tap taps[FH1_TAP_COUNT] = {
     [FH1_TAP_EMBED] = {"model.embed_tokens", NO_INPUT, "table lookup, before embedding_multiplier"},
     [FH1_TAP_INPUT] = {"model.layers.0.input", NO_INPUT, "after embedding_multiplier"},
     [FH1_TAP_INPUT_LAYERNORM] = {".input_layernorm", NO_INPUT, "norm before both mixers"},
@@ -32,10 +34,13 @@ static const struct {
     [FH1_TAP_IN_PROJ] = {".mamba.in_proj", FH1_TAP_INPUT_LAYERNORM,
                          "z, x, B, C, dt in this order, before ssm_multipliers"},
     [FH1_TAP_CONV_ACT] = {".mamba.conv_act", NO_INPUT, "x, B, C after conv, silu and mask"},
+    [FH1_TAP_X_PROJ] = {".mamba.x_proj", FH1_TAP_CONV_ACT, "dt, B, C in this order"},
     [FH1_TAP_DT] = {".mamba.dt", NO_INPUT, "step size after bias, softplus and clamp"},
     [FH1_TAP_SSD] = {".mamba.ssd", NO_INPUT, "scan output including D*x, before the gate"},
     [FH1_TAP_GATED] = {".mamba.gated", NO_INPUT, "after the gate or the gated norm, input of out_proj"},
     [FH1_TAP_OUT_PROJ] = {".mamba.out_proj", FH1_TAP_GATED, "before ssm_out_multiplier"},
+    [FH1_TAP_MID_SSM] = {".mid_ssm", NO_INPUT, "residual after the mixer (block S_A_M)"},
+    [FH1_TAP_ATTN_LAYERNORM] = {".attn_layernorm", NO_INPUT, "norm before attention (block S_A_M)"},
     [FH1_TAP_MID] = {".mid", NO_INPUT, "residual after both mixers"},
     [FH1_TAP_PRE_FF_LAYERNORM] = {".pre_ff_layernorm", NO_INPUT, "norm before the MLP"},
     [FH1_TAP_GATE_PROJ] = {".feed_forward.gate_proj", FH1_TAP_PRE_FF_LAYERNORM, "before its multiplier"},
@@ -52,6 +57,33 @@ static const struct {
     [FH1_TAP_CACHE_SSM] = {".ssm", NO_INPUT, "state after the last real token"},
     [FH1_TAP_LOSS] = {"loss", NO_INPUT, "mean over valid shifted labels"},
 };
+
+/* Falcon-Mamba's names, behind "backbone.layers.<i>" for per-layer taps; what is not here it does not have. */
+static const tap mamba_taps[FH1_TAP_COUNT] = {
+    [FH1_TAP_EMBED] = {"backbone.embeddings", NO_INPUT, "table lookup"},
+    [FH1_TAP_INPUT_LAYERNORM] = {".norm", NO_INPUT, "norm before the mixer"},
+    [FH1_TAP_IN_PROJ] = {".mixer.in_proj", FH1_TAP_INPUT_LAYERNORM, "x, z in this order"},
+    [FH1_TAP_CONV_ACT] = {".mixer.conv_act", NO_INPUT, "x after conv, silu and mask, input of x_proj"},
+    [FH1_TAP_X_PROJ] = {".mixer.x_proj", FH1_TAP_CONV_ACT, "dt, B, C in this order, before their norms"},
+    [FH1_TAP_DT] = {".mixer.dt", NO_INPUT, "step size of each channel: norm, dt_proj, bias, softplus"},
+    [FH1_TAP_SSD] = {".mixer.scan", NO_INPUT, "scan output including D*x, before the gate"},
+    [FH1_TAP_GATED] = {".mixer.gated", NO_INPUT, "after the gate, input of out_proj"},
+    [FH1_TAP_OUT_PROJ] = {".mixer.out_proj", FH1_TAP_GATED, "what the mixer adds to the residual"},
+    [FH1_TAP_LAYER] = {"", NO_INPUT, "layer output, the residual"},
+    [FH1_TAP_FINAL_LAYERNORM] = {"backbone.norm_f", NO_INPUT, "norm before lm_head"},
+    [FH1_TAP_LOGITS] = {"logits", FH1_TAP_FINAL_LAYERNORM, "scores of the next token"},
+    [FH1_TAP_CACHE_CONV] = {".conv", NO_INPUT,
+                            "last K-1 pre-conv columns of the row's document, oldest first, missing ones 0"},
+    [FH1_TAP_CACHE_SSM] = {".ssm", NO_INPUT, "state of each channel after the last real token"},
+    [FH1_TAP_LOSS] = {"loss", NO_INPUT, "mean over valid shifted labels"},
+};
+
+/* The entry of a family, NULL where it has no such tap. */
+static const tap *entry_of(fh1_family f, fh1_tap_id id)
+{
+    const tap *t = f == FH1_FALCON_MAMBA ? &mamba_taps[id] : &taps[id];
+    return t->name && (f == FH1_FALCON_MAMBA || id != FH1_TAP_X_PROJ) ? t : NULL;
+}
 
 bool fh1_tap_is_cache(fh1_tap_id id)
 {
@@ -73,22 +105,44 @@ bool fh1_tap_is_linear(fh1_tap_id id)
     return taps[id].input != NO_INPUT;
 }
 
-fh1_tap_id fh1_tap_linear_input(fh1_tap_id id)
+bool fh1_tap_exists(const fh1_config *c, fh1_tap_id id)
+{
+    if (!entry_of(c->family, id)) return false;
+    if (c->family == FH1_FALCON_MAMBA) return true;
+    if (id == FH1_TAP_MID_SSM || id == FH1_TAP_ATTN_LAYERNORM) return c->block == FH1_BLOCK_S_A_M;
+    if (id == FH1_TAP_MID || id == FH1_TAP_PRE_FF_LAYERNORM) return c->block != FH1_BLOCK_SAM;
+    return true;
+}
+
+fh1_tap_id fh1_tap_stream(const fh1_config *c, int64_t layer, int64_t *of)
+{
+    *of = layer > 0 ? layer - 1 : 0;
+    if (layer > 0) return FH1_TAP_LAYER;
+    return fh1_tap_exists(c, FH1_TAP_INPUT) ? FH1_TAP_INPUT : FH1_TAP_EMBED;
+}
+
+fh1_tap_id fh1_tap_linear_input(const fh1_config *c, fh1_tap_id id)
 {
     assert(fh1_tap_is_linear(id));
+    const bool of_attention = id == FH1_TAP_Q_PROJ || id == FH1_TAP_K_PROJ || id == FH1_TAP_V_PROJ;
+    if (of_attention && c->block == FH1_BLOCK_S_A_M) return FH1_TAP_ATTN_LAYERNORM;
+    if (taps[id].input == FH1_TAP_PRE_FF_LAYERNORM && c->block == FH1_BLOCK_SAM) return FH1_TAP_INPUT_LAYERNORM;
     return taps[id].input;
 }
 
-const char *fh1_tap_definition(fh1_tap_id id)
+const char *fh1_tap_definition(fh1_family family, fh1_tap_id id)
 {
-    return taps[id].definition;
+    const tap *t = entry_of(family, id);
+    return t ? t->definition : taps[id].definition;
 }
 
-const char *fh1_tap_name(fh1_tap_id id, int64_t layer, char buf[FH1_TAP_NAME_SIZE])
+const char *fh1_tap_name(fh1_family family, fh1_tap_id id, int64_t layer, char buf[FH1_TAP_NAME_SIZE])
 {
-    const char *name = taps[id].name;
-    if (in_layer(id)) snprintf(buf, FH1_TAP_NAME_SIZE, "model.layers.%lld%s", (long long)layer, name);
-    else if (fh1_tap_is_cache(id)) snprintf(buf, FH1_TAP_NAME_SIZE, "cache.%lld%s", (long long)layer, name);
+    const tap *t = entry_of(family, id);
+    const char *name = t ? t->name : taps[id].name;
+    const long long i = (long long)layer;
+    if (in_layer(id)) snprintf(buf, FH1_TAP_NAME_SIZE, "%s.%lld%s", fh1_layers_module(family), i, name);
+    else if (fh1_tap_is_cache(id)) snprintf(buf, FH1_TAP_NAME_SIZE, "cache.%lld%s", i, name);
     else snprintf(buf, FH1_TAP_NAME_SIZE, "%s", name);
     return buf;
 }
@@ -108,39 +162,66 @@ static bool parse_layer(const char **s, int64_t n, int64_t *out)
     return true;
 }
 
-static bool find_tap(const char *name, int first, int last, fh1_tap_id *id)
+static bool find_tap(fh1_family family, const char *name, int first, int last, fh1_tap_id *id)
 {
     for (int i = first; i <= last; i++) {
-        if (strcmp(name, taps[i].name) != 0) continue;
+        const tap *t = entry_of(family, (fh1_tap_id)i);
+        if (!t || strcmp(name, t->name) != 0) continue;
         *id = (fh1_tap_id)i;
         return true;
     }
     return false;
 }
 
-bool fh1_tap_parse(const char *name, int64_t n_layers, fh1_tap_id *id, int64_t *layer)
+/* What follows "<module>.<layer number>" of a name. */
+static bool behind_layer(const char *name, const char *module, int64_t n_layers, int64_t *layer, const char **rest)
 {
-    static const char layers[] = "model.layers.", cache[] = "cache.";
-    *layer = 0;
-    if (find_tap(name, 0, N_HEAD - 1, id) || find_tap(name, FH1_TAP_FINAL_LAYERNORM, FH1_TAP_LOGITS, id) ||
-        find_tap(name, FH1_TAP_LOSS, FH1_TAP_LOSS, id))
-        return true;
-
-    const char *rest = name + sizeof layers - 1;
-    if (strncmp(name, layers, sizeof layers - 1) == 0)
-        return parse_layer(&rest, n_layers, layer) && find_tap(rest, FH1_TAP_INPUT_LAYERNORM, FH1_TAP_LAYER, id);
-    rest = name + sizeof cache - 1;
-    if (strncmp(name, cache, sizeof cache - 1) == 0)
-        return parse_layer(&rest, n_layers, layer) && find_tap(rest, FH1_TAP_CACHE_KEY, FH1_TAP_CACHE_SSM, id);
-    return false;
+    const size_t n = strlen(module);
+    if (strncmp(name, module, n) != 0 || name[n] != '.') return false;
+    *rest = name + n + 1;
+    return parse_layer(rest, n_layers, layer);
 }
 
-int64_t fh1_tap_order(fh1_tap_id id, int64_t layer, int64_t n_layers)
+bool fh1_tap_parse(fh1_family family, const char *name, int64_t n_layers, fh1_tap_id *id, int64_t *layer)
+{
+    const char *rest;
+    *layer = 0;
+    if (find_tap(family, name, 0, N_HEAD - 1, id) ||
+        find_tap(family, name, FH1_TAP_FINAL_LAYERNORM, FH1_TAP_LOGITS, id) ||
+        find_tap(family, name, FH1_TAP_LOSS, FH1_TAP_LOSS, id))
+        return true;
+    if (behind_layer(name, fh1_layers_module(family), n_layers, layer, &rest))
+        return find_tap(family, rest, FH1_TAP_INPUT_LAYERNORM, FH1_TAP_LAYER, id);
+    return behind_layer(name, "cache", n_layers, layer, &rest) &&
+           find_tap(family, rest, FH1_TAP_CACHE_KEY, FH1_TAP_CACHE_SSM, id);
+}
+
+bool fh1_tap_parse_any(const char *name, int64_t n_layers, fh1_tap_id *id, int64_t *layer)
+{
+    return fh1_tap_parse(FH1_FALCON_H1, name, n_layers, id, layer) ||
+           fh1_tap_parse(FH1_FALCON_MAMBA, name, n_layers, id, layer);
+}
+
+/* The place of a tap in its layer. The block S_A_M computes the mixer before attention. */
+static int64_t place_in_layer(const fh1_config *c, fh1_tap_id id)
+{
+    enum {
+        ATTENTION = FH1_TAP_O_PROJ - FH1_TAP_Q_PROJ + 1,     /* its taps */
+        MIXER = FH1_TAP_ATTN_LAYERNORM - FH1_TAP_IN_PROJ + 1 /* the mixer's, and what follows before attention */
+    };
+    const bool sequential = c && c->block == FH1_BLOCK_S_A_M;
+    const int64_t at = id - FH1_TAP_INPUT_LAYERNORM;
+    if (sequential && id >= FH1_TAP_Q_PROJ && id <= FH1_TAP_O_PROJ) return at + MIXER;
+    if (sequential && id >= FH1_TAP_IN_PROJ && id <= FH1_TAP_ATTN_LAYERNORM) return at - ATTENTION;
+    return at;
+}
+
+int64_t fh1_tap_order(const fh1_config *c, fh1_tap_id id, int64_t layer, int64_t n_layers)
 {
     int64_t after_layers = N_HEAD + N_PER_LAYER * n_layers;
     int64_t after_logits = after_layers + FH1_TAP_LOGITS - FH1_TAP_LAYER;
     if (id < FH1_TAP_INPUT_LAYERNORM) return id;
-    if (in_layer(id)) return N_HEAD + N_PER_LAYER * layer + (id - FH1_TAP_INPUT_LAYERNORM);
+    if (in_layer(id)) return N_HEAD + N_PER_LAYER * layer + place_in_layer(c, id);
     if (id <= FH1_TAP_LOGITS) return after_layers + (id - FH1_TAP_FINAL_LAYERNORM);
     if (fh1_tap_is_cache(id)) return after_logits + N_CACHE * layer + (id - FH1_TAP_CACHE_KEY);
     return after_logits + N_CACHE * n_layers;
@@ -170,6 +251,7 @@ static layout layout_of(const fh1_config *c, fh1_tap_id id, int64_t n_cols)
     case FH1_TAP_CONTEXT: return flat(c->Hq * c->A, c->A);
     case FH1_TAP_IN_PROJ: return flat(fh1_in_proj_dim(c), 1);
     case FH1_TAP_CONV_ACT: return flat(fh1_conv_dim(c), 1);
+    case FH1_TAP_X_PROJ: return flat(fh1_x_proj_dim(c), 1);
     case FH1_TAP_DT: return flat(c->H, 1);
     case FH1_TAP_SSD: return flat(c->d_ssm, c->P);
     case FH1_TAP_GATED: return flat(c->d_ssm, 1);
@@ -180,7 +262,9 @@ static layout layout_of(const fh1_config *c, fh1_tap_id id, int64_t n_cols)
     case FH1_TAP_CACHE_KEY:
     case FH1_TAP_CACHE_VALUE: return (layout){3, {c->Hkv, n_cols, c->A}, 1};
     case FH1_TAP_CACHE_CONV: return (layout){2, {fh1_conv_dim(c), c->K - 1, 0}, 1};
-    case FH1_TAP_CACHE_SSM: return (layout){3, {c->H, c->P, c->N}, 1};
+    case FH1_TAP_CACHE_SSM:
+        if (c->family == FH1_FALCON_MAMBA) return (layout){2, {c->d_ssm, c->N, 0}, 1};
+        return (layout){3, {c->H, c->P, c->N}, 1};
     case FH1_TAP_LOSS: return (layout){0, {0}, 1};
     default: return flat(c->D, 1);
     }

@@ -21,10 +21,13 @@ typedef enum {
     FH1_TAP_O_PROJ,
     FH1_TAP_IN_PROJ,
     FH1_TAP_CONV_ACT,
+    FH1_TAP_X_PROJ, /* Falcon-Mamba */
     FH1_TAP_DT,
-    FH1_TAP_SSD,
+    FH1_TAP_SSD, /* Falcon-Mamba: the scan */
     FH1_TAP_GATED,
     FH1_TAP_OUT_PROJ,
+    FH1_TAP_MID_SSM,        /* block S_A_M */
+    FH1_TAP_ATTN_LAYERNORM, /* block S_A_M */
     FH1_TAP_MID,
     FH1_TAP_PRE_FF_LAYERNORM,
     FH1_TAP_GATE_PROJ,
@@ -45,18 +48,27 @@ typedef enum {
 bool fh1_tap_is_per_layer(fh1_tap_id id); /* cache taps included */
 bool fh1_tap_is_cache(fh1_tap_id id);
 bool fh1_tap_is_linear(fh1_tap_id id); /* output of one matrix product, logits included */
+/* Whether a model with this config has it: its family and its block decide. */
+bool fh1_tap_exists(const fh1_config *c, fh1_tap_id id);
+/* The residual stream that a layer reads: the output of the layer before, layer *of; in front of layer 0 what the
+ * embedding leaves (Falcon-Mamba has no multiplier behind its table). */
+fh1_tap_id fh1_tap_stream(const fh1_config *c, int64_t layer, int64_t *of);
 /* For a linear tap: the tap that the product reads (the only one between is a multiplier). */
-fh1_tap_id fh1_tap_linear_input(fh1_tap_id id);
+fh1_tap_id fh1_tap_linear_input(const fh1_config *c, fh1_tap_id id);
 
 #define FH1_TAP_NAME_SIZE 96
-/* "model.layers.3.mamba.ssd" into buf; layer is ignored for model-level taps. */
-const char *fh1_tap_name(fh1_tap_id id, int64_t layer, char buf[FH1_TAP_NAME_SIZE]);
-/* The reverse; false for a name that is no tap of a model with n_layers layers. */
-bool fh1_tap_parse(const char *name, int64_t n_layers, fh1_tap_id *id, int64_t *layer);
-/* Rank of a tap in the order of first divergence within one step. */
-int64_t fh1_tap_order(fh1_tap_id id, int64_t layer, int64_t n_layers);
+/* "model.layers.3.mamba.ssd" into buf, in the module names of the family; layer is ignored for model-level taps. A tap
+ * that the family does not have is named as the other one does. */
+const char *fh1_tap_name(fh1_family family, fh1_tap_id id, int64_t layer, char buf[FH1_TAP_NAME_SIZE]);
+/* The reverse; false for a name that is no tap of a model of that family with n_layers layers. */
+bool fh1_tap_parse(fh1_family family, const char *name, int64_t n_layers, fh1_tap_id *id, int64_t *layer);
+/* The same where no model is at hand: the families are tried in turn (cache.*, logits and loss are those of both). */
+bool fh1_tap_parse_any(const char *name, int64_t n_layers, fh1_tap_id *id, int64_t *layer);
+/* Rank of a tap in the order of first divergence within one step: the order of computation. Where no model is at hand
+ * (c NULL) that of the released block, for n_layers layers. */
+int64_t fh1_tap_order(const fh1_config *c, fh1_tap_id id, int64_t layer, int64_t n_layers);
 /* One line that defines it, for `fh1 taps`. */
-const char *fh1_tap_definition(fh1_tap_id id);
+const char *fh1_tap_definition(fh1_family family, fh1_tap_id id);
 
 /* The shape in a trace: [B, T, …]; `n_logits` = T' columns of logits, `n_cols` = S slots of the cache
  * after the step. data is NULL, dtype F64. */

@@ -46,6 +46,20 @@ static inline const REF(ref_acts) * REF(ref_bwd_acts)(const REF(ref_bwd) * b, in
  * dx [rows, in] assigned, with `add` added to. dy is shown to o->flow first. */
 fh1_status REF(ref_bwd_linear)(REF(ref_bwd) * b, fh1_tap_id id, int64_t layer, int64_t rows, const real *x, real *dy,
                                bool add, real *dx);
+/* The same without showing dy: for a product whose output is no tap (FH1_TAP_DT: dt_proj, whose bias stands in
+ * dt_softplus). */
+fh1_status REF(ref_bwd_product)(REF(ref_bwd) * b, fh1_tap_id id, int64_t layer, int64_t rows, const real *x,
+                                const real *dy, bool add, real *dx);
+
+/* Through a norm into the stream, which also passes by it: dx += J(norm)ᵀ·dn. x is what the norm read. */
+fh1_status REF(ref_bwd_norm)(REF(ref_bwd) * b, fh1_tap_id id, int64_t layer, const real *x, const fh1_tensor *w);
+
+/* Documents of the row that begins at this packed token, NULL where the mixer ignores them. */
+const int64_t *REF(ref_bwd_documents)(const REF(ref_bwd) * b, int64_t begin);
+/* The conv of one row of n tokens from `begin` on: proj as the conv read it, dconv [M,c], dproj assigned at the conv's
+ * columns. window: room for [c,K-1] twice. u: the multipliers that stand before the conv. */
+fh1_status REF(ref_bwd_conv_row)(REF(ref_bwd) * b, int64_t layer, int64_t row, const real u[5], const real *proj,
+                                 const real *dconv, real *window, real *dproj);
 
 /* Shows d, by the tap, to o->flow. */
 fh1_status REF(ref_bwd_flow)(const REF(ref_bwd) * b, fh1_tap_id id, int64_t layer, int64_t rows, real *d);
@@ -60,6 +74,8 @@ fh1_status REF(ref_bwd_layer)(REF(ref_bwd) * b, int64_t layer);
 /* Both branches take b->branch, by their output before the out multiplier, and add to b->dn. */
 fh1_status REF(ref_bwd_attention)(REF(ref_bwd) * b, int64_t layer);
 fh1_status REF(ref_bwd_mixer)(REF(ref_bwd) * b, int64_t layer);
+/* A layer of Falcon-Mamba, as ref_bwd_layer. */
+fh1_status REF(ref_bwd_mamba_layer)(REF(ref_bwd) * b, int64_t layer);
 
 /* fh1_engine.backward */
 fh1_status REF(ref_backward)(fh1_engine *e, const fh1_model *m, const fh1_batch *b, fh1_backward *o);

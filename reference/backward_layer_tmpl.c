@@ -1,4 +1,5 @@
-/* One layer on the way back: the MLP, then both mixers, which read the same normalised stream. */
+/* One layer on the way back: the branches that its block adds last come first. Branches of one sum read one norm, and
+ * add up b->dn before it is taken through that norm. */
 #include "oracle/thread.h"
 #include "reference/attention_bwd.h"
 #include "reference/backward.h"
@@ -16,8 +17,7 @@ static void scale(const REF(ref_bwd) * b, const real *in, double m, real *out)
     for (int64_t i = 0; i < n; ++i) out[i] = in[i] * (real)m;
 }
 
-/* Through a norm into the stream, which also passes by it: dx += J(norm)ᵀ·dn. */
-static fh1_status through_norm(REF(ref_bwd) * b, fh1_tap_id id, int64_t layer, const real *x, const fh1_tensor *w)
+fh1_status REF(ref_bwd_norm)(REF(ref_bwd) * b, fh1_tap_id id, int64_t layer, const real *x, const fh1_tensor *w)
 {
     const fh1_config *c = b->k.c;
     const int64_t M = b->k.t.M;
@@ -28,6 +28,13 @@ static fh1_status through_norm(REF(ref_bwd) * b, fh1_tap_id id, int64_t layer, c
     return NULL;
 }
 
+/* The same norm of each branch, in the block's own place. */
+static const real *norm_of(const REF(ref_bwd) * b, int64_t layer, fh1_tap_id reader)
+{
+    return REF(ref_bwd_acts)(b, layer)->tap[fh1_tap_linear_input(b->k.c, reader)];
+}
+
+/* Adds to b->dn. */
 static fh1_status mlp(REF(ref_bwd) * b, int64_t layer)
 {
     const fh1_config *c = b->k.c;
@@ -41,14 +48,12 @@ static fh1_status mlp(REF(ref_bwd) * b, int64_t layer)
     if (!s) s = REF(ref_bwd_flow)(b, FH1_TAP_ACT, layer, M, dact);
     if (!s) {
         REF(ref_swiglu_bwd)(M, c->F, a->tap[FH1_TAP_GATE_PROJ], c->m_gate, a->tap[FH1_TAP_UP_PROJ], dact, dact, dup);
-        const real *n = a->tap[FH1_TAP_PRE_FF_LAYERNORM];
-        s = REF(ref_bwd_linear)(b, FH1_TAP_UP_PROJ, layer, M, n, dup, false, b->dn);
+        const real *n = norm_of(b, layer, FH1_TAP_UP_PROJ);
+        s = REF(ref_bwd_linear)(b, FH1_TAP_UP_PROJ, layer, M, n, dup, true, b->dn);
         if (!s) s = REF(ref_bwd_linear)(b, FH1_TAP_GATE_PROJ, layer, M, n, dact, true, b->dn);
     }
     REF(ref_bwd_delete)(b, 2 * M * c->F, dact);
-    if (s) return s;
-    return through_norm(b, FH1_TAP_PRE_FF_LAYERNORM, layer, a->tap[FH1_TAP_MID],
-                        &b->k.m->layers[layer].pre_ff_layernorm);
+    return s;
 }
 
 /* [n, Hkv, A] to [Hkv, n, A], or back. */
@@ -131,7 +136,7 @@ fh1_status REF(ref_bwd_attention)(REF(ref_bwd) * b, int64_t layer)
         REF(ref_rope_bwd)(M, c->Hkv, c->A, b->cos_sin, dk);
         const real m_key = REF_FAULT(GRAD_KEY_MULTIPLIER_DROPPED) ? 1 : (real)c->m_key;
         for (int64_t i = 0; i < n_kv; ++i) dk[i] *= m_key; /* the multiplier stands before the rotation */
-        REF(ref_bwd_scale)(b, a->tap[FH1_TAP_INPUT_LAYERNORM], c->m_attn_in);
+        REF(ref_bwd_scale)(b, norm_of(b, layer, FH1_TAP_Q_PROJ), c->m_attn_in);
         s = REF(ref_bwd_linear)(b, FH1_TAP_V_PROJ, layer, M, b->scaled, dv, false, b->dscaled);
     }
     if (!s) s = REF(ref_bwd_linear)(b, FH1_TAP_K_PROJ, layer, M, b->scaled, dk, true, b->dscaled);
@@ -143,20 +148,59 @@ fh1_status REF(ref_bwd_attention)(REF(ref_bwd) * b, int64_t layer)
     return NULL;
 }
 
+/* -- the blocks -- */
+
+static void clear_dn(REF(ref_bwd) * b)
+{
+    memset(b->dn, 0, (size_t)(b->k.t.M * b->k.c->D) * sizeof *b->dn);
+}
+
+static fh1_status attention(REF(ref_bwd) * b, int64_t layer)
+{
+    scale(b, b->dx, REF_FAULT(GRAD_ATTENTION_OUT_DROPPED) ? 1 : b->k.c->m_attn_out, b->branch);
+    return REF(ref_bwd_attention)(b, layer);
+}
+
+static fh1_status mixer(REF(ref_bwd) * b, int64_t layer)
+{
+    scale(b, b->dx, REF_FAULT(GRAD_SSM_OUT_DROPPED) ? 1 : b->k.c->m_ssm_out, b->branch);
+    return REF(ref_bwd_mixer)(b, layer);
+}
+
+/* What SA_M and S_A_M end with: b->dx by the stream before the MLP. */
+static fh1_status mlp_step(REF(ref_bwd) * b, int64_t layer)
+{
+    clear_dn(b);
+    FH1_TRY(mlp(b, layer));
+    FH1_TRY(REF(ref_bwd_norm)(b, FH1_TAP_PRE_FF_LAYERNORM, layer, REF(ref_bwd_acts)(b, layer)->tap[FH1_TAP_MID],
+                              &b->k.m->layers[layer].pre_ff_layernorm));
+    return REF(ref_bwd_flow)(b, FH1_TAP_MID, layer, b->k.t.M, b->dx);
+}
+
+static fh1_status attention_step(REF(ref_bwd) * b, int64_t layer)
+{
+    clear_dn(b);
+    FH1_TRY(attention(b, layer));
+    FH1_TRY(REF(ref_bwd_norm)(b, FH1_TAP_ATTN_LAYERNORM, layer, REF(ref_bwd_acts)(b, layer)->tap[FH1_TAP_MID_SSM],
+                              &b->k.m->layers[layer].attn_layernorm));
+    return REF(ref_bwd_flow)(b, FH1_TAP_MID_SSM, layer, b->k.t.M, b->dx);
+}
+
 fh1_status REF(ref_bwd_layer)(REF(ref_bwd) * b, int64_t layer)
 {
-    const fh1_config *c = b->k.c;
+    const fh1_block block = b->k.c->block;
     const fh1_layer *l = &b->k.m->layers[layer];
-    const int64_t M = b->k.t.M, n = M * c->D;
+    const int64_t M = b->k.t.M;
     FH1_TRY(REF(ref_bwd_flow)(b, FH1_TAP_LAYER, layer, M, b->dx));
-    FH1_TRY(mlp(b, layer));
-    FH1_TRY(REF(ref_bwd_flow)(b, FH1_TAP_MID, layer, M, b->dx));
-    memset(b->dn, 0, (size_t)n * sizeof *b->dn);
-    if (!REF_FAULT(GRAD_SHARED_NORM_OF_THE_MIXER_ONLY)) {
-        scale(b, b->dx, REF_FAULT(GRAD_ATTENTION_OUT_DROPPED) ? 1 : c->m_attn_out, b->branch);
-        FH1_TRY(REF(ref_bwd_attention)(b, layer));
-    }
-    scale(b, b->dx, REF_FAULT(GRAD_SSM_OUT_DROPPED) ? 1 : c->m_ssm_out, b->branch);
-    FH1_TRY(REF(ref_bwd_mixer)(b, layer));
-    return through_norm(b, FH1_TAP_INPUT_LAYERNORM, layer, b->checkpoint + layer * n, &l->input_layernorm);
+    if (b->k.c->family == FH1_FALCON_MAMBA) return REF(ref_bwd_mamba_layer)(b, layer);
+    if (block != FH1_BLOCK_SAM) FH1_TRY(mlp_step(b, layer));
+    if (block == FH1_BLOCK_S_A_M) FH1_TRY(attention_step(b, layer));
+    /* what reads the first norm: the mixer, and beside it what the block adds with it */
+    if (block != FH1_BLOCK_S_A_M || !REF_FAULT(GRAD_NORMS_OF_STEPS_ADDED_UP)) clear_dn(b);
+    if (block == FH1_BLOCK_SAM) FH1_TRY(mlp(b, layer));
+    if (REF_FAULT(GRAD_SAM_NORM_WITHOUT_MLP)) clear_dn(b);
+    if (block != FH1_BLOCK_S_A_M && !REF_FAULT(GRAD_SHARED_NORM_OF_THE_MIXER_ONLY)) FH1_TRY(attention(b, layer));
+    FH1_TRY(mixer(b, layer));
+    return REF(ref_bwd_norm)(b, FH1_TAP_INPUT_LAYERNORM, layer, b->checkpoint + layer * M * b->k.c->D,
+                             &l->input_layernorm);
 }

@@ -49,7 +49,7 @@ static fh1_status allocate(REF(ref_bwd) * b, buffers *f)
     return NULL;
 }
 
-static const int64_t *documents(const REF(ref_bwd) * b, int64_t begin)
+const int64_t *REF(ref_bwd_documents)(const REF(ref_bwd) * b, int64_t begin)
 {
     return b->k.e->variants & FH1_VAR_MIXER_LEAKS_DOCS ? NULL : b->k.t.doc + begin;
 }
@@ -72,8 +72,9 @@ static fh1_status scan_row(REF(ref_bwd) * b, const REF(ref_acts) * a, int64_t la
             .dt = a->tap[FH1_TAP_DT] + begin * c->H,
             .A_log = &l->A_log,
             .D = &l->D,
-            .doc = documents(b, begin),
+            .doc = REF(ref_bwd_documents)(b, begin),
             .state_doc = -1,
+            .reset = fh1_doc_reset(b->k.e->variants),
             .state = f->state,
             .dy = f->dy + begin * c->d_ssm,
             .lddx = conv,
@@ -88,49 +89,51 @@ static fh1_status scan_row(REF(ref_bwd) * b, const REF(ref_acts) * a, int64_t la
 static void window_of_pads(const REF(ref_bwd) * b, const fh1_layer *l, int64_t row, const real u[5], real *window)
 {
     const fh1_config *c = b->k.c;
-    const int64_t W = c->K - 1, conv = fh1_conv_dim(c), pads = b->k.t.n_left[row];
+    const int64_t W = c->K - 1, conv = fh1_conv_dim(c), pads = b->k.t.n_left[row], first = fh1_in_proj_conv(c);
     memset(window, 0, (size_t)(2 * conv * W) * sizeof *window);
     if (!(b->k.e->variants & FH1_VAR_IN_PROJ_BIAS_AT_PADS) || pads == 0 || !l->in_b.data) return;
     for (int64_t j = 0; j < conv; ++j)
         for (int64_t i = W > pads ? W - pads : 0; i < W; ++i)
-            window[j * W + i] = (real)fh1_get(&l->in_b, c->d_ssm + j) * u[REF(ref_mup_segment)(c, c->d_ssm + j)];
+            window[j * W + i] = (real)fh1_get(&l->in_b, first + j) * u[REF(ref_mup_segment)(c, first + j)];
 }
 
 static void bias_of_pads(const REF(ref_bwd) * b, const fh1_layer *l, int64_t row, const real u[5], const real *dwindow)
 {
     const fh1_config *c = b->k.c;
-    const int64_t W = c->K - 1, conv = fh1_conv_dim(c), pads = b->k.t.n_left[row];
+    const int64_t W = c->K - 1, conv = fh1_conv_dim(c), pads = b->k.t.n_left[row], first = fh1_in_proj_conv(c);
     real *dbias = fh1_grad_of(b->o->grads, &l->in_b);
     if (!(b->k.e->variants & FH1_VAR_IN_PROJ_BIAS_AT_PADS) || pads == 0 || !dbias) return;
     for (int64_t j = 0; j < conv; ++j)
         for (int64_t i = W > pads ? W - pads : 0; i < W; ++i)
-            dbias[c->d_ssm + j] += dwindow[j * W + i] * u[REF(ref_mup_segment)(c, c->d_ssm + j)];
+            dbias[first + j] += dwindow[j * W + i] * u[REF(ref_mup_segment)(c, first + j)];
 }
 
-static fh1_status conv_row(REF(ref_bwd) * b, int64_t layer, int64_t row, int64_t begin, int64_t n, const real u[5],
-                           const buffers *f)
+fh1_status REF(ref_bwd_conv_row)(REF(ref_bwd) * b, int64_t layer, int64_t row, const real u[5], const real *proj,
+                                 const real *dconv, real *window, real *dproj)
 {
     const fh1_config *c = b->k.c;
     const fh1_layer *l = &b->k.m->layers[layer];
     const fh1_grads *g = b->o->grads;
-    const int64_t conv = fh1_conv_dim(c), width = fh1_in_proj_dim(c), *doc = documents(b, begin);
-    real *dwindow = f->window + conv * (c->K - 1);
-    window_of_pads(b, l, row, u, f->window);
+    const int64_t begin = b->k.t.row_begin[row], n = b->k.t.row_begin[row + 1] - begin;
+    const int64_t conv = fh1_conv_dim(c), width = fh1_in_proj_dim(c), at = begin * width + fh1_in_proj_conv(c);
+    const int64_t *doc = REF(ref_bwd_documents)(b, begin);
+    real *dwindow = window + conv * (c->K - 1);
+    window_of_pads(b, l, row, u, window);
     const bool pads_count = (b->k.e->variants & FH1_VAR_IN_PROJ_BIAS_AT_PADS) && b->k.t.n_left[row] > 0;
     REF(ref_conv1d_bwd_args)
     args = {.T = n,
             .c = conv,
             .K = c->K,
             .ldx = width,
-            .x = f->proj + begin * width + c->d_ssm,
+            .x = proj + at,
             .w = &l->conv_w,
             .b = &l->conv_b,
             .doc = doc,
             .window_doc = pads_count && doc ? doc[0] : -1,
-            .window = f->window,
-            .dy = f->dconv + begin * conv,
+            .window = window,
+            .dy = dconv + begin * conv,
             .lddx = width,
-            .dx = f->dproj + begin * width + c->d_ssm,
+            .dx = dproj + at,
             .dw = fh1_grad_of(g, &l->conv_w),
             .db = fh1_grad_of(g, &l->conv_b),
             .dwindow = dwindow};
@@ -160,8 +163,8 @@ static fh1_status inner(REF(ref_bwd) * b, int64_t layer, const real u[5], const 
     FH1_TRY(REF(ref_bwd_flow)(b, FH1_TAP_CONV_ACT, layer, M, f->dconv));
     FH1_TRY(REF(ref_bwd_flow)(b, FH1_TAP_DT, layer, M, f->ddt));
     for (int64_t r = 0; r < t->B; ++r) {
-        const int64_t begin = t->row_begin[r], n = t->row_begin[r + 1] - begin;
-        if (n > 0) FH1_TRY(conv_row(b, layer, r, begin, n, u, f));
+        const int64_t n = t->row_begin[r + 1] - t->row_begin[r];
+        if (n > 0) FH1_TRY(REF(ref_bwd_conv_row)(b, layer, r, u, f->proj, f->dconv, f->window, f->dproj));
     }
     REF(ref_dt_softplus_bwd)
     (M, c->H, f->proj + dt_at, width, &l->dt_bias, unlimited ? 0 : c->dt_lo, unlimited ? (double)INFINITY : c->dt_hi,

@@ -10,10 +10,24 @@
 #include <string.h>
 
 /* Taps that some op reads again on the way back. */
-static const fh1_tap_id kept_tap[] = {
-    FH1_TAP_INPUT_LAYERNORM, FH1_TAP_Q_ROPE,  FH1_TAP_K_ROPE, FH1_TAP_V_PROJ, FH1_TAP_CONTEXT, FH1_TAP_IN_PROJ,
-    FH1_TAP_CONV_ACT,        FH1_TAP_DT,      FH1_TAP_SSD,    FH1_TAP_GATED,  FH1_TAP_MID,     FH1_TAP_PRE_FF_LAYERNORM,
-    FH1_TAP_GATE_PROJ,       FH1_TAP_UP_PROJ, FH1_TAP_ACT};
+static const fh1_tap_id kept_tap[] = {FH1_TAP_INPUT_LAYERNORM,
+                                      FH1_TAP_Q_ROPE,
+                                      FH1_TAP_K_ROPE,
+                                      FH1_TAP_V_PROJ,
+                                      FH1_TAP_CONTEXT,
+                                      FH1_TAP_IN_PROJ,
+                                      FH1_TAP_CONV_ACT,
+                                      FH1_TAP_X_PROJ,
+                                      FH1_TAP_DT,
+                                      FH1_TAP_SSD,
+                                      FH1_TAP_GATED,
+                                      FH1_TAP_MID_SSM,
+                                      FH1_TAP_ATTN_LAYERNORM,
+                                      FH1_TAP_MID,
+                                      FH1_TAP_PRE_FF_LAYERNORM,
+                                      FH1_TAP_GATE_PROJ,
+                                      FH1_TAP_UP_PROJ,
+                                      FH1_TAP_ACT};
 enum { N_KEPT = sizeof kept_tap / sizeof *kept_tap };
 
 fh1_status REF(ref_bwd_new)(REF(ref_bwd) * b, int64_t n, real **out)
@@ -36,11 +50,18 @@ void REF(ref_bwd_delete)(REF(ref_bwd) * b, int64_t n, real *p)
 
 /* -- the forward pass, and that of one layer again -- */
 
+/* The input of layer 0. */
+static fh1_tap_id input_tap(const REF(ref_bwd) * b)
+{
+    int64_t of;
+    return fh1_tap_stream(b->k.c, 0, &of);
+}
+
 /* What the layer at hand starts from: put in by the layer before, or by the embedding. */
 static bool is_checkpoint(const REF(ref_bwd) * b, const fh1_tap_event *ev)
 {
-    if (b->first < 0) return false;
-    return b->first == 0 ? ev->id == FH1_TAP_INPUT : ev->id == FH1_TAP_LAYER && ev->layer == b->first - 1;
+    int64_t of;
+    return b->first >= 0 && ev->id == fh1_tap_stream(b->k.c, b->first, &of) && ev->layer == of;
 }
 
 static fh1_status catch_tap(void *user, const fh1_tap_event *ev)
@@ -55,7 +76,7 @@ static fh1_status catch_tap(void *user, const fh1_tap_event *ev)
         return NULL;
     }
     if (other) FH1_TRY(other->tap(other->user, ev));
-    if (b->first < 0 && ev->id == FH1_TAP_INPUT) memcpy(b->checkpoint, value, bytes);
+    if (b->first < 0 && ev->id == input_tap(b)) memcpy(b->checkpoint, value, bytes);
     if (b->first < 0 && ev->id == FH1_TAP_LAYER) memcpy(b->checkpoint + (size_t)(ev->layer + 1) * stream, value, bytes);
     if (ev->id == FH1_TAP_FINAL_LAYERNORM) memcpy(b->h, value, bytes);
     if (ev->id < FH1_TAP_INPUT_LAYERNORM || ev->id >= FH1_TAP_LAYER) return NULL;
@@ -88,6 +109,7 @@ static fh1_status forward(REF(ref_bwd) * b, int64_t first)
 
 static int64_t tap_width(const REF(ref_bwd) * b, fh1_tap_id id)
 {
+    if (!fh1_tap_exists(b->k.c, id)) return 0;
     const fh1_tensor t = fh1_tap_packed_shape(b->k.c, id, 1);
     return fh1_n_elems(&t);
 }
@@ -116,7 +138,7 @@ static fh1_status allocate(REF(ref_bwd) * b)
         FH1_TRY(REF(ref_bwd_new)(b, acts_size(b), &a->memory));
         real *next = a->memory;
         for (int i = 0; i < N_KEPT; ++i) {
-            a->tap[kept_tap[i]] = next;
+            if (fh1_tap_exists(c, kept_tap[i])) a->tap[kept_tap[i]] = next;
             next += M * tap_width(b, kept_tap[i]);
         }
     }
@@ -147,10 +169,17 @@ fh1_status REF(ref_bwd_linear)(REF(ref_bwd) * b, fh1_tap_id id, int64_t layer, i
                                bool add, real *dx)
 {
     FH1_TRY(REF(ref_bwd_flow)(b, id, layer, rows, dy));
+    return REF(ref_bwd_product)(b, id, layer, rows, x, dy, add, dx);
+}
+
+fh1_status REF(ref_bwd_product)(REF(ref_bwd) * b, fh1_tap_id id, int64_t layer, int64_t rows, const real *x,
+                                const real *dy, bool add, real *dx)
+{
     const fh1_grads *g = b->o->grads;
     const fh1_linear l = fh1_model_linear((fh1_model *)(uintptr_t)b->k.m, id, layer); /* for its addresses only */
     const fh1_lora *lora = *l.lora;
-    FH1_TRY(REF(ref_linear_bwd)(rows, x, l.w, dy, add, dx, fh1_grad_of(g, l.w), fh1_grad_of(g, l.b)));
+    real *db = id == FH1_TAP_DT ? NULL : fh1_grad_of(g, l.b);
+    FH1_TRY(REF(ref_linear_bwd)(rows, x, l.w, dy, add, dx, fh1_grad_of(g, l.w), db));
     if (!lora || (REF_FAULT(GRAD_OUT_PROJ_ADAPTER_NOT_SEEN) && id == FH1_TAP_OUT_PROJ)) return NULL;
     return REF(ref_lora_bwd)(rows, x, lora, dy, dx, fh1_grad_of(g, &lora->A), fh1_grad_of(g, &lora->B),
                              fh1_grad_of(g, &lora->bias));
@@ -171,13 +200,13 @@ static fh1_status embedding(REF(ref_bwd) * b)
     const fh1_config *c = b->k.c;
     const fh1_tokens *t = &b->k.t;
     const fh1_grads *g = b->o->grads;
-    FH1_TRY(REF(ref_bwd_flow)(b, FH1_TAP_INPUT, 0, t->M, b->dx));
+    FH1_TRY(REF(ref_bwd_flow)(b, input_tap(b), 0, t->M, b->dx));
     const real m_emb = REF_FAULT(GRAD_EMBEDDING_MULTIPLIER_DROPPED) ? 1 : (real)c->m_emb;
     for (int64_t i = 0; i < t->M * c->D; ++i) b->dx[i] *= m_emb;
-    REF(ref_embed_bwd)(t->M, t->id, c->V, c->D, c->pad, b->dx, fh1_grad_of(g, &m->embed));
+    REF(ref_embed_bwd)(t->M, t->id, c->V, c->D, fh1_padding_idx(c), b->dx, fh1_grad_of(g, &m->embed));
     const fh1_lora *lora = m->embed_lora;
     if (!lora) return NULL;
-    return REF(ref_lora_embed_bwd)(t->M, t->id, lora, c->pad, b->dx, fh1_grad_of(g, &lora->A),
+    return REF(ref_lora_embed_bwd)(t->M, t->id, lora, fh1_padding_idx(c), b->dx, fh1_grad_of(g, &lora->A),
                                    fh1_grad_of(g, &lora->B));
 }
 
@@ -187,7 +216,7 @@ static fh1_status run(REF(ref_bwd) * b)
     FH1_TRY(allocate(b));
     fh1_config rope = *b->k.c;
     if (b->k.e->variants & FH1_VAR_THETA_CLASS_DEFAULT) rope.rope = (fh1_rope){.theta = 1e5};
-    REF(ref_rope_table)(&rope, t->M, t->position, t->max_position + 1, b->k.p, b->cos_sin);
+    if (rope.Hq > 0) REF(ref_rope_table)(&rope, t->M, t->position, t->max_position + 1, b->k.p, b->cos_sin);
     FH1_TRY(forward(b, -1));
     FH1_TRY(REF(ref_bwd_head)(b));
     for (int64_t i = b->k.c->n_layers; i-- > 0;) {
@@ -225,7 +254,7 @@ fh1_status REF(ref_backward)(fh1_engine *e, const fh1_model *m, const fh1_batch 
     o->peak = 0;
     FH1_TRY(check(e, m, batch, o));
     REF(ref_bwd)
-    b = {.k = {.e = e, .m = m, .c = &m->config, .p = e->profile}, .batch = batch, .o = o};
+    b = {.k = {.e = e, .m = m, .c = &m->config, .p = fh1_profile_for(e->profile, &m->config)}, .batch = batch, .o = o};
     FH1_TRY(fh1_tokens_pack(batch, m->config.V, NULL, &b.k.t));
     fh1_status s = run(&b);
     o->peak = b.peak;

@@ -11,6 +11,7 @@
 #include "reference/rmsnorm_bwd.h"
 #include "reference/rope.h"
 #include "reference/rope_bwd.h"
+#include "reference/selective_scan_bwd.h"
 #include "reference/ssd_scan_bwd.h"
 #include "reference/swiglu_bwd.h"
 
@@ -119,6 +120,7 @@ static fh1_status bwd_ssd_scan(fh1_engine *e, int64_t T, int64_t H, int64_t P, i
                                      .D = D,
                                      .doc = doc,
                                      .state_doc = state_doc,
+                                     .reset = fh1_doc_reset(e->variants),
                                      .state = state,
                                      .dy = dy,
                                      .dstate_out = dstate_out,
@@ -132,6 +134,44 @@ static fh1_status bwd_ssd_scan(fh1_engine *e, int64_t T, int64_t H, int64_t P, i
     if (!s && a.dxbc) split(&c, dxbc, out);
     free(xbc);
     return s;
+}
+
+static fh1_status bwd_selective_scan(fh1_engine *e, int64_t T, int64_t I, int64_t N, const void *x, const void *B,
+                                     const void *C, const void *dt, const fh1_tensor *A_log, const fh1_tensor *D,
+                                     const int64_t *doc, int64_t state_doc, const void *state, const void *dy,
+                                     const void *dstate_out, void *dx, void *dB, void *dC, void *ddt, void *dA_log,
+                                     void *dD, void *dstate)
+{
+    REF_ENTER(e);
+    const REF(ref_selective_bwd_args) a = {.T = T,
+                                           .I = I,
+                                           .N = N,
+                                           .ldx = I,
+                                           .ldb = N,
+                                           .ldc = N,
+                                           .x = x,
+                                           .B = B,
+                                           .C = C,
+                                           .dt = dt,
+                                           .A_log = A_log,
+                                           .D = D,
+                                           .doc = doc,
+                                           .state_doc = state_doc,
+                                           .reset = fh1_doc_reset(e->variants),
+                                           .state = state,
+                                           .dy = dy,
+                                           .dstate_out = dstate_out,
+                                           .lddx = I,
+                                           .lddb = N,
+                                           .lddc = N,
+                                           .dx = dx,
+                                           .dB = dB,
+                                           .dC = dC,
+                                           .ddt = ddt,
+                                           .dA_log = dA_log,
+                                           .dD = dD,
+                                           .dstate = dstate};
+    return REF(ref_selective_scan_bwd)(&a);
 }
 
 static fh1_status bwd_gated_norm(fh1_engine *e, int64_t M, int64_t d, int64_t G, const void *y, const void *z,
@@ -249,6 +289,7 @@ const fh1_bwd_ops REF(ref_bwd_ops) = {
     .conv1d = bwd_conv1d,
     .dt_softplus = bwd_dt_softplus,
     .ssd_scan = bwd_ssd_scan,
+    .selective_scan = bwd_selective_scan,
     .gated_norm = bwd_gated_norm,
     .rope = bwd_rope,
     .attention = bwd_attention,

@@ -21,6 +21,7 @@ typedef struct {
     real *scaled;           /* n · multiplier, D */
     real *proj;             /* in_proj, 2 d_ssm + 2GN + H */
     real *conv;             /* d_ssm + 2GN */
+    real *xp, *inner;       /* Falcon-Mamba: x_proj, R + 2N; its three parts behind their norms, one after another */
     real *dt;               /* H */
     real *y;                /* scan output, then gated, d_ssm */
     real *mixer, *attn;     /* branch outputs, D */
@@ -35,6 +36,12 @@ typedef struct {
         fh1_gauge g;
     } gauge[2];
 } REF(ref_call);
+
+/* Columns [first, first + n) of rows [rows, width], dense to out [rows, n]. */
+static inline void REF(ref_columns)(int64_t rows, int64_t width, const real *x, int64_t first, int64_t n, real *out)
+{
+    for (int64_t m = 0; m < rows; ++m) memcpy(out + m * n, x + m * width + first, (size_t)n * sizeof *out);
+}
 
 /* Show a tap to the sink; `data` is [M, …] (rows of `kept` for logits). */
 fh1_status REF(ref_tap)(REF(ref_call) * k, fh1_tap_id id, int64_t layer, real *data);
@@ -57,6 +64,11 @@ void REF(ref_scale_input)(REF(ref_call) * k, fh1_tap_id id, int64_t layer, doubl
 /* Both read k->n (the shared norm of the layer) and assign k->mixer / k->attn, before the out multiplier. */
 fh1_status REF(ref_mixer_fwd)(REF(ref_call) * k, int64_t layer);
 fh1_status REF(ref_self_attn_fwd)(REF(ref_call) * k, int64_t layer);
+/* dt | B | C of Falcon-Mamba through their norms, from k->xp to k->inner: [M,R], then [M,N], then [M,N]. */
+fh1_status REF(ref_mamba_inner_norms)(REF(ref_call) * k);
+/* A whole layer: k->x to k->x. */
+fh1_status REF(ref_layer_fwd)(REF(ref_call) * k, int64_t layer);
+fh1_status REF(ref_mamba_layer_fwd)(REF(ref_call) * k, int64_t layer);
 
 /* engine.forward, see oracle/engine.h. */
 fh1_status REF(ref_forward)(fh1_engine *e, const fh1_model *m, const fh1_batch *b, fh1_cache *cache, int64_t n_logits,

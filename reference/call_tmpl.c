@@ -39,7 +39,7 @@ fh1_status REF(ref_linear_tap)(REF(ref_call) * k, fh1_tap_id id, int64_t layer, 
                                const real *x, const fh1_tensor *w, const fh1_tensor *b, double m, real *y)
 {
     const fh1_lora *lora = fh1_lora_of(k->m, id, layer);
-    const fh1_profile p = id == FH1_TAP_LOGITS ? fh1_profile_head(k->p) : *k->p;
+    const fh1_profile p = fh1_profile_linear(k->p, k->c, id, k->t.T);
     FH1_TRY(REF(ref_linear_fwd)(rows, x, w, b, &p, y));
     REF_GAUGE(ref_gauge_linear(k, id, layer, rows, x, w, b, y));
     if (lora) FH1_TRY(REF(ref_lora_add)(rows, x, lora, b, &p, y));

@@ -20,6 +20,12 @@ void REF(ref_spoil_conv_act)(REF(ref_call) * k);
 void REF(ref_spoil_dt)(REF(ref_call) * k);
 fh1_status REF(ref_spoil_scan)(REF(ref_call) * k, int64_t layer, int64_t b, REF(ref_ssd_args) * a);
 fh1_status REF(ref_spoil_row)(REF(ref_call) * k, int64_t layer, int64_t b, const REF(ref_ssd_args) * a);
+/* What both kinds of mixer have in common of these two: the state that row b of T tokens begins with, and what stays of
+ * window and state behind it. ref_spoil_copy_state: *out, ours, is what ref_spoil_cache takes for the state before the
+ * last token. */
+real *REF(ref_spoil_state)(const REF(ref_call) * k, int64_t layer, int64_t b, int64_t T, real *state);
+fh1_status REF(ref_spoil_cache)(REF(ref_call) * k, int64_t layer, int64_t b, int64_t T, real *state);
+fh1_status REF(ref_spoil_copy_state)(const REF(ref_call) * k, const real *state, real **out);
 /* z before it gates. */
 void REF(ref_spoil_gate)(REF(ref_call) * k);
 #else

@@ -33,6 +33,8 @@ bool ref_edit_mixer_config(fh1_fault f, fh1_config *c)
     case FH1_FAULT_SSM_OUT_DROPPED: c->m_ssm_out = 1; return true;
     case FH1_FAULT_SSM_OUT_TWICE: c->m_ssm_out *= c->m_ssm_out; return true;
     case FH1_FAULT_DT_CLAMPED_AT_TIME_STEP_MIN: c->dt_lo = 0.001; return true;
+    case FH1_FAULT_MIXER_EPS_OF_LAYER_NORM: c->mixer_eps = c->eps; return true;
+    case FH1_FAULT_LAYER_NORM_EPS_OF_MIXER: c->eps = c->mixer_eps; return true;
     case FH1_FAULT_NORM_BEFORE_GATE_INVERTED: c->norm_before_gate = !c->norm_before_gate; return true;
     case FH1_FAULT_NORM_BEFORE_GATE_IGNORED: c->norm_before_gate = false; return true;
     default: return false;

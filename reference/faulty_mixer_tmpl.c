@@ -3,6 +3,7 @@
 #ifdef REF_FAULTY
 #include "reference/dt_softplus.h"
 #include "reference/faulty_cache.h"
+#include "reference/faulty_mamba.h"
 #include "reference/rmsnorm.h"
 
 #include <stdlib.h>
@@ -108,6 +109,7 @@ fh1_status REF(ref_spoil_conv)(REF(ref_call) * k, int64_t layer, int64_t b, REF(
         a->window_doc = k->t.doc[k->t.row_begin[b]];
     }
     if (REF_FAULT(CONV_LEAKS_DOCUMENTS)) a->doc = NULL;
+    if (k->c->family == FH1_FALCON_MAMBA) REF(ref_spoil_mamba_conv)(k, b, a);
     if (stale_slot(k, b)) a->window = k->cache->rows[0].conv[layer];
     return NULL;
 }
@@ -169,37 +171,44 @@ static fh1_status scan_padding(const REF(ref_call) * k, int64_t layer, int64_t b
     return NULL;
 }
 
-/* The state after all but the last token of the row, until ref_spoil_row takes it. */
+/* The state after all but the last token of the row, until ref_spoil_cache takes it. */
 static real *state_before_last;
 
-static fh1_status keep_state_before_last(const REF(ref_call) * k, const REF(ref_ssd_args) * a)
+fh1_status REF(ref_spoil_copy_state)(const REF(ref_call) * k, const real *state, real **out)
 {
     const size_t bytes = state_bytes(k->c);
     free(state_before_last);
     if (!(state_before_last = malloc(bytes))) return fh1_no_memory(bytes, "a state");
-    memcpy(state_before_last, a->state, bytes);
+    memcpy(state_before_last, state, bytes);
+    *out = state_before_last;
+    return NULL;
+}
+
+static fh1_status keep_state_before_last(const REF(ref_call) * k, const REF(ref_ssd_args) * a)
+{
     REF(ref_ssd_args) most = *a;
+    FH1_TRY(REF(ref_spoil_copy_state)(k, a->state, &most.state));
     most.T -= 1;
-    most.state = state_before_last;
     REF(ref_ssd_scan_fwd)(&most, k->p); /* y is written again by the scan itself */
     return NULL;
 }
 
-static void choose_state(REF(ref_call) * k, int64_t layer, int64_t b, REF(ref_ssd_args) * a)
+real *REF(ref_spoil_state)(const REF(ref_call) * k, int64_t layer, int64_t b, int64_t T, real *state)
 {
     const fh1_cache_row *rows = k->cache->rows;
-    if (REF_FAULT(LAYERS_SHARE_STATE)) a->state = rows[b].ssm[0];
-    if (stale_slot(k, b)) a->state = rows[0].ssm[layer];
-    if (k->t.past == 0 || k->t.T == 1) return;
-    if (REF_FAULT(INITIAL_STATE_OF_ROW_0) && b > 0) memcpy(a->state, rows[0].ssm[layer], state_bytes(k->c));
-    if (REF_FAULT(DECAY_FROM_WRONG_ORIGIN)) decay_from_chunk_start(k, b, a);
-    if (REF_FAULT(STATE_UNINITIALISED_AT_BLOCK_EDGE) && rows[b].n / BLOCK != (rows[b].n + a->T - 1) / BLOCK)
-        memset(a->state, 0xff, state_bytes(k->c)); /* NaN */
+    if (REF_FAULT(LAYERS_SHARE_STATE)) state = rows[b].ssm[0];
+    if (stale_slot(k, b)) state = rows[0].ssm[layer];
+    if (k->t.past == 0 || k->t.T == 1) return state;
+    if (REF_FAULT(INITIAL_STATE_OF_ROW_0) && b > 0) memcpy(state, rows[0].ssm[layer], state_bytes(k->c));
+    if (REF_FAULT(STATE_UNINITIALISED_AT_BLOCK_EDGE) && rows[b].n / BLOCK != (rows[b].n + T - 1) / BLOCK)
+        memset(state, 0xff, state_bytes(k->c)); /* NaN */
+    return state;
 }
 
 fh1_status REF(ref_spoil_scan)(REF(ref_call) * k, int64_t layer, int64_t b, REF(ref_ssd_args) * a)
 {
-    choose_state(k, layer, b, a);
+    a->state = REF(ref_spoil_state)(k, layer, b, a->T, a->state);
+    if (REF_FAULT(DECAY_FROM_WRONG_ORIGIN) && k->t.past > 0 && k->t.T > 1) decay_from_chunk_start(k, b, a);
     if (a->T == 0) return NULL;
     if (REF_FAULT(PADS_NOT_MASKED_AFTER_CONV) && k->cache->rows[b].n == 0) {
         FH1_TRY(scan_padding(k, layer, b, a));
@@ -228,25 +237,31 @@ static fh1_status transpose(const REF(ref_ssd_args) * a)
     return NULL;
 }
 
-fh1_status REF(ref_spoil_row)(REF(ref_call) * k, int64_t layer, int64_t b, const REF(ref_ssd_args) * a)
+fh1_status REF(ref_spoil_cache)(REF(ref_call) * k, int64_t layer, int64_t b, int64_t T, real *state)
 {
     const fh1_config *c = k->c;
     const fh1_cache_row *r = &k->cache->rows[b];
-    if (REF_FAULT(STATE_NOT_STORED_BY_PREFILL) && a->T > 1 && k->t.past == 0) {
+    if (REF_FAULT(STATE_NOT_STORED_BY_PREFILL) && T > 1 && k->t.past == 0) {
         memset(r->conv[layer], 0, window_bytes(c));
         memset(r->ssm[layer], 0, state_bytes(c));
     }
-    if (REF_FAULT(LAST_TOKEN_NOT_IN_STATE) && a->T > 1) memcpy(a->state, state_before_last, state_bytes(c));
-    if (REF_FAULT(STATE_STORED_IN_BF16)) REF(ref_round_row)(FH1_ROUND_BF16, c->d_ssm * c->N, a->state);
-    if (REF_FAULT(STATE_TRANSPOSED) && a->T > 1) FH1_TRY(transpose(a));
-    if (REF_FAULT(PADDING_ROW_WRITES_SLOT_0) && a->T == 0) copy_memory(k, layer, 0, b);
+    if (REF_FAULT(LAST_TOKEN_NOT_IN_STATE) && T > 1) memcpy(state, state_before_last, state_bytes(c));
+    if (REF_FAULT(STATE_STORED_IN_BF16)) REF(ref_round_row)(FH1_ROUND_BF16, c->d_ssm * c->N, state);
+    if (REF_FAULT(PADDING_ROW_WRITES_SLOT_0) && T == 0) copy_memory(k, layer, 0, b);
     return layer == c->n_layers - 1 && b == k->t.B - 1 ? ref_faulty_cache_end(k->cache) : NULL;
+}
+
+fh1_status REF(ref_spoil_row)(REF(ref_call) * k, int64_t layer, int64_t b, const REF(ref_ssd_args) * a)
+{
+    if (REF_FAULT(STATE_TRANSPOSED) && a->T > 1) FH1_TRY(transpose(a));
+    return REF(ref_spoil_cache)(k, layer, b, a->T, a->state);
 }
 
 void REF(ref_spoil_gate)(REF(ref_call) * k)
 {
     const int64_t width = fh1_in_proj_dim(k->c);
+    real *z = k->proj + fh1_in_proj_gate(k->c);
     for (int64_t m = 1; REF_FAULT(GATE_OF_ROW_0) && k->one_token && m < k->t.M; ++m)
-        memcpy(k->proj + m * width, k->proj, (size_t)k->c->d_ssm * sizeof *k->proj);
+        memcpy(z + m * width, z, (size_t)k->c->d_ssm * sizeof *z);
 }
 #endif

@@ -150,9 +150,11 @@ fh1_status ref_edit_scale(ref_edited_model *e, fh1_tensor *t, double factor, dou
     return scale_all(e, t, factor, term);
 }
 
-/* Rows of each head from halves to pairs: row i of the first half becomes row 2i, of the second 2i + 1. */
+/* Rows of each head from halves to pairs: row i of the first half becomes row 2i, of the second 2i + 1. A weight that
+ * the model lacks stays absent. */
 static fh1_status interleave(ref_edited_model *e, fh1_tensor *t, int64_t A)
 {
+    if (!t->data) return NULL;
     const fh1_tensor from = *t;
     const int64_t D = t->shape[1];
     FH1_TRY(own(e, t));
@@ -177,7 +179,12 @@ static fh1_status edit_layer(fh1_fault f, ref_edited_model *e, int64_t i, bool *
     case FH1_FAULT_PRE_FF_NORM_WEIGHT_MISSING: return scale_all(e, &l->pre_ff_layernorm, 0, 1);
     case FH1_FAULT_NORM_WEIGHT_PLUS_ONE: return scale_all(e, &l->input_layernorm, 1, 1);
     case FH1_FAULT_NORM_SUM_FOR_MEAN: return scale_all(e, &l->input_layernorm, 1 / sqrt((double)c->D), 0);
-    case FH1_FAULT_LAYER_NORMS_SWAPPED: swap_tensors(&l->input_layernorm, &l->pre_ff_layernorm); return NULL;
+    case FH1_FAULT_LAYER_NORMS_SWAPPED:
+        if (l->pre_ff_layernorm.data) swap_tensors(&l->input_layernorm, &l->pre_ff_layernorm);
+        return NULL;
+    case FH1_FAULT_ATTN_LAYERNORM_SHARED:
+        if (l->attn_layernorm.data) l->attn_layernorm = l->input_layernorm;
+        return NULL;
     case FH1_FAULT_QK_ROWS_INTERLEAVED: FH1_TRY(interleave(e, &l->q_w, c->A)); return interleave(e, &l->k_w, c->A);
     case FH1_FAULT_K_AND_V_SWAPPED:
         swap_tensors(&l->k_w, &l->v_w);
@@ -212,6 +219,8 @@ static fh1_status edit_ends(fh1_fault f, ref_edited_model *e, bool *edited)
 {
     *edited = true;
     if (f == FH1_FAULT_HEAD_TIED_TO_EMBEDDING) e->copy.lm_head = e->copy.embed;
+    else if (f == FH1_FAULT_TIED_HEAD_LEFT_EMPTY)
+        return e->copy.config.tied ? scale_all(e, &e->copy.lm_head, 0, 0) : NULL;
     else if (f == FH1_FAULT_FINAL_NORM_WEIGHT_DROPPED) return scale_all(e, &e->copy.final_layernorm, 0, 1);
     else *edited = false;
     return NULL;

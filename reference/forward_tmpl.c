@@ -5,10 +5,8 @@
 #include "reference/gauge_call.h"
 #include "reference/linear.h"
 #include "reference/lora.h"
-#include "reference/residual.h"
 #include "reference/rmsnorm.h"
 #include "reference/rope.h"
-#include "reference/swiglu.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -25,6 +23,8 @@ static fh1_status allocate(REF(ref_call) * k)
                 {&k->scaled, c->D},
                 {&k->proj, fh1_in_proj_dim(c)},
                 {&k->conv, fh1_conv_dim(c)},
+                {&k->xp, fh1_x_proj_dim(c)},
+                {&k->inner, fh1_x_proj_dim(c)},
                 {&k->dt, c->H},
                 {&k->y, c->d_ssm},
                 {&k->mixer, c->D},
@@ -59,49 +59,11 @@ static fh1_status embed(REF(ref_call) * k)
     REF_GAUGE(ref_gauge_embed(k));
     if (k->m->embed_lora) FH1_TRY(REF(ref_lora_embed)(k->t.M, k->t.id, k->m->embed_lora, k->p, k->x));
     FH1_TRY(REF(ref_tap)(k, FH1_TAP_EMBED, 0, k->x));
+    if (c->family == FH1_FALCON_MAMBA) return NULL; /* no multiplier */
     REF_GAUGE(ref_gauge_input(k));
     for (int64_t i = 0; i < k->t.M * c->D; ++i) k->x[i] *= (real)c->m_emb;
     REF(ref_round_row)(k->p->at[FH1_RP_EMBED], k->t.M * c->D, k->x);
     return REF(ref_tap)(k, FH1_TAP_INPUT, 0, k->x);
-}
-
-static fh1_status mlp(REF(ref_call) * k, int64_t layer)
-{
-    const fh1_config *c = k->c;
-    const fh1_layer *l = &k->m->layers[layer];
-    const int64_t M = k->t.M;
-    real *in = REF_FAULT(MLP_READS_RESIDUAL) ? k->x : k->n;
-    FH1_TRY(REF(ref_linear_tap)(k, FH1_TAP_GATE_PROJ, layer, M, NULL, in, &l->gate_w, &l->gate_b, 1, k->gate));
-    FH1_TRY(REF(ref_linear_tap)(k, FH1_TAP_UP_PROJ, layer, M, NULL, in, &l->up_w, &l->up_b, 1, k->up));
-    REF_GAUGE(ref_gauge_act(k, layer));
-    REF(ref_swiglu_fwd)(M, c->F, k->gate, c->m_gate, k->up, k->p, k->gate);
-    FH1_TRY(REF(ref_tap)(k, FH1_TAP_ACT, layer, k->gate));
-    return REF(ref_linear_tap)(k, FH1_TAP_DOWN_PROJ, layer, M, NULL, k->gate, &l->down_w, &l->down_b, 1, k->down);
-}
-
-static fh1_status layer_fwd(REF(ref_call) * k, int64_t layer)
-{
-    const fh1_config *c = k->c;
-    const fh1_layer *l = &k->m->layers[layer];
-    const int64_t M = k->t.M, n = M * c->D;
-    FH1_TRY(REF(ref_rmsnorm_fwd)(M, c->D, k->x, &l->input_layernorm, c->eps, k->p, k->n));
-    REF_GAUGE(ref_gauge_norm(k, FH1_TAP_INPUT_LAYERNORM, layer, &l->input_layernorm));
-    FH1_TRY(REF(ref_tap)(k, FH1_TAP_INPUT_LAYERNORM, layer, k->n));
-    for (int64_t i = 0; REF_FAULT(ATTENTION_IN_ON_RESIDUAL) && i < n; ++i) k->x[i] *= (real)c->m_attn_in;
-    if (REF_FAULT(RESIDUAL_FROM_NORM)) memcpy(k->x, k->n, (size_t)n * sizeof *k->x);
-    FH1_TRY(REF(ref_self_attn_fwd)(k, layer));
-    FH1_TRY(REF(ref_mixer_fwd)(k, layer));
-    REF_GAUGE(ref_gauge_mid(k, layer));
-    REF(ref_residual_mix)(n, k->mixer, c->m_ssm_out, k->attn, c->m_attn_out, k->p, k->x);
-    FH1_TRY(REF(ref_tap)(k, FH1_TAP_MID, layer, k->x));
-
-    FH1_TRY(REF(ref_rmsnorm_fwd)(M, c->D, k->x, &l->pre_ff_layernorm, c->eps, k->p, k->n));
-    REF_GAUGE(ref_gauge_norm(k, FH1_TAP_PRE_FF_LAYERNORM, layer, &l->pre_ff_layernorm));
-    FH1_TRY(REF(ref_tap)(k, FH1_TAP_PRE_FF_LAYERNORM, layer, k->n));
-    FH1_TRY(mlp(k, layer));
-    REF_GAUGE(ref_gauge_layer(k, layer));
-    REF(ref_residual_add)(n, k->down, c->m_down, k->p, k->x);
-    return REF(ref_tap)(k, FH1_TAP_LAYER, layer, k->x);
 }
 
 static fh1_status gauge_of_loss(REF(ref_call) * k, const real *logits, const int64_t *label)
@@ -181,6 +143,7 @@ static void keep_pads(REF(ref_call) * k, fh1_batch *b)
 /* cos and sin of the call's positions; dynamic rope looks at the longest sequence that the cache has seen. */
 static void rope_table(REF(ref_call) * k)
 {
+    if (k->c->family == FH1_FALCON_MAMBA) return;
     const int64_t longest = k->t.max_position + 1, seen = k->cache->rope_seq_len;
     const int64_t seq_len = longest > seen ? longest : seen;
     if (k->e->variants & FH1_VAR_THETA_CLASS_DEFAULT) {
@@ -199,15 +162,19 @@ static fh1_status run(REF(ref_call) * k, const fh1_batch *b, int64_t n_logits, r
     rope_table(k);
     FH1_TRY(embed(k));
     const int64_t first = k->sink ? k->sink->first_layer : 0;
+    fh1_status (*const layer)(REF(ref_call) *, int64_t) =
+        k->c->family == FH1_FALCON_MAMBA ? REF(ref_mamba_layer_fwd) : REF(ref_layer_fwd);
     if (first > 0) FH1_TRY(REF(ref_tap)(k, FH1_TAP_LAYER, first - 1, k->x));
     const int64_t stop = k->sink ? k->sink->end_layer : 0;
-    for (int64_t i = first; i < (stop > 0 ? stop : n_layers_run(k)); ++i) FH1_TRY(layer_fwd(k, i));
+    for (int64_t i = first; i < (stop > 0 ? stop : n_layers_run(k)); ++i) FH1_TRY(layer(k, i));
     if (stop > 0) return NULL; /* the cache is not committed: nobody goes on from half a call */
-    FH1_TRY(REF(ref_rmsnorm_fwd)(k->t.M, k->c->D, k->x, &k->m->final_layernorm, k->c->eps, k->p, k->n));
+    const fh1_profile last = fh1_profile_final_norm(k->p);
+    if (REF_FAULT(LAST_NORM_READS_ROUNDED_RESIDUAL)) REF(ref_round_row)(FH1_ROUND_BF16, k->t.M * k->c->D, k->x);
+    FH1_TRY(REF(ref_rmsnorm_fwd)(k->t.M, k->c->D, k->x, &k->m->final_layernorm, k->c->eps, &last, k->n));
     if (REF_FAULT(FINAL_NORM_SKIPPED)) memcpy(k->n, k->x, (size_t)(k->t.M * k->c->D) * sizeof *k->n);
     if (REF_FAULT(FINAL_NORM_TWICE))
-        FH1_TRY(REF(ref_rmsnorm_fwd)(k->t.M, k->c->D, k->n, &k->m->final_layernorm, k->c->eps, k->p, k->n));
-    REF_GAUGE(ref_gauge_norm(k, FH1_TAP_FINAL_LAYERNORM, 0, &k->m->final_layernorm));
+        FH1_TRY(REF(ref_rmsnorm_fwd)(k->t.M, k->c->D, k->n, &k->m->final_layernorm, k->c->eps, &last, k->n));
+    REF_GAUGE(ref_gauge_norm(k, FH1_TAP_FINAL_LAYERNORM, 0, k->x, &k->m->final_layernorm));
     FH1_TRY(REF(ref_tap)(k, FH1_TAP_FINAL_LAYERNORM, 0, k->n));
     FH1_TRY(head(k, b, n_logits, logits));
     fh1_cache_commit(k->cache, &k->t);
@@ -219,8 +186,9 @@ fh1_status REF(ref_forward)(fh1_engine *e, const fh1_model *m, const fh1_batch *
                             void *logits, const fh1_tap_sink *sink)
 {
     REF_ENTER(e);
-    REF(ref_call) k = {.e = e, .m = m, .c = &m->config, .p = e->profile, .cache = cache, .sink = sink};
-    if (REF_FAULT(ACTIVATIONS_IN_BF16)) k.p = fh1_profile_find("hf-eager-bf16");
+    REF(ref_call)
+    k = {.e = e, .m = m, .c = &m->config, .p = fh1_profile_for(e->profile, &m->config), .cache = cache, .sink = sink};
+    if (REF_FAULT(ACTIVATIONS_IN_BF16)) k.p = fh1_profile_for(fh1_profile_find("hf-eager-bf16"), k.c);
     fh1_batch inputs = *b;
     keep_pads(&k, &inputs);
     k.one_token = b->T == 1 && cache->n_cols > 0;

@@ -16,3 +16,12 @@ fh1_status ref_gauge_op_ssd_step(const fh1_profile *contract, int64_t H, int64_t
                                  const double *x, const double *B, const double *C, const double *dt,
                                  const fh1_tensor *A_log, const fh1_tensor *D, const double *state, const double *y,
                                  const fh1_gauge *g_state, const fh1_gauge *g);
+fh1_status ref_gauge_op_selective_scan(const fh1_profile *contract, int64_t T, int64_t I, int64_t N, const double *x,
+                                       const double *B, const double *C, const double *dt, const fh1_tensor *A_log,
+                                       const fh1_tensor *D, const int64_t *doc, int64_t state_doc, const double *state,
+                                       const double *y, const fh1_gauge *g_B, const fh1_gauge *g_C,
+                                       const fh1_gauge *g_state, const fh1_gauge *g);
+fh1_status ref_gauge_op_selective_step(const fh1_profile *contract, int64_t I, int64_t N, const double *x,
+                                       const double *B, const double *C, const double *dt, const fh1_tensor *A_log,
+                                       const fh1_tensor *D, const double *state, const double *y, const fh1_gauge *g_B,
+                                       const fh1_gauge *g_C, const fh1_gauge *g_state, const fh1_gauge *g);

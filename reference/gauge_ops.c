@@ -58,7 +58,8 @@ static fh1_status op_swiglu(const fh1_profile *contract, int64_t M, int64_t F, c
 static fh1_status op_residual(const fh1_profile *contract, int64_t n, const double *a, double m_a, const double *b,
                               double m_b, const double *x, const fh1_gauge *g)
 {
-    ref_residual_gauge(contract, n, a, m_a, b, m_b, x, g);
+    const ref_branches_f64 mixers = {.a = a, .b = b, .m_a = m_a, .m_b = m_b}, mlp = {.mlp = a, .m_mlp = m_a};
+    ref_residual_gauge(contract, n, b ? &mixers : &mlp, x, g);
     return NULL;
 }
 
@@ -78,6 +79,8 @@ const fh1_gauge_ops ref_gauge_ops = {
     .dt_softplus = ref_gauge_op_dt_softplus,
     .ssd_scan = ref_gauge_op_ssd_scan,
     .ssd_step = ref_gauge_op_ssd_step,
+    .selective_scan = ref_gauge_op_selective_scan,
+    .selective_step = ref_gauge_op_selective_step,
     .gated_norm = op_gated_norm,
     .rope = op_rope,
     .attention = op_attention,

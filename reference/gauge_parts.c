@@ -2,6 +2,9 @@
 
 #include "oracle/thread.h"
 
+#include <stdlib.h>
+#include <string.h>
+
 static bool single(const fh1_profile *contract)
 {
     return contract->u > 0x1p-53;
@@ -84,4 +87,29 @@ fh1_err ref_err_reciprocal_root(fh1_err squares, const fh1_profile *contract, in
     const double most = worst < 1 ? 1 / sqrt(1 - worst) - 1 : (double)INFINITY;
     const double at_zero = sqrt((mean + eps) / eps) * (1 + units * contract->u) - 1;
     return (fh1_err){(eps > 0 ? fmin(most, at_zero) : most) + own, 0, likely / 2 + own};
+}
+
+static int ascending(const void *p, const void *q)
+{
+    const double a = *(const double *)p, b = *(const double *)q;
+    return (a > b) - (a < b);
+}
+
+/* First index of `sorted` whose value is not below v (or, with `above`, is above v). */
+static int64_t bound(const double *sorted, int64_t n, double v, bool above)
+{
+    int64_t lo = 0;
+    while (n > 0) {
+        const int64_t half = n / 2;
+        if (above ? sorted[lo + half] <= v : sorted[lo + half] < v) lo += half + 1, n -= half + 1;
+        else n = half;
+    }
+    return lo;
+}
+
+void ref_count_same(int64_t T, const double *l, double *sorted, double *same)
+{
+    memcpy(sorted, l, (size_t)T * sizeof *l);
+    qsort(sorted, (size_t)T, sizeof *sorted, ascending);
+    for (int64_t t = 0; t < T; ++t) same[t] = (double)(bound(sorted, T, l[t], true) - bound(sorted, T, l[t], false));
 }

@@ -25,3 +25,7 @@ fh1_err ref_err_silu(fh1_err e, const fh1_profile *contract, fh1_round r, double
  * A row has one: all of it is shared. `sigmas` as of fh1_gauge_sigmas for the number of rows. */
 fh1_err ref_err_reciprocal_root(fh1_err squares, const fh1_profile *contract, int64_t d, double mean, double eps,
                                 double sigmas);
+
+/* same[t]: how many tokens of the call have the exponent l of token t, and so the same error of their exp. `sorted` [T]
+ * is scratch. */
+void ref_count_same(int64_t T, const double *l, double *sorted, double *same);

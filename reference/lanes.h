@@ -24,6 +24,11 @@ REF_INLINE ref_vec ref_load(const real *p)
     return *p;
 }
 
+REF_INLINE real ref_fold(ref_vec v)
+{
+    return v;
+}
+
 REF_INLINE real ref_sum(const ref_vec acc[REF_SUMS])
 {
     return (acc[0] + acc[2]) + (acc[1] + acc[3]);
@@ -67,11 +72,21 @@ REF_INLINE void ref_load_f32(const float *p, ref_vec out[REF_SUMS])
         ref_widen8(*(const ref_single8_mem *)(p + 8 * i), out + i * (8 / REF_VEC_LEN));
 }
 
+/* The sum of a vector's elements, pairwise: those half a vector apart first. */
+REF_INLINE real ref_fold(ref_vec v)
+{
+#if REF_BITS == 32
+    v += __builtin_shufflevector(v, v, 4, 5, 6, 7, 0, 1, 2, 3);
+    v += __builtin_shufflevector(v, v, 2, 3, 0, 1, 6, 7, 4, 5);
+    return v[0] + v[1];
+#else
+    v += __builtin_shufflevector(v, v, 2, 3, 0, 1);
+    return v[0] + v[1];
+#endif
+}
+
 REF_INLINE real ref_sum(const ref_vec acc[REF_SUMS])
 {
-    ref_vec v = (acc[0] + acc[2]) + (acc[1] + acc[3]);
-    for (int step = REF_VEC_LEN / 2; step > 0; step /= 2)
-        for (int l = 0; l < step; ++l) v[l] += v[l + step];
-    return v[0];
+    return ref_fold((acc[0] + acc[2]) + (acc[1] + acc[3]));
 }
 #endif

@@ -2,7 +2,8 @@
 
 #include "reference/real.h"
 
-/* y[m,n] = Σ_k R(FH1_RP_LINEAR_IN, x[m,k])·W[n,k] + b[n], then R(FH1_RP_LINEAR).
+/* y[m,n] = Σ_k R(FH1_RP_LINEAR_IN, x[m,k])·W[n,k] + b[n], then R(FH1_RP_LINEAR). Where there is a bias, the profile's
+ * before_bias rounds the sum in front of it.
  * x [M,K] dense, W [N,K] dense in its stored type, b [N] or data == NULL, y [M,N] assigned.
  * Up to 8 rows the weights are read as they are stored and widened in registers; above that they are
  * widened panel by panel for OpenBLAS. The pieces are fixed, so the result does not depend on threads.

@@ -9,7 +9,9 @@ typedef struct {
     const fh1_profile *contract;
     int64_t terms;
     const double *y;
-    const fh1_gauge *g; /* worst holds S */
+    const fh1_gauge *g;  /* worst holds S */
+    const fh1_tensor *b; /* NULL: no bias */
+    int64_t N;
 } linear_gauge_job;
 
 static void elements(void *ctx, int64_t i0, int64_t i1, int thread)
@@ -19,6 +21,7 @@ static void elements(void *ctx, int64_t i0, int64_t i1, int thread)
     for (int64_t i = i0; i < i1; ++i) {
         fh1_err e = fh1_err_sum((fh1_err){0}, j->contract, j->terms, j->g->worst[i]);
         e.shared = fh1_err_cut(j->contract, (double)j->terms, j->y[i]);
+        if (j->b) e = fh1_err_round(e, j->contract, j->contract->before_bias, j->y[i] - fh1_get(j->b, i % j->N));
         fh1_gauge_set(j->g, i, fh1_err_round(e, j->contract, j->contract->at[FH1_RP_LINEAR], j->y[i]));
     }
 }
@@ -62,7 +65,8 @@ static fh1_status product(const fh1_profile *contract, int64_t terms, int64_t M,
                           const fh1_tensor *b, const double *y, const fh1_gauge *g)
 {
     FH1_TRY(ref_linear_abs_sum_f64(M, x, w, b, g->worst));
-    linear_gauge_job j = {contract, terms + (b && b->data), y, g};
+    const bool bias = b && b->data;
+    linear_gauge_job j = {contract, terms + bias, y, g, bias ? b : NULL, w->shape[0]};
     fh1_parallel_for(M * w->shape[0], 1 << 12, elements, &j);
     return add_inputs(contract, M, x, w, g);
 }

@@ -28,7 +28,7 @@ typedef struct {
     const real *bias; /* widened, |b| for abs; NULL when there is none */
     real *y;
     enum { PLAIN, ABS, SQUARE } form; /* sum w·x, |w|·x or w²·x; what x stands for is the caller's */
-    fh1_round round;
+    fh1_round before_bias, round;
     int64_t panel;
     real *scratch; /* [threads, panel, K], NULL when the stored type is real already */
 } linear_job;
@@ -132,6 +132,7 @@ static void finish(const linear_job *j, int64_t n0, int64_t n1)
 {
     for (int64_t m = 0; m < j->M; ++m) {
         real *ym = j->y + m * j->N;
+        if (j->bias) REF(ref_round_row)(j->before_bias, n1 - n0, ym + n0);
         if (j->bias)
             for (int64_t n = n0; n < n1; ++n) ym[n] += j->bias[n];
         REF(ref_round_row)(j->round, n1 - n0, ym + n0);
@@ -259,6 +260,7 @@ fh1_status REF(ref_linear_fwd)(int64_t M, const real *x, const fh1_tensor *w, co
                     .w = w,
                     .bias = bias,
                     .y = y,
+                    .before_bias = p->before_bias,
                     .round = p->at[FH1_RP_LINEAR]};
 #ifdef REF_FAULTY
     fh1_status s = REF(ref_faulty_linear_wanted)(M) ? REF(ref_faulty_linear)(M, x, w, bias, j.round, y) : run(&j);

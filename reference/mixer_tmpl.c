@@ -9,6 +9,7 @@
 #include "reference/gauge_call.h"
 #include "reference/lora.h"
 #include "reference/mixer.h"
+#include "reference/mixer_rows.h"
 #include "reference/ssd_chunk.h"
 #include "reference/ssd_step.h"
 
@@ -75,7 +76,7 @@ static fh1_status pad_column(const REF(ref_call) * k, const fh1_layer *l, real *
     fh1_status s = lora ? REF(ref_lora_add)(1, masked, lora, &l->in_b, k->p, col) : NULL;
     if (s) free(col);
     if (s) return s;
-    if (l->in_b.data || lora) REF(ref_mup_apply)(k, 1, col);
+    if ((l->in_b.data || lora) && k->c->family == FH1_FALCON_H1) REF(ref_mup_apply)(k, 1, col);
     *out = col;
     return NULL;
 }
@@ -95,45 +96,45 @@ static void dt_limits(const REF(ref_call) * k, double *lo, double *hi)
     }
 }
 
-typedef struct {
-    real *window, *state;
-    const int64_t *doc; /* of the row's tokens, NULL: documents are ignored */
-    int64_t begin, n;   /* the row's packed tokens */
-    int64_t held_doc;   /* document of window and state */
-} row_view;
-
-static row_view view_row(const REF(ref_call) * k, int64_t layer, int64_t b)
+REF(ref_row) REF(ref_row_of)(const REF(ref_call) * k, int64_t layer, int64_t b)
 {
     fh1_cache_row *r = &k->cache->rows[b];
-    row_view v = {.window = r->conv[layer],
-                  .state = r->ssm[layer],
-                  .begin = k->t.row_begin[b],
-                  .n = k->t.row_begin[b + 1] - k->t.row_begin[b],
-                  .held_doc = r->doc};
+    REF(ref_row)
+    v = {.window = r->conv[layer],
+         .state = r->ssm[layer],
+         .begin = k->t.row_begin[b],
+         .n = k->t.row_begin[b + 1] - k->t.row_begin[b],
+         .held_doc = r->doc};
     if (!(k->e->variants & FH1_VAR_MIXER_LEAKS_DOCS)) v.doc = k->t.doc + v.begin;
     return v;
 }
 
+fh1_status REF(ref_pad_window)(REF(ref_call) * k, const fh1_layer *l, int64_t b, const REF(ref_row) * v, int64_t n)
+{
+    const fh1_config *c = k->c;
+    real *col;
+    (void)b; /* of the gauge alone */
+    FH1_TRY(pad_column(k, l, &col));
+    REF(ref_conv1d_push)(fh1_conv_dim(c), c->K, col + fh1_in_proj_conv(c), n, v->window);
+    REF_GAUGE(ref_gauge_pad_window(k, l - k->m->layers, b, col, n));
+    free(col);
+    return NULL;
+}
+
 /* Variants of real libraries that change what a row starts from. */
-static fh1_status before_row(REF(ref_call) * k, const fh1_layer *l, int64_t b, const row_view *v)
+static fh1_status before_row(REF(ref_call) * k, const fh1_layer *l, int64_t b, const REF(ref_row) * v)
 {
     const fh1_config *c = k->c;
     if ((k->e->variants & FH1_VAR_HISTORY_DROPPED) && k->t.T > 1) {
         memset(v->window, 0, (size_t)(fh1_conv_dim(c) * (c->K - 1)) * sizeof(real));
         memset(v->state, 0, (size_t)(c->H * c->P * c->N) * sizeof(real));
     }
-    if ((k->e->variants & FH1_VAR_IN_PROJ_BIAS_AT_PADS) && k->t.n_left[b] > 0) {
-        real *col;
-        FH1_TRY(pad_column(k, l, &col));
-        REF(ref_conv1d_push)(fh1_conv_dim(c), c->K, col + c->d_ssm, k->t.n_left[b], v->window);
-        REF_GAUGE(ref_gauge_pad_window(k, l - k->m->layers, b, col, k->t.n_left[b]));
-        free(col);
-    }
-    return NULL;
+    if (!(k->e->variants & FH1_VAR_IN_PROJ_BIAS_AT_PADS) || k->t.n_left[b] == 0) return NULL;
+    return REF(ref_pad_window)(k, l, b, v, k->t.n_left[b]);
 }
 
 /* FH1_VAR_RIGHT_PAD_CACHE: the window ends in padding columns and the state decays over them. */
-static fh1_status after_row(REF(ref_call) * k, const fh1_layer *l, int64_t b, const row_view *v)
+static fh1_status after_row(REF(ref_call) * k, const fh1_layer *l, int64_t b, const REF(ref_row) * v)
 {
     const fh1_config *c = k->c;
     if (!(k->e->variants & FH1_VAR_RIGHT_PAD_CACHE) || k->t.n_right[b] == 0) return NULL;
@@ -144,7 +145,7 @@ static fh1_status after_row(REF(ref_call) * k, const fh1_layer *l, int64_t b, co
     dt_limits(k, &lo, &hi);
     REF(ref_dt_softplus_fwd)(1, c->H, dt - c->H, c->H, &l->dt_bias, lo, hi, k->p, dt);
     if (!REF_FAULT(STATE_DECAYS_OVER_RIGHT_PADS))
-        REF(ref_conv1d_push)(fh1_conv_dim(c), c->K, col + c->d_ssm, k->t.n_right[b], v->window);
+        REF(ref_conv1d_push)(fh1_conv_dim(c), c->K, col + fh1_in_proj_conv(c), k->t.n_right[b], v->window);
     if (!REF_FAULT(CONV_WINDOW_AT_RIGHT_PADS))
         REF(ref_ssd_decay)(c->H, c->P, c->N, dt, &l->A_log, k->t.n_right[b], v->state);
     REF_GAUGE(ref_gauge_pad_window(k, l - k->m->layers, b, col, k->t.n_right[b]));
@@ -155,18 +156,18 @@ static fh1_status after_row(REF(ref_call) * k, const fh1_layer *l, int64_t b, co
 
 /* Where a left-padded row starts in a window that already holds padding columns, the document of the
  * window is the one that begins: otherwise the selection by document would skip them. */
-static int64_t window_doc(const REF(ref_call) * k, int64_t b, const row_view *v)
+static int64_t window_doc(const REF(ref_call) * k, int64_t b, const REF(ref_row) * v)
 {
     const bool pads_count = (k->e->variants & FH1_VAR_IN_PROJ_BIAS_AT_PADS) && k->t.n_left[b] > 0;
     return pads_count && v->n > 0 ? k->t.doc[v->begin] : v->held_doc;
 }
 
-static fh1_status conv_rows(REF(ref_call) * k, const fh1_layer *l, int64_t layer)
+fh1_status REF(ref_conv_rows)(REF(ref_call) * k, const fh1_layer *l, int64_t layer)
 {
     const fh1_config *c = k->c;
     const int64_t width = fh1_in_proj_dim(c), conv = fh1_conv_dim(c);
     for (int64_t b = 0; b < k->t.B; ++b) {
-        row_view v = view_row(k, layer, b);
+        const REF(ref_row) v = REF(ref_row_of)(k, layer, b);
         FH1_TRY(before_row(k, l, b, &v));
         REF(ref_conv1d_args)
         a = {.T = v.n,
@@ -175,7 +176,7 @@ static fh1_status conv_rows(REF(ref_call) * k, const fh1_layer *l, int64_t layer
              .ldx = width,
              .w = &l->conv_w,
              .b = &l->conv_b,
-             .x = k->proj + v.begin * width + c->d_ssm,
+             .x = k->proj + v.begin * width + fh1_in_proj_conv(c),
              .doc = v.doc,
              .window_doc = window_doc(k, b, &v),
              .window = v.window,
@@ -191,7 +192,7 @@ static fh1_status scan_rows(REF(ref_call) * k, const fh1_layer *l, int64_t layer
 {
     const fh1_config *c = k->c;
     for (int64_t b = 0; b < k->t.B; ++b) {
-        row_view v = view_row(k, layer, b);
+        const REF(ref_row) v = REF(ref_row_of)(k, layer, b);
         REF(ref_ssd_args)
         a = {.T = v.n,
              .H = c->H,
@@ -205,6 +206,7 @@ static fh1_status scan_rows(REF(ref_call) * k, const fh1_layer *l, int64_t layer
              .D = &l->D,
              .doc = v.doc,
              .state_doc = v.held_doc,
+             .reset = fh1_doc_reset(k->e->variants),
              .state = v.state,
              .y = k->y + v.begin * c->d_ssm};
         REF_SPOIL(FH1_TRY(REF(ref_spoil_scan)(k, layer, b, &a)));
@@ -232,7 +234,7 @@ fh1_status REF(ref_mixer_fwd)(REF(ref_call) * k, int64_t layer)
     REF(ref_mup_apply)(k, M, k->proj);
     REF(ref_mup_vector)(k, k->mup);
 
-    FH1_TRY(conv_rows(k, l, layer));
+    FH1_TRY(REF(ref_conv_rows)(k, l, layer));
     REF_SPOIL(REF(ref_spoil_conv_act)(k));
     FH1_TRY(REF(ref_tap)(k, FH1_TAP_CONV_ACT, layer, k->conv));
 

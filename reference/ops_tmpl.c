@@ -12,6 +12,7 @@
 #include "reference/rmsnorm.h"
 #include "reference/rope.h"
 #include "reference/sample.h"
+#include "reference/selective_step.h"
 #include "reference/ssd_chunk.h"
 #include "reference/ssd_step.h"
 #include "reference/swiglu.h"
@@ -114,6 +115,7 @@ static fh1_status op_ssd_scan(fh1_engine *e, int64_t T, int64_t H, int64_t P, in
                                      .D = D,
                                      .doc = doc,
                                      .state_doc = state_doc,
+                                     .reset = fh1_doc_reset(e->variants),
                                      .state = state,
                                      .y = y};
     FH1_TRY(join(&shape, x, B, C, &a));
@@ -138,6 +140,7 @@ static fh1_status op_ssd_chunk(fh1_engine *e, int64_t T, int64_t H, int64_t P, i
                                      .D = D,
                                      .doc = doc,
                                      .state_doc = state_doc,
+                                     .reset = fh1_doc_reset(e->variants),
                                      .state = state,
                                      .y = y};
     FH1_TRY(join(&shape, x, B, C, &a));
@@ -158,6 +161,47 @@ static fh1_status op_ssd_step(fh1_engine *e, int64_t H, int64_t P, int64_t N, in
     REF(ref_ssd_step_fwd)(&a, e->profile);
     release(&a);
     return NULL;
+}
+
+/* A selective scan over dense arrays. */
+static REF(ref_selective_args)
+    selective(int64_t T, int64_t I, int64_t N, const void *x, const void *B, const void *C, const void *dt,
+              const fh1_tensor *A_log, const fh1_tensor *D, void *state, void *y)
+{
+    return (REF(ref_selective_args)){.T = T,
+                                     .I = I,
+                                     .N = N,
+                                     .ldx = I,
+                                     .ldb = N,
+                                     .ldc = N,
+                                     .x = x,
+                                     .B = B,
+                                     .C = C,
+                                     .dt = dt,
+                                     .A_log = A_log,
+                                     .D = D,
+                                     .state = state,
+                                     .y = y};
+}
+
+static fh1_status op_selective_scan(fh1_engine *e, int64_t T, int64_t I, int64_t N, const void *x, const void *B,
+                                    const void *C, const void *dt, const fh1_tensor *A_log, const fh1_tensor *D,
+                                    const int64_t *doc, int64_t state_doc, void *state, void *y)
+{
+    REF_ENTER(e);
+    REF(ref_selective_args) a = selective(T, I, N, x, B, C, dt, A_log, D, state, y);
+    a.doc = doc;
+    a.state_doc = state_doc;
+    a.reset = fh1_doc_reset(e->variants);
+    return REF(ref_selective_scan_fwd)(&a, e->profile);
+}
+
+static fh1_status op_selective_step(fh1_engine *e, int64_t I, int64_t N, const void *x, const void *B, const void *C,
+                                    const void *dt, const fh1_tensor *A_log, const fh1_tensor *D, void *state, void *y)
+{
+    REF_ENTER(e);
+    const REF(ref_selective_args) a = selective(1, I, N, x, B, C, dt, A_log, D, state, y);
+    return REF(ref_selective_step_fwd)(&a, e->profile);
 }
 
 static fh1_status op_gated_norm(fh1_engine *e, int64_t M, int64_t d, int64_t G, const void *y, const void *z,
@@ -209,8 +253,8 @@ static fh1_status op_swiglu(fh1_engine *e, int64_t M, int64_t F, const void *gat
 static fh1_status op_residual(fh1_engine *e, int64_t n, const void *a, double m_a, const void *b, double m_b, void *x)
 {
     REF_ENTER(e);
-    if (b) REF(ref_residual_mix)(n, a, m_a, b, m_b, e->profile, x);
-    else REF(ref_residual_add)(n, a, m_a, e->profile, x);
+    const REF(ref_branches) mixers = {.a = a, .b = b, .m_a = m_a, .m_b = m_b}, mlp = {.mlp = a, .m_mlp = m_a};
+    REF(ref_residual_fwd)(n, b ? &mixers : &mlp, e->profile, x);
     return NULL;
 }
 
@@ -248,6 +292,8 @@ const fh1_ops REF(ref_ops) = {
     .ssd_scan = op_ssd_scan,
     .ssd_chunk = op_ssd_chunk,
     .ssd_step = op_ssd_step,
+    .selective_scan = op_selective_scan,
+    .selective_step = op_selective_step,
     .gated_norm = op_gated_norm,
     .rope = op_rope,
     .attention = op_attention,

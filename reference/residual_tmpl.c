@@ -3,31 +3,48 @@
 #include "oracle/thread.h"
 
 typedef struct {
-    const real *a, *b;
-    real m_a, m_b;
-    fh1_round branch, residual;
+    const REF(ref_branches) * of;
+    real m_a, m_b, m_mlp;
+    fh1_round branch, mlp, residual;
     real *x;
 } residual_job;
 
-static void mix(void *ctx, int64_t i0, int64_t i1, int thread)
+/* Two mixers, with the MLP beside them or without. */
+static void mixers(void *ctx, int64_t i0, int64_t i1, int thread)
 {
     (void)thread;
     const residual_job *j = ctx;
+    const real *a = j->of->a, *b = j->of->b, *mlp = j->of->mlp;
     for (int64_t i = i0; i < i1; ++i) {
-        const real s = r_round(j->branch, j->a[i] * j->m_a) + r_round(j->branch, j->b[i] * j->m_b);
-        const real x = REF_FAULT(MIXERS_RESIDUAL_DROPPED) ? 0 : j->x[i];
-        j->x[i] = r_round(j->residual, x + r_round(j->branch, s));
+        real s = r_round(j->branch, r_round(j->branch, a[i] * j->m_a) + r_round(j->branch, b[i] * j->m_b));
+        if (mlp) s = r_round(j->branch, s + r_round(j->mlp, mlp[i] * j->m_mlp));
+        const bool dropped = REF_FAULT(MIXERS_RESIDUAL_DROPPED) || (REF_FAULT(MLP_RESIDUAL_DROPPED) && mlp);
+        const real x = dropped ? 0 : j->x[i];
+        j->x[i] = r_round(j->residual, x + s);
+        if (REF_FAULT(DOWN_MULTIPLIER_ON_RESIDUAL) && mlp) j->x[i] *= j->m_mlp;
     }
 }
 
-static void add(void *ctx, int64_t i0, int64_t i1, int thread)
+/* One of them. */
+static void one_mixer(void *ctx, int64_t i0, int64_t i1, int thread)
 {
     (void)thread;
     const residual_job *j = ctx;
     for (int64_t i = i0; i < i1; ++i) {
+        const real x = REF_FAULT(MIXERS_RESIDUAL_DROPPED) ? 0 : j->x[i];
+        j->x[i] = r_round(j->residual, x + r_round(j->branch, j->of->a[i] * j->m_a));
+    }
+}
+
+static void mlp_alone(void *ctx, int64_t i0, int64_t i1, int thread)
+{
+    (void)thread;
+    const residual_job *j = ctx;
+    const real *mlp = j->of->mlp;
+    for (int64_t i = i0; i < i1; ++i) {
         const real x = REF_FAULT(MLP_RESIDUAL_DROPPED) ? 0 : j->x[i];
-        j->x[i] = r_round(j->residual, x + r_round(j->branch, j->a[i] * j->m_a));
-        if (REF_FAULT(DOWN_MULTIPLIER_ON_RESIDUAL)) j->x[i] = (x + j->a[i]) * j->m_a;
+        j->x[i] = r_round(j->residual, x + r_round(j->mlp, mlp[i] * j->m_mlp));
+        if (REF_FAULT(DOWN_MULTIPLIER_ON_RESIDUAL)) j->x[i] = (x + mlp[i]) * j->m_mlp;
     }
 }
 
@@ -36,15 +53,15 @@ static fh1_round stream(const fh1_profile *p)
     return REF_FAULT(RESIDUAL_IN_BF16) ? FH1_ROUND_BF16 : p->at[FH1_RP_RESIDUAL];
 }
 
-void REF(ref_residual_mix)(int64_t n, const real *a, double m_a, const real *b, double m_b, const fh1_profile *p,
-                           real *x)
+void REF(ref_residual_fwd)(int64_t n, const REF(ref_branches) * b, const fh1_profile *p, real *x)
 {
-    residual_job j = {a, b, (real)m_a, (real)m_b, p->at[FH1_RP_BRANCH], stream(p), x};
-    fh1_parallel_for(n, 1 << 14, mix, &j);
-}
-
-void REF(ref_residual_add)(int64_t n, const real *a, double m_a, const fh1_profile *p, real *x)
-{
-    residual_job j = {a, NULL, (real)m_a, 0, p->at[FH1_RP_MLP], stream(p), x};
-    fh1_parallel_for(n, 1 << 14, add, &j);
+    residual_job j = {.of = b,
+                      .m_a = (real)b->m_a,
+                      .m_b = (real)b->m_b,
+                      .m_mlp = (real)b->m_mlp,
+                      .branch = p->at[FH1_RP_BRANCH],
+                      .mlp = p->at[FH1_RP_MLP],
+                      .residual = stream(p),
+                      .x = x};
+    fh1_parallel_for(n, 1 << 14, b->b ? mixers : b->a ? one_mixer : mlp_alone, &j);
 }

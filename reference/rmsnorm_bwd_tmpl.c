@@ -10,7 +10,7 @@
 
 typedef struct {
     int64_t M, D;
-    const real *x, *weight;
+    const real *x, *weight; /* NULL: none */
     real eps;
     const real *dy;
     real *r; /* [M] 1/√(mean(x²) + eps) */
@@ -56,9 +56,10 @@ static void rows(void *ctx, int64_t m0, int64_t m1, int thread)
         const real *x = j->x + m * j->D, *dy = j->dy + m * j->D;
         real *dx = j->dx + m * j->D;
         const real r = j->r[m];
-        for (int64_t i = 0; i < j->D; ++i) dx[i] = j->weight[i] * dy[i];
+        for (int64_t i = 0; i < j->D; ++i) dx[i] = j->weight ? j->weight[i] * dy[i] : dy[i];
         const real mean = REF(ref_dot)(j->D, x, dx) / (real)width;
-        const real back = REF_FAULT(GRAD_NORM_CONSTANT) ? 0 : r * r * mean;
+        const bool constant = REF_FAULT(GRAD_NORM_CONSTANT) || (!j->weight && REF_FAULT(GRAD_INNER_NORM_CONSTANT));
+        const real back = constant ? 0 : r * r * mean;
         for (int64_t i = 0; i < j->D; ++i) dx[i] = r * (dx[i] - x[i] * back);
     }
 }
@@ -69,8 +70,8 @@ fh1_status REF(ref_rmsnorm_bwd)(int64_t M, int64_t D, const real *x, const fh1_t
     const size_t n = (size_t)(M + D) * sizeof(real);
     real *r = malloc(n + 1);
     if (!r) return fh1_no_memory(n, "the gradient of a norm");
-    REF(ref_widen)(r + M, w, D);
-    norm_job j = {M, D, x, r + M, (real)eps, dy, r, dx, dw};
+    if (w->data) REF(ref_widen)(r + M, w, D);
+    norm_job j = {M, D, x, w->data ? r + M : NULL, (real)eps, dy, r, dx, dw};
     fh1_parallel_for(M, 16, scales, &j);
     if (dw) fh1_parallel_for(D, COLUMNS, weights, &j); /* before dx, which may be dy */
     if (dx) fh1_parallel_for(M, 16, rows, &j);

@@ -3,6 +3,6 @@
 #include "oracle/gauge.h"
 
 /* The gauge of rmsnorm.h: sum of squares, root and reciprocal are shared by the row; x·r and ·w round per element.
- * x [M,D], w [D], g [M,D] assigned. FH1_E_INTERNAL without memory. */
+ * x [M,D], w [D] or data == NULL: none, g [M,D] assigned. FH1_E_INTERNAL without memory. */
 fh1_status ref_rmsnorm_gauge(const fh1_profile *contract, int64_t M, int64_t D, const double *x, const fh1_tensor *w,
                              double eps, const fh1_gauge *g);

@@ -38,7 +38,7 @@ static void rows(void *ctx, int64_t m0, int64_t m1, int thread)
         const real mean = REF_FAULT(NORM_MEAN_SUBTRACTED) ? mean_of(j->D, x) : 0;
         for (int64_t i = 0; i < j->D; ++i) y[i] = (x[i] - mean) * r;
         REF(ref_round_row)(j->p->at[FH1_RP_NORM_INNER], j->D, y);
-        for (int64_t i = 0; i < j->D; ++i) y[i] *= j->weight[i];
+        for (int64_t i = 0; j->weight && i < j->D; ++i) y[i] *= j->weight[i];
         REF(ref_round_row)(j->p->at[FH1_RP_NORM], j->D, y);
     }
 }
@@ -46,9 +46,9 @@ static void rows(void *ctx, int64_t m0, int64_t m1, int thread)
 fh1_status REF(ref_rmsnorm_fwd)(int64_t M, int64_t D, const real *x, const fh1_tensor *w, double eps,
                                 const fh1_profile *p, real *y)
 {
-    real *weight = malloc((size_t)D * sizeof *weight);
-    if (!weight) return fh1_no_memory((size_t)D * sizeof *weight, "a norm weight");
-    REF(ref_widen)(weight, w, D);
+    real *weight = w->data ? malloc((size_t)D * sizeof *weight) : NULL;
+    if (w->data && !weight) return fh1_no_memory((size_t)D * sizeof *weight, "a norm weight");
+    if (weight) REF(ref_widen)(weight, w, D);
     norm_job j = {D, x, weight, (real)eps, p, y};
     fh1_parallel_for(M, 16, rows, &j);
     free(weight);

@@ -3,6 +3,7 @@
 #include "oracle/reached.h"
 #include "oracle/thread.h"
 #include "reference/linear.h" /* ref_dot */
+#include "reference/scan_faults.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -21,15 +22,30 @@ static inline real in_two(fh1_round r, real v)
     return isfinite(r_re(high)) ? high + r_round(r, v - high) : high;
 }
 
-/* The tokens of the chunk seen from each other. */
-static void within(const REF(ref_ssd_args) * a, fh1_round tile, int64_t t0, int64_t n, int64_t h, real A)
+/* Λ_t inside the chunk; whether one of its tokens is reset. */
+static bool add_up(const REF(ref_ssd_args) * a, int64_t t0, int64_t n, int64_t h, real A, real *sum)
+{
+    bool any = false;
+    real total = 0;
+    for (int64_t l = 0; l < n; ++l) {
+        const double reset = REF(ref_reset_at)(a->doc, a->state_doc, t0 + l, a->reset);
+        any |= reset < 0;
+        sum[l] = total += reset < 0 ? (real)reset : a->dt[(t0 + l) * a->H + h] * A;
+    }
+    return any;
+}
+
+/* The tokens of the chunk seen from each other; `sum` where decays are differences of Λ, else NULL. */
+static void within(const REF(ref_ssd_args) * a, fh1_round tile, int64_t t0, int64_t n, int64_t h, real A,
+                   const real *sum)
 {
     for (int64_t t = t0; t < t0 + n; ++t) {
         real *y = a->y + (t * a->H + h) * a->P, decay_sum = 0;
         memset(y, 0, (size_t)a->P * sizeof *y);
         for (int64_t s = t; s >= t0; --s) {
             const real dt = a->dt[s * a->H + h], *x = REF(ref_ssd_x)(a, s, h);
-            const real w = REF(ref_dot)(a->N, REF(ref_ssd_c)(a, t, h), REF(ref_ssd_b)(a, s, h)) * r_exp(decay_sum);
+            const real decay = r_exp(sum ? sum[t - t0] - sum[s - t0] : decay_sum);
+            const real w = REF(ref_dot)(a->N, REF(ref_ssd_c)(a, t, h), REF(ref_ssd_b)(a, s, h)) * decay;
             if (tile == FH1_ROUND_NONE)
                 for (int64_t i = 0; i < a->P; ++i) y[i] += w * (dt * x[i]);
             else
@@ -70,9 +86,8 @@ static void chunk(const chunk_job *j, int64_t t0, int64_t n, int64_t h, real *su
     const REF(ref_ssd_args) *a = j->a;
     const real A = REF(ref_ssd_rate)(a, h), D = REF(ref_get)(a->D, h);
     const fh1_round tile = j->p->at[FH1_RP_SSD_TILE];
-    real total = 0;
-    for (int64_t l = 0; l < n; ++l) sum[l] = total += a->dt[(t0 + l) * a->H + h] * A;
-    within(a, tile, t0, n, h, A);
+    const bool reset = add_up(a, t0, n, h, A, sum);
+    within(a, tile, t0, n, h, A, reset ? sum : NULL);
     across(a, tile, t0, n, h, sum, sum + j->Q);
     for (int64_t t = t0; t < t0 + n; ++t) {
         real *y = a->y + (t * a->H + h) * a->P;
@@ -82,21 +97,24 @@ static void chunk(const chunk_job *j, int64_t t0, int64_t n, int64_t h, real *su
     }
 }
 
+/* Whether nothing of what lies before token t is seen by it. */
+static bool begins(const REF(ref_ssd_args) * a, int64_t t)
+{
+    return REF(ref_ssd_cut)(a, t, t > 0 && a->doc ? a->doc[t - 1] : a->state_doc) &&
+           !(REF(ref_reset_at)(a->doc, a->state_doc, t, a->reset) < 0);
+}
+
 static void heads(void *ctx, int64_t h0, int64_t h1, int thread)
 {
     const chunk_job *j = ctx;
     const REF(ref_ssd_args) *a = j->a;
     for (int64_t h = h0; h < h1; ++h) {
-        int64_t doc = a->state_doc;
         for (int64_t t = 0; t < a->T;) {
-            if (REF(ref_ssd_cut)(a, t, doc)) {
-                memset(a->state + h * a->P * a->N, 0, (size_t)(a->P * a->N) * sizeof *a->state);
-                doc = a->doc[t];
-            }
+            if (begins(a, t)) memset(a->state + h * a->P * a->N, 0, (size_t)(a->P * a->N) * sizeof *a->state);
             int64_t n = 1;
-            while (n < j->Q && t + n < a->T && !REF(ref_ssd_cut)(a, t + n, doc)) ++n;
-            FH1_REACHED(n < j->Q && t + n < a->T); /* a document begins inside of a chunk */
-            FH1_REACHED(n == j->Q && t + n < a->T && REF(ref_ssd_cut)(a, t + n, doc)); /* and at its edge */
+            while (n < j->Q && t + n < a->T && !begins(a, t + n)) ++n;
+            FH1_REACHED(n < j->Q && t + n < a->T);                      /* a document begins inside of a chunk */
+            FH1_REACHED(n == j->Q && t + n < a->T && begins(a, t + n)); /* and at its edge */
             chunk(j, t, n, h, j->scratch + thread * (j->Q + a->N));
             t += n;
         }

@@ -3,8 +3,10 @@
 #include "reference/ssd_gauge.h"
 
 #include "oracle/thread.h"
+#include "reference/gauge_grid.h"
 #include "reference/gauge_parts.h"
 #include "reference/lanes.h"
+#include "reference/scan_faults.h"
 
 #include <assert.h>
 #include <stdlib.h>
@@ -56,33 +58,7 @@ static double grown(double x)
     return x < 0x1p-20 ? x : expm1(fmin(x, 64));
 }
 
-/* ---- decays that repeat ---- */
-
-static int ascending(const void *p, const void *q)
-{
-    const double a = *(const double *)p, b = *(const double *)q;
-    return (a > b) - (a < b);
-}
-
-/* First index of `sorted` whose value is not below v (or, with `above`, is above v). */
-static int64_t bound(const double *sorted, int64_t n, double v, bool above)
-{
-    int64_t lo = 0;
-    while (n > 0) {
-        const int64_t half = n / 2;
-        if (above ? sorted[lo + half] <= v : sorted[lo + half] < v) lo += half + 1, n -= half + 1;
-        else n = half;
-    }
-    return lo;
-}
-
-/* same[t]: how many tokens of the call have the l of token t, and so the same error of their exp. */
-static void count_same(int64_t T, const double *l, double *sorted, double *same)
-{
-    memcpy(sorted, l, (size_t)T * sizeof *l);
-    qsort(sorted, (size_t)T, sizeof *sorted, ascending);
-    for (int64_t t = 0; t < T; ++t) same[t] = (double)(bound(sorted, T, l[t], true) - bound(sorted, T, l[t], false));
-}
+/* ---- exponents ---- */
 
 /* l of every token of the head (0 where it is no number: the truth is none there either); returns the largest. */
 static double exponents(const gauge_job *j, int64_t h, double *l, double *mean)
@@ -141,17 +117,6 @@ typedef struct {
     double whole; /* Σ C² · Σ Q: what the squares of Σ C·in over all inputs come to at most */
 } reading;
 
-REF_INLINE ref_vec vec_abs(ref_vec v)
-{
-    typedef int64_t bits __attribute__((vector_size(REF_VEC)));
-    return (ref_vec)((bits)v & INT64_MAX);
-}
-
-REF_INLINE double vec_sum(ref_vec v)
-{
-    return (v[0] + v[2]) + (v[1] + v[3]);
-}
-
 /* One row of the state over one token, xb = Δ·x. Per element, with `in` = xb·B:
  *   h'    = a h + in,   Q' = a² Q + in²,   M' = a M + |in|
  *   V'    = a² (V + w.variance h²) + sum_variance (h'² + Q') + w.in_variance in²
@@ -165,18 +130,18 @@ FH1_CLONES static void advance_row(int64_t N4, const weights *w, double xb, cons
     const double decayed_shared = w->a * w->shared;
     for (int64_t n = 0; n < N4; n += REF_VEC_LEN) {
         double *lane = row + n;
-        const ref_vec c = ref_load(C + n), in = xb * ref_load(B + n), abs_in = vec_abs(in), in2 = in * in;
+        const ref_vec c = ref_load(C + n), in = xb * ref_load(B + n), abs_in = ref_vec_abs(in), in2 = in * in;
         const ref_vec h = ref_load(lane + VALUE * N4), m = ref_load(lane + MAGNITUDE * N4);
         const ref_vec h1 = w->a * h + in, m1 = w->a * m + abs_in;
         const ref_vec q1 = a2 * ref_load(lane + SQUARES * N4) + in2;
         const ref_vec v1 = a2 * ref_load(lane + VARIANCE * N4) + decayed_variance * (h * h) +
                            w->sum_variance * (h1 * h1 + q1) + w->in_variance * in2;
-        ref_vec s1 = w->a * ref_load(lane + SHARED * N4) + decayed_shared * vec_abs(h) + w->tiny * m + w->tiny;
+        ref_vec s1 = w->a * ref_load(lane + SHARED * N4) + decayed_shared * ref_vec_abs(h) + w->tiny * m + w->tiny;
         ref_vec e1 =
             w->a * ref_load(lane + WORST * N4) + decayed_worst * m + w->u * m1 + w->in_worst * abs_in + w->tiny;
         if (w->cut > 0) {
-            s1 += w->cut * vec_abs(h1);
-            e1 += w->cut * vec_abs(h1);
+            s1 += w->cut * ref_vec_abs(h1);
+            e1 += w->cut * ref_vec_abs(h1);
         }
         *(ref_vec_mem *)(lane + VALUE * N4) = h1;
         *(ref_vec_mem *)(lane + SQUARES * N4) = q1;
@@ -184,9 +149,9 @@ FH1_CLONES static void advance_row(int64_t N4, const weights *w, double xb, cons
         *(ref_vec_mem *)(lane + VARIANCE * N4) = v1;
         *(ref_vec_mem *)(lane + SHARED * N4) = s1;
         *(ref_vec_mem *)(lane + WORST * N4) = e1;
-        const ref_vec ch = c * h1, c2 = c * c, abs_c = vec_abs(c);
+        const ref_vec ch = c * h1, c2 = c * c, abs_c = ref_vec_abs(c);
         y += ch;
-        abs_y += vec_abs(ch);
+        abs_y += ref_vec_abs(ch);
         square += ch * ch;
         squares += c2 * q1;
         variance += c2 * v1;
@@ -196,9 +161,9 @@ FH1_CLONES static void advance_row(int64_t N4, const weights *w, double xb, cons
         all_c += c2;
         all_q += q1;
     }
-    *out = (reading){vec_sum(y),        vec_sum(abs_y),     vec_sum(square),
-                     vec_sum(squares),  vec_sum(magnitude), vec_sum(worst),
-                     vec_sum(variance), vec_sum(shared),    vec_sum(all_c) * vec_sum(all_q)};
+    *out = (reading){ref_vec_total(y),        ref_vec_total(abs_y),     ref_vec_total(square),
+                     ref_vec_total(squares),  ref_vec_total(magnitude), ref_vec_total(worst),
+                     ref_vec_total(variance), ref_vec_total(shared),    ref_vec_total(all_c) * ref_vec_total(all_q)};
 }
 
 /* y = Σ C h + D x, in any order: D x may be in each of the d partial sums. Errors of decays are common to the lanes of
@@ -242,6 +207,14 @@ static void store_row(const gauge_job *j, const double *row, int64_t at)
     memcpy(j->g_state->shared + at, row + SHARED * j->N4, bytes);
 }
 
+/* With a reset every document begins with its l, which counts in the sums of a chunk: a kernel need not know that
+ * nothing lies before the first one. */
+static void reset_documents(const REF(ref_ssd_args) * a, double *l)
+{
+    for (int64_t t = 0; a->reset < 0 && a->doc && t < a->T; ++t)
+        if (a->doc[t] != (t > 0 ? a->doc[t - 1] : a->state_doc)) l[t] = -a->reset;
+}
+
 /* The factors of all tokens of head h. */
 static void head_weights(const gauge_job *j, int64_t h, double *scratch, weights *w)
 {
@@ -250,7 +223,8 @@ static void head_weights(const gauge_job *j, int64_t h, double *scratch, weights
     double most = exponents(j, h, l, &mean);
     if (j->pad_dt) most = fmax(most, j->pad_dt[h] * exp(fh1_get(j->a->A_log, h)));
     const double memory = 2 / -expm1(-mean); /* (Σ aⁱ)² / Σ a²ⁱ, about: two horizons; infinite without decay */
-    count_same(T, l, same + T, same);
+    reset_documents(j->a, l);
+    ref_count_same(T, l, same + T, same);
     for (int64_t t = 0; t < T; ++t) {
         /* a chunk that ends here began at most `columns` ago; columns before the call may be padding with its Δ */
         window += l[t] - (t >= j->columns ? l[t - j->columns] : 0);
@@ -277,7 +251,8 @@ static void scan_row(const gauge_job *j, int64_t h, int64_t i, const weights *w,
     for (int64_t t = 0; t < a->T; ++t) {
         const double *token = a->xbc + t * a->ldx, x = token[h * P + i];
         if (a->doc && a->doc[t] != doc) {
-            memset(row, 0, (size_t)(N_LANES * j->N4) * sizeof *row);
+            if (!(REF(ref_reset_at)(a->doc, a->state_doc, t, a->reset) < 0))
+                memset(row, 0, (size_t)(N_LANES * j->N4) * sizeof *row);
             doc = a->doc[t];
         }
         reading r;
@@ -333,55 +308,20 @@ fh1_status ref_ssd_scan_gauge(const fh1_profile *contract, const REF(ref_ssd_arg
 
 /* ---- one token ---- */
 
-/* A 16-bit type by its half ulps; the loops below are too long for fh1_err_round. */
-typedef struct {
-    double at_one, least, u; /* half an ulp at 1, and of the smallest numbers */
-} grid;
-
-static grid grid_of(const fh1_profile *c)
-{
-    const fh1_dtype type = c->at[FH1_RP_STEP] == FH1_ROUND_F16 ? FH1_F16 : FH1_BF16;
-    return (grid){fh1_dtype_ulp(type, 1) / 2, fh1_dtype_ulp(type, 0) / 2, c->u};
-}
-
-/* Half an ulp where v stands: its power of two is v without the mantissa. */
-REF_INLINE double half_ulp(const grid *k, double v)
-{
-    int64_t bits;
-    double power;
-    memcpy(&bits, &v, sizeof bits);
-    bits &= 0x7ff0000000000000;
-    memcpy(&power, &bits, sizeof power);
-    return power * k->at_one > k->least ? power * k->at_one : k->least;
-}
-
-/* R(v): adding 1.5·2⁵² ulps leaves no bits below one ulp. */
-REF_INLINE double rounded(const grid *k, double v)
-{
-    const double magic = half_ulp(k, v) * 0x3p52;
-    return (v + magic) - magic;
-}
-
-/* fh1_err_round to the type: once in f32, once more to 16 bits. */
-REF_INLINE fh1_err round_err(const grid *k, fh1_err e, double v)
-{
-    const double at = fabs(v) + e.worst;
-    return fh1_err_half(fh1_err_half(e, k->u * at), half_ulp(k, at));
-}
-
 /* What R(R(Δ B) x) is off by: known bit for bit where the engine rounds as declared and no rounding is close to a tie.
  * Where tokens repeat, so does the error: it is shared by the calls to come, not only by chance. */
-REF_INLINE fh1_err step_input(const grid *k, double dB, double x)
+REF_INLINE fh1_err step_input(const ref_grid *k, double dB, double x)
 {
-    fh1_err e = round_err(k, fh1_err_scale(round_err(k, (fh1_err){0}, dB), x), dB * x);
-    const double first = rounded(k, dB), known = fabs((first - dB) * x) + fabs(rounded(k, first * x) - first * x);
+    fh1_err e = ref_err_grid(k, fh1_err_scale(ref_err_grid(k, (fh1_err){0}, dB), x), dB * x);
+    const double first = ref_on_grid(k, dB),
+                 known = fabs((first - dB) * x) + fabs(ref_on_grid(k, first * x) - first * x);
     e.shared = known < e.worst ? known : e.worst;
     return e;
 }
 
 /* A row of a decode step: S = a S + R(R(Δ B) x), y = Σ R(S) C before its own roundings. A decay of one token cannot be
  * told from one that repeats: its error is shared. *sum: Σ S C. */
-static fh1_err step_row(const gauge_job *j, const grid *k, const weights *w, int64_t at, double dt, double x,
+static fh1_err step_row(const gauge_job *j, const ref_grid *k, const weights *w, int64_t at, double dt, double x,
                         const double *B, const double *C, bool fresh, double *sum)
 {
     fh1_err y = {0};
@@ -395,7 +335,7 @@ static fh1_err step_row(const gauge_job *j, const grid *k, const weights *w, int
         e = fh1_err_add(e, step_input(k, dt * B[n], x));
         e = fh1_err_half(e, k->u * (fabs(h1) + e.worst));
         if (j->g_state) fh1_gauge_set(j->g_state, at + n, e);
-        y = fh1_err_add(y, fh1_err_scale(round_err(k, e, h1), C[n]));
+        y = fh1_err_add(y, fh1_err_scale(ref_err_grid(k, e, h1), C[n]));
         *sum += h1 * C[n];
         abs_sum += fabs(h1 * C[n]);
     }
@@ -407,20 +347,21 @@ static void step_heads(void *ctx, int64_t h0, int64_t h1, int thread)
     (void)thread;
     const gauge_job *j = ctx;
     const REF(ref_ssd_args) *a = j->a;
-    const grid k = grid_of(j->contract);
+    const ref_grid k = ref_grid_of(j->contract, j->contract->at[FH1_RP_STEP]);
     const int64_t P = a->P, N = a->N, d = a->H * P;
-    const bool fresh = a->doc && a->doc[0] != a->state_doc;
+    const double reset = REF(ref_reset_at)(a->doc, a->state_doc, 0, a->reset);
+    const bool fresh = a->doc && a->doc[0] != a->state_doc && !(reset < 0);
     for (int64_t h = h0; h < h1; ++h) {
         const int64_t group = h / (a->H / a->G);
         const double *x = a->xbc + h * P, *B = a->xbc + d + group * N, *C = a->xbc + d + (a->G + group) * N;
-        const double l = fabs(a->dt[h]) * exp(fh1_get(a->A_log, h)), D = fh1_get(a->D, h);
+        const double l = reset < 0 ? -reset : fabs(a->dt[h]) * exp(fh1_get(a->A_log, h)), D = fh1_get(a->D, h);
         const weights w = token_weights(j, l, l, 1, 1);
         for (int64_t i = 0; i < P; ++i) {
             double sum;
             fh1_err y = step_row(j, &k, &w, (h * P + i) * N, a->dt[h], x[i], B, C, fresh, &sum);
-            y = round_err(&k, y, sum);
-            y = fh1_err_add(y, round_err(&k, (fh1_err){0}, D * x[i]));
-            if (j->g) fh1_gauge_set(j->g, h * P + i, round_err(&k, y, sum + D * x[i]));
+            y = ref_err_grid(&k, y, sum);
+            y = fh1_err_add(y, ref_err_grid(&k, (fh1_err){0}, D * x[i]));
+            if (j->g) fh1_gauge_set(j->g, h * P + i, ref_err_grid(&k, y, sum + D * x[i]));
         }
     }
 }

@@ -7,7 +7,9 @@
  *   S_t = a_t S_{t-1} + (Δ_t x_t) ⊗ B_t
  *   y_t = S_t C_t + D_i x_t,  then R(FH1_RP_SSD)
  * token after token: the sequential form is the definition, not an optimisation of anything.
- * At the first token of another document S_{t-1} is 0, by selection.
+ * At the first token of another document S_{t-1} is 0, by selection. With a `reset` (fh1_doc_reset) it stays, and a_t
+ * is exp(reset) there, whatever Δ_t is: of numbers next to nothing is left, of NaN everything. Where no document lies
+ * before the first one (state_doc below 0) there is nothing to reset.
  * xbc [T, ldx]: columns x [H,P], B [G,N], C [G,N] one after another (the conv output); dt [T,H];
  * y [T, H·P] assigned. doc [T] or NULL, `state_doc` the document of the incoming state.
  * state [H,P,N]: read, then assigned the state after the last token. */
@@ -17,6 +19,7 @@ typedef struct {
     const fh1_tensor *A_log, *D;
     const int64_t *doc;
     int64_t state_doc;
+    double reset; /* 0: none */
     real *state;
     real *y;
 } REF(ref_ssd_args);

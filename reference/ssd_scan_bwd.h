@@ -9,7 +9,8 @@
  *   dΔ_t = x_tᵀ dS_t B_t + A·q_t                 q_t = a_t·⟨dS_t, S_{t-1}⟩
  *   dA_log += A·Σ_t Δ_t·q_t,                     dstate = a_0·dS_0
  * Where a token begins another document S_{t-1} is 0 by selection: q_t is 0 and nothing is carried to the left; when
- * that is token 0, dstate is 0. T = 0: dstate = dstate_out.
+ * that is token 0, dstate is 0. With a `reset`, as in the forward, a_t is a constant there: exp(reset)·dS_t is carried,
+ * and q_t is 0 all the same, since neither Δ_t nor A is in it. T = 0: dstate = dstate_out.
  * The states are computed again from checkpoints, by the forward's own operations and so bit for bit; never recovered
  * by division. Memory of one call, in `real`: H·N·(P·T/L + 2L + P) with segments of L ≥ 512, L about √(T·P/2): it
  * grows with √T; and N·P·(L/16 + 1) + 67·N + 48·P per thread.
@@ -23,6 +24,7 @@ typedef struct {
     const fh1_tensor *A_log, *D;
     const int64_t *doc;
     int64_t state_doc;
+    double reset; /* 0: none */
     const real *state;
     const real *dy;
     const real *dstate_out;

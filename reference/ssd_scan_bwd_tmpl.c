@@ -2,6 +2,7 @@
 
 #include "oracle/thread.h"
 #include "reference/linear.h" /* ref_dot */
+#include "reference/scan_faults.h"
 #include "reference/ssd_rows_bwd.h"
 
 #include <stdlib.h>
@@ -72,10 +73,20 @@ static int64_t member(const REF(ref_ssd_bwd_args) * a, int64_t g, int64_t i)
     return REF_FAULT(GRAD_GROUPS_TILED) ? i * a->G + g : g * (a->H / a->G) + i;
 }
 
-/* Whether token t begins another document than what lies before it. */
+static bool begins(const REF(ref_ssd_bwd_args) * a, int64_t t)
+{
+    return REF(ref_doc_begins)(a->doc, a->state_doc, t);
+}
+
+static double reset(const REF(ref_ssd_bwd_args) * a, int64_t t)
+{
+    return REF(ref_reset_at)(a->doc, a->state_doc, t, a->reset);
+}
+
+/* Whether nothing of what lies before reaches it. */
 static bool cut(const REF(ref_ssd_bwd_args) * a, int64_t t)
 {
-    return a->doc && a->doc[t] != (t > 0 ? a->doc[t - 1] : a->state_doc);
+    return begins(a, t) && !(reset(a, t) < 0);
 }
 
 /* What a chunk reads. */
@@ -143,7 +154,7 @@ static scan_head head_of(const scan_job *j, int64_t h, int thread)
     k.q = k.xdS + CHUNK;
     for (int64_t t = j->begin; t < j->end; ++t) {
         k.dt[t - j->begin] = a->dt[t * a->H + h];
-        k.decay[t - j->begin] = r_exp(a->dt[t * a->H + h] * k.A);
+        k.decay[t - j->begin] = r_exp(reset(a, t) < 0 ? (real)reset(a, t) : a->dt[t * a->H + h] * k.A);
     }
     memset(k.zero, 0, (size_t)a->N * sizeof *k.zero);
     return k;
@@ -163,13 +174,6 @@ static void heads_forward(void *ctx, int64_t h0, int64_t h1, int thread)
 }
 
 /* -- backwards -- */
-
-/* Whether nothing is carried from token t to the left. */
-static bool carry_ends(const REF(ref_ssd_bwd_args) * a, int64_t t)
-{
-    if (REF_FAULT(GRAD_CARRY_CROSSES_DOCUMENTS)) return false;
-    return cut(a, t) || (REF_FAULT(GRAD_CARRY_DROPPED_AT_CHUNK_EDGE) && t > 0 && t % CHUNK == 0);
-}
 
 /* A planted fault: what dB gets from the right of each token as it was before the decay of token t + 1. */
 static void add_undecayed(const scan_job *j, const scan_head *k, int64_t t0, int n, const REF(ref_ssd_rows) * rows)
@@ -243,7 +247,8 @@ static void retreat(const scan_job *j, const scan_head *k, int64_t t0, int64_t e
             .C = k->bc + a->N,
             .dB = share,
             .dC = share + a->N};
-    for (int64_t t = t0; t < end; ++t) ends[t - t0] = carry_ends(a, t);
+    for (int64_t t = t0; t < end; ++t)
+        ends[t - t0] = REF(ref_carry_ends)(a->doc, a->state_doc, t) && !(reset(a, t) < 0);
     fetch(j, k, t0, end);
     for (int64_t p = 0; p < a->P; p += REF_SSD_ROWS) {
         const int n = p + REF_SSD_ROWS <= a->P ? REF_SSD_ROWS : 1;
@@ -252,7 +257,7 @@ static void retreat(const scan_job *j, const scan_head *k, int64_t t0, int64_t e
         REF(ref_ssd_retreat)(n, &rows);
         for (int r = 0; r < n; ++r) take_row(j, k, t0, end, r, p + r, &rows);
         for (int64_t t = t0; t < end; ++t)
-            if (!cut(a, t) || REF_FAULT(GRAD_DECAY_CROSSES_DOCUMENTS)) k->q[t - t0] += rows.by_state[t - t0];
+            if (!begins(a, t) || REF_FAULT(GRAD_DECAY_CROSSES_DOCUMENTS)) k->q[t - t0] += rows.by_state[t - t0];
     }
     store_dx(j, k, t0, end);
 }

@@ -3,6 +3,7 @@
 #include "oracle/reached.h"
 #include "oracle/thread.h"
 #include "reference/lanes.h"
+#include "reference/scan_faults.h"
 
 #include <string.h>
 
@@ -31,39 +32,14 @@ FH1_CLONES static real advance_row(int64_t N, real decay, real xb, const real *B
     return ref_sum(acc) + tail;
 }
 
-/* -- planted faults; CHUNK is that of a kernel that has them -- */
-
-#define CHUNK 16
-
-static bool row_is_spoiled(void)
-{
-    return REF_FAULT(STATE_IN_BF16) || REF_FAULT(STATE_IN_F16) || REF_FAULT(Y_READS_ROUNDED_STATE) ||
-           REF_FAULT(Y_READS_STATE_BEFORE) || REF_FAULT(SCAN_SUMS_IN_BF16);
-}
+/* -- planted faults -- */
 
 /* advance_row where a state is read or rounded at the wrong point. */
 static real advance_spoiled_row(int64_t N, real decay, real xb, const real *B, const real *C, real *S)
 {
-    const fh1_round state = REF_FAULT(STATE_IN_BF16)  ? FH1_ROUND_BF16
-                            : REF_FAULT(STATE_IN_F16) ? FH1_ROUND_F16
-                                                      : FH1_ROUND_NONE;
-    const fh1_round read = REF_FAULT(Y_READS_ROUNDED_STATE) ? FH1_ROUND_BF16 : FH1_ROUND_NONE;
-    const fh1_round sum = REF_FAULT(SCAN_SUMS_IN_BF16) ? FH1_ROUND_BF16 : FH1_ROUND_NONE;
     real y = 0;
-    for (int64_t n = 0; n < N; ++n) {
-        const real before = S[n], now = decay * before + xb * B[n];
-        y = r_round(sum, y + r_round(read, REF_FAULT(Y_READS_STATE_BEFORE) ? before : now) * C[n]);
-        S[n] = r_round(state, now);
-    }
+    for (int64_t n = 0; n < N; ++n) y = REF(ref_spoiled_element)(y, decay, xb * B[n], C[n], &S[n]);
     return y;
-}
-
-/* Whether token t meets an empty state. */
-static bool carry_lost(const REF(ref_ssd_args) * a, int64_t t)
-{
-    if (t == 0) return REF_FAULT(LONG_CALLS_DROP_STATE) && a->T > 4;
-    return (REF_FAULT(CARRY_LOST_AT_CHUNK_EDGE) && t % CHUNK == 0) || (REF_FAULT(CARRY_LOST_AT_50000) && t == 50000) ||
-           (REF_FAULT(SECOND_HALF_FROM_ZERO) && t == a->T / 2);
 }
 
 /* Σ Δ A of head h over tokens [from, to), each partial sum rounded. */
@@ -77,7 +53,8 @@ static real decay_sum(const REF(ref_ssd_args) * a, int64_t h, int64_t from, int6
 /* The decay of token t where it should be `right`. */
 static real spoiled_decay(const REF(ref_ssd_args) * a, int64_t t, int64_t h, real right)
 {
-    const int64_t edge = t - t % CHUNK, end = edge + CHUNK < a->T ? edge + CHUNK : a->T;
+    const int64_t edge = t - t % REF_FAULTY_CHUNK;
+    const int64_t end = edge + REF_FAULTY_CHUNK < a->T ? edge + REF_FAULTY_CHUNK : a->T;
     if (REF_FAULT(DECAY_WITHOUT_DT)) return r_exp(REF(ref_ssd_rate)(a, h));
     if (REF_FAULT(DECAY_SKIPPED_AT_CHUNK_EDGE) && t > 0 && t == edge) return 1;
     if (REF_FAULT(DECAY_SUMS_IN_F16))
@@ -93,23 +70,24 @@ static void scan_head(const REF(ref_ssd_args) * a, const fh1_profile *p, int64_t
     const int64_t P = a->P, N = a->N, d = a->H * P;
     const real A = REF(ref_ssd_rate)(a, h), D = REF(ref_get)(a->D, h);
     real (*const advance)(int64_t, real, real, const real *, const real *, real *) =
-        row_is_spoiled() ? advance_spoiled_row : advance_row;
+        REF(ref_row_is_spoiled)() ? advance_spoiled_row : advance_row;
     real *S = a->state + h * P * N;
     int64_t doc = a->state_doc;
     for (int64_t t = 0; t < a->T; ++t) {
         const real *x = REF(ref_ssd_x)(a, t, h), *B = REF(ref_ssd_b)(a, t, h), *C = REF(ref_ssd_c)(a, t, h);
-        const real dt = a->dt[(REF_FAULT(DT_STALE_AT_ONE_TOKEN) && t == 3 ? 2 : t) * a->H + h];
-        const real decay = spoiled_decay(a, t, h, r_exp(dt * A));
+        const real dt = a->dt[REF(ref_dt_token)(t) * a->H + h];
+        const double reset = REF(ref_reset_at)(a->doc, a->state_doc, t, a->reset);
+        const real decay = reset < 0 ? r_exp((real)reset) : spoiled_decay(a, t, h, r_exp(dt * A));
         const real in = REF_FAULT(INPUT_WITHOUT_DT) ? 1 : dt, skip = REF_FAULT(D_ON_SCALED_INPUT) ? D * dt : D;
         if (REF(ref_ssd_cut)(a, t, doc)) {
-            memset(S, 0, (size_t)(P * N) * sizeof *S);
+            if (!(reset < 0)) memset(S, 0, (size_t)(P * N) * sizeof *S);
             doc = a->doc[t];
         }
-        if (carry_lost(a, t)) memset(S, 0, (size_t)(P * N) * sizeof *S);
+        if (REF(ref_carry_lost)(t, a->T)) memset(S, 0, (size_t)(P * N) * sizeof *S);
         real *y = a->y + t * d + h * P;
         for (int64_t i = 0; i < P; ++i) y[i] = advance(N, decay, in * x[i], B, C, S + i * N) + skip * x[i];
         REF(ref_round_row)(p->at[FH1_RP_SSD], P, y);
-        if (!REF_FAULT(CHUNK_TAIL_NOT_ZEROED) || a->T == 1 || t < a->T - 1 || a->T % CHUNK == 0) continue;
+        if (t < a->T - 1 || !REF(ref_tail_repeats)(a->T)) continue;
         for (int64_t i = 0; i < P; ++i) advance(N, decay, in * x[i], B, C, S + i * N);
     }
 }

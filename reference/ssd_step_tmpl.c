@@ -1,5 +1,7 @@
 #include "reference/ssd_step.h"
 
+#include "reference/scan_faults.h"
+
 #include <assert.h>
 #include <string.h>
 
@@ -12,11 +14,12 @@ void REF(ref_ssd_step_fwd)(const REF(ref_ssd_args) * a, const fh1_profile *p)
         return;
     }
     const int64_t P = a->P, N = a->N, d = a->H * P;
-    if (REF(ref_ssd_cut)(a, 0, a->state_doc)) memset(a->state, 0, (size_t)(d * N) * sizeof *a->state);
+    const double reset = REF(ref_reset_at)(a->doc, a->state_doc, 0, a->reset);
+    if (!(reset < 0) && REF(ref_ssd_cut)(a, 0, a->state_doc)) memset(a->state, 0, (size_t)(d * N) * sizeof *a->state);
     for (int64_t h = 0; h < a->H; ++h) {
         const real *x = REF(ref_ssd_x)(a, 0, h), *B = REF(ref_ssd_b)(a, 0, h), *C = REF(ref_ssd_c)(a, 0, h);
         const real A = REF(ref_ssd_rate)(a, h), D = REF(ref_get)(a->D, h);
-        const real dt = a->dt[h], decay = r_exp(dt * A);
+        const real dt = a->dt[h], decay = r_exp(reset < 0 ? (real)reset : dt * A);
         for (int64_t i = 0; i < P; ++i) {
             real *S = a->state + (h * P + i) * N;
             real sum = 0;

@@ -60,7 +60,10 @@ static inline cvt_lora *made_pair(made *x, const char *module, int64_t out, int6
     cvt_lora *l = &x->loras[x->a.n_loras++];
     char *name = made_room(x, strlen(module) + 1);
     strcpy(name, module);
-    *l = (cvt_lora){.module = name, .embedding = strcmp(module, "model.embed_tokens") == 0, .r = r, .scale = 1.7 / 3};
+    *l = (cvt_lora){.module = name,
+                    .embedding = tiny_ends(module, "embed_tokens") || tiny_ends(module, "embeddings"),
+                    .r = r,
+                    .scale = 1.7 / 3};
     l->A = made_tensor(x, FH1_F32, 2, (int64_t[]){r, in}, 0, l->embedding ? 0.5 : 1 / sqrt((double)in));
     l->B = made_tensor(x, FH1_F32, 2, (int64_t[]){out, r}, 0, 0.6 / sqrt((double)r));
     if (kind == MADE_BIAS) l->bias = made_tensor(x, FH1_F32, 1, &out, 0, 0.3);
@@ -75,18 +78,22 @@ static inline void made_all_linear(made *x, fh1_model *m, bool dora)
     for (int64_t layer = 0; layer < m->config.n_layers; ++layer)
         for (int id = 0; id < FH1_TAP_LAYER; ++id) {
             char name[FH1_TAP_NAME_SIZE];
-            if (!fh1_tap_is_linear((fh1_tap_id)id)) continue;
-            const fh1_tensor *w = fh1_model_linear(m, (fh1_tap_id)id, layer).w;
-            fh1_tap_name((fh1_tap_id)id, layer, name);
-            const made_kind kind = n % 3 == 1 ? MADE_BIAS : n % 3 == 2 && dora ? MADE_DORA : MADE_PLAIN;
-            made_pair(x, name, w->shape[0], w->shape[1], 1 + n++ % 5, kind);
+            const bool dt_proj = m->config.family == FH1_FALCON_MAMBA && id == FH1_TAP_DT;
+            if (!fh1_tap_exists(&m->config, (fh1_tap_id)id) || !(dt_proj || fh1_tap_is_linear((fh1_tap_id)id)))
+                continue;
+            const fh1_linear p = fh1_model_linear(m, (fh1_tap_id)id, layer);
+            made_kind kind = n % 3 == 1 ? MADE_BIAS : n % 3 == 2 && dora ? MADE_DORA : MADE_PLAIN;
+            if (kind == MADE_BIAS && !(p.b && p.b->data)) kind = MADE_PLAIN; /* the merged model has no place for it */
+            fh1_tap_name(m->config.family, (fh1_tap_id)id, layer, name);
+            if (dt_proj) strcat(name, "_proj");
+            made_pair(x, name, p.w->shape[0], p.w->shape[1], 1 + n++ % 5, kind);
         }
 }
 
 static inline void made_ends(made *x, const fh1_model *m, bool embed, bool head, made_kind kind)
 {
     const int64_t V = m->config.V, D = m->config.D;
-    if (embed) made_pair(x, "model.embed_tokens", D, V, 3, kind == MADE_BIAS ? MADE_PLAIN : kind);
+    if (embed) made_pair(x, fh1_embed_module(m->config.family), D, V, 3, kind == MADE_BIAS ? MADE_PLAIN : kind);
     if (head) made_pair(x, "lm_head", V, D, 2, kind);
 }
 

@@ -21,8 +21,8 @@
 
 static const char *const bwd_usual = "layers=3,D=12,F=10,V=19,Hq=4,A=6,H=4,P=3,N=5,Q=4";
 
-/* Every multiplier away from 1, so that one that is lost shows. `more`: "Hkv=2,G=2,K=4,rms_norm=1" and other options.
- */
+/* Every multiplier away from 1, so that one that is lost shows. `more`: "Hkv=2,G=2,K=4,rms_norm=1" and other options;
+ * "family=falcon_mamba,…": that family, which has no multipliers. */
 static inline void bwd_model(const char *more, fh1_model *m)
 {
     char text[1024];
@@ -30,6 +30,7 @@ static inline void bwd_model(const char *more, fh1_model *m)
              "%s,m_emb=1.5,m_lm=0.6,m_key=0.7,m_attn_in=1.25,m_attn_out=0.8,m_ssm_in=1.4,m_ssm_out=0.9,m_gate=1.3,"
              "m_down=0.75,m_z=0.9,m_x=1.2,m_B=0.7,m_C=1.1,m_dt=0.8,%s",
              bwd_usual, more);
+    if (strncmp(more, "family=", 7) == 0) snprintf(text, sizeof text, "%s,layers=3,D=12,V=19", more);
     gld_seeded_spec spec;
     BWD_OK(gld_seeded_parse(text, &spec));
     BWD_OK(gld_seeded_model_new(&spec, 11, m));

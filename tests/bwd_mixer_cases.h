@@ -12,6 +12,7 @@ typedef struct {
     int64_t doc_before; /* of the window or state */
     double lo, hi;      /* dt_softplus */
     bool norm_first, plain;
+    unsigned variants; /* ssd_scan: FH1_VAR_DOC_RESET_80 */
 } call_shape;
 
 /* n numbers that f32 holds, normal or from `lo` to `hi`; valid until the program ends. */
@@ -118,6 +119,7 @@ static fh1_status scan_forward(const grad_op *op, fh1_engine *e, void *const *in
     const call_shape *s = op->shape;
     const fh1_tensor A = grad_weight1(e, in[4], s->n[0]), D = grad_weight1(e, in[5], s->n[0]);
     grad_carry(op, e, in[6], out[1], 1);
+    e->variants = s->variants;
     return e->ops->ssd_scan(e, s->T, s->n[0], s->n[1], s->n[2], s->n[3], in[0], in[1], in[2], in[3], &A, &D, s->doc,
                             s->doc_before, out[1], out[0]);
 }
@@ -126,6 +128,7 @@ static fh1_status scan_backward(const grad_op *op, fh1_engine *e, void *const *i
 {
     const call_shape *s = op->shape;
     const fh1_tensor A = grad_weight1(e, in[4], s->n[0]), D = grad_weight1(e, in[5], s->n[0]);
+    e->variants = s->variants;
     return e->bwd_ops->ssd_scan(e, s->T, s->n[0], s->n[1], s->n[2], s->n[3], in[0], in[1], in[2], in[3], &A, &D, s->doc,
                                 s->doc_before, in[6], dout[0], dout[1], din[0], din[1], din[2], din[3], din[4], din[5],
                                 din[6]);

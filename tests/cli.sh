@@ -59,12 +59,13 @@ bad 'one of --ids, --seed and --like' trace "$model" --engine ref-f32 -o "$dir/x
 run 0 faults && says 'key_multiplier_dropped' && says 'check mini-0.5b mixed_padding self_attn.k_rope' && says 'law.reorder'
 [[ $(grep -c '' "$dir/out") -gt 120 ]] || complain 'fewer than 120 faults'
 run 0 faults --json
-grep -qvE '^\{"fault":"[a-z0-9_]+","op":"[a-z0-9_]+","source":"[^"]+","caught_by":"[^"]+"\}$' "$dir/out" \
+grep -qvE '^\{"fault":"[a-z0-9_]+","family":"falcon_(h1|mamba)","op":"[a-z0-9_]+","source":"[^"]+","caught_by":"[^"]+"\}$' "$dir/out" \
     && complain 'a line of fh1 faults --json has other keys'
 run 0 faults key_multiplier_dropped && says 'keys are not multiplied' && says 'ml-explore/mlx-lm#1622'
 bad "unknown fault (found 'key_multiplier')" faults key_multiplier
 bad '--run' faults --jobs 2
-run 0 faults --run key_multiplier_dropped reorder_keys_only && says '2 faults: 2 killed (100 %)' && says '1 of 1 (100.0 %)'
+run 0 faults --run key_multiplier_dropped reorder_keys_only && says '3 faults: 3 killed (100 %)' && says '1 of 1 (100.0 %)'
+run 0 faults --run --family falcon_h1 key_multiplier_dropped reorder_keys_only && says '2 faults: 2 killed (100 %)'
 run 0 faults --run --json reorder_keys_only && says '"killed":true' && says '"summary":true'
 bad "$dir/mini-0.5b" faults --run --models "$dir" key_multiplier_dropped
 
@@ -73,6 +74,11 @@ run 0 info "$model" && says 'ssm_multipliers[4] (dt)'
 run 0 info "$model" --json && says '"tied_head":true'
 run 0 taps "$model" && says 'model.layers.i.mamba.conv_act'
 run 0 taps "$model" --json && says '"tap":"cache.2.ssm"'
+# In the order of computation: the mixer behind attention, but in the block S_A_M in front of it.
+run 0 taps "$model" && [[ $(grep -oE 'i\.(mamba.in_proj|self_attn.q_proj)' "$dir/out" | head -1) == i.self_attn.q_proj ]] \
+    || complain 'taps are not in the order of computation'
+run 0 taps golden/models/block-sequential && [[ $(grep -oE 'i\.(mamba.in_proj|self_attn.q_proj)' "$dir/out" | head -1) == i.mamba.in_proj ]] \
+    || complain 'taps of S_A_M are not in the order of computation'
 run 0 check "$model" --trace "$trace" && says PASS
 run 0 check "$model" --trace "$trace" --json && says '"summary":true'
 run 0 check "$model" --engine ref-f32 && says PASS

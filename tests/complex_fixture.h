@@ -7,8 +7,8 @@
 #include "tests/grad_fixture.h"
 
 enum { T = 37, B = 2, MAX = B * T };
-static const char *const golden[] = {"mini-0.5b", "mini-34b", "odd", "odd-bf16"};
-enum { N_GOLDEN = sizeof golden / sizeof *golden };
+static const char *const golden[] = {"mini-0.5b", "mini-34b", "odd", "odd-bf16", "mamba-untied", "mamba-tied"};
+enum { N_GOLDEN = sizeof golden / sizeof *golden, MINI_34B = 1, ODD = 2, MAMBA = 4 };
 
 typedef struct {
     fh1_model m;

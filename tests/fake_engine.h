@@ -82,7 +82,7 @@ static inline fh1_status fake_send_all(fh1_engine *e, const fh1_model *m, const 
 {
     for (int64_t layer = 0; layer < m->config.n_layers; layer++)
         for (int id = 0; id <= FH1_TAP_LAYER; id++)
-            if (layer == 0 || id >= FH1_TAP_INPUT_LAYERNORM)
+            if (fh1_tap_exists(&m->config, (fh1_tap_id)id) && (layer == 0 || id >= FH1_TAP_INPUT_LAYERNORM))
                 FH1_TRY(fake_send(e, m, (fh1_tap_id)id, layer, t, NULL, t->M, sink));
     FH1_TRY(fake_send(e, m, FH1_TAP_FINAL_LAYERNORM, 0, t, NULL, t->M, sink));
     FH1_TRY(fake_send(e, m, FH1_TAP_LOGITS, 0, t, kept, n_kept, sink));

@@ -20,12 +20,26 @@ static struct {
 } fault_models[MAX_FAULT_MODELS];
 static int n_fault_models;
 
+/* The block in which all models of the program are run; a model of another one is put into it. */
+static fh1_block fault_block = FH1_BLOCK_SA_M;
+
+/* The same weights in another block: without a norm that it does not have, with that of the next layer for one more. */
+static inline void change_block(fh1_model *m, fh1_block block)
+{
+    const int64_t n = m->config.n_layers;
+    m->config.block = block;
+    for (int64_t i = 0; i < n && block == FH1_BLOCK_S_A_M; i++)
+        m->layers[i].attn_layernorm = m->layers[(i + 1) % n].pre_ff_layernorm;
+    for (int64_t i = 0; i < n && block == FH1_BLOCK_SAM; i++) m->layers[i].pre_ff_layernorm.data = NULL;
+}
+
 static inline const fh1_model *fault_model(const char *name)
 {
     for (int i = 0; i < n_fault_models; i++)
         if (strcmp(fault_models[i].name, name) == 0) return &fault_models[i].m;
     ck_assert_int_lt(n_fault_models, MAX_FAULT_MODELS);
     OK(gld_fault_model_open("golden/models", name, &fault_models[n_fault_models].m));
+    if (fault_block != FH1_BLOCK_SA_M) change_block(&fault_models[n_fault_models].m, fault_block);
     fault_models[n_fault_models].name = name;
     return &fault_models[n_fault_models++].m;
 }
@@ -78,7 +92,7 @@ static inline fault_found fault_judge(const gld_trace *t, const fh1_model *m)
         if (!cJSON_GetObjectItem(o_line, "summary")) f.n_fail += strcmp(verdict->valuestring, "FAIL") == 0;
         if (cJSON_IsObject(first)) {
             const char *name = cJSON_GetObjectItem(first, "tap")->valuestring;
-            ck_assert(fh1_tap_parse(name, m->config.n_layers, &f.tap, &f.layer));
+            ck_assert(fh1_tap_parse(m->config.family, name, m->config.n_layers, &f.tap, &f.layer));
             f.step = cJSON_GetObjectItem(first, "step")->valueint;
             snprintf(f.text, sizeof f.text, "step %d, %s", (int)f.step, name);
         }
@@ -127,14 +141,14 @@ static inline void faults_are_found(const fh1_fault *list, int n)
     size_t used = 0;
     for (int i = 0; i < n; i++) {
         const fh1_fault_info *info = fh1_fault_get(list[i]);
-        const gld_fault_case c = gld_fault_case_of(list[i]);
+        const gld_fault_case c = gld_fault_case_of(list[i], gld_fault_family(list[i]));
         if (!fault_has_rule(info, "check")) continue;
         const fault_found found = fault_run(list[i], c.model, (int)c.inputs);
         if (found.n_fail > 0 && found.tap == info->tap) continue;
         char want[FH1_TAP_NAME_SIZE];
         used += (size_t)snprintf(missed + used, sizeof missed - used, "\n  %s on %s %s: %s instead of %s", info->name,
                                  c.model, gld_fault_input_name((int)c.inputs), found.text,
-                                 fh1_tap_name(info->tap, 0, want));
+                                 fh1_tap_name(FH1_FALCON_H1, info->tap, 0, want));
         if (used >= sizeof missed) break;
     }
     ck_assert_msg(used == 0, "%s", missed);
@@ -145,10 +159,10 @@ static inline void faults_are_found(const fh1_fault *list, int n)
 static inline void no_fault_is_no_change(const fh1_fault *list, int n)
 {
     for (int i = 0; i < n; i++) {
-        const gld_fault_case c = gld_fault_case_of(list[i]);
+        const gld_fault_case c = gld_fault_case_of(list[i], gld_fault_family(list[i]));
         bool seen = false;
         for (int k = 0; k < i && !seen; k++) {
-            const gld_fault_case d = gld_fault_case_of(list[k]);
+            const gld_fault_case d = gld_fault_case_of(list[k], gld_fault_family(list[k]));
             seen = strcmp(c.model, d.model) == 0 && c.inputs == d.inputs;
         }
         if (seen) continue;
@@ -163,9 +177,10 @@ static inline void no_fault_is_no_change(const fh1_fault *list, int n)
                 const fh1_tensor *a = &right.steps[j].taps[k].t, *b = &same.steps[j].taps[k].t;
                 const size_t bytes = (size_t)(fh1_n_elems(a) * (fh1_dtype_bits(a->dtype) / 8));
                 char name[FH1_TAP_NAME_SIZE];
-                ck_assert_msg(memcmp(a->data, b->data, bytes) == 0, "%s %s, step %d: %s differs", c.model,
-                              gld_fault_input_name((int)c.inputs), (int)j,
-                              fh1_tap_name(right.steps[j].taps[k].id, right.steps[j].taps[k].layer, name));
+                ck_assert_msg(
+                    memcmp(a->data, b->data, bytes) == 0, "%s %s, step %d: %s differs", c.model,
+                    gld_fault_input_name((int)c.inputs), (int)j,
+                    fh1_tap_name(FH1_FALCON_H1, right.steps[j].taps[k].id, right.steps[j].taps[k].layer, name));
             }
         }
         const fault_found found = fault_judge(&same, m);

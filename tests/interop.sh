@@ -50,7 +50,7 @@ if [[ $2 == attached ]]; then
 fi
 
 printf '5 17 23 42 8 31\n60 2 9\n' > "$dir/ids"
-for model in mini-34b mini-0.5b-bf16; do
+for model in mini-34b mini-0.5b-bf16 block-sequential block-sequential-bf16 mamba-untied mamba-untied-bf16; do
     "$python" "$root/golden/hf/capture.py" "$root/golden/models/$model" --ids "$dir/ids" --decode 3 -o "$dir/$model"
     "$fh1" check "$root/golden/models/$model" --trace "$dir/$model" --engine ref-f32
 done
@@ -59,3 +59,15 @@ if "$fh1" check "$root/golden/models/mini-0.5b-bf16" --trace "$dir/mini-0.5b-bf1
     echo "a wrong variant was accepted"
     exit 1
 fi
+
+# What a release does wrong is seen by the user's tool too: FalconMamba's scan starts again.
+echo '[{"ids": [[5, 17, 23, 42, 8]]}, {"ids": [[31, 60, 2]]}]' > "$dir/schedule"
+"$python" "$root/golden/hf/capture.py" "$root/golden/models/mamba-untied" --schedule "$dir/schedule" -o "$dir/restarts"
+code=0
+"$fh1" check "$root/golden/models/mamba-untied" --trace "$dir/restarts" --json > "$dir/out" || code=$?
+((code == 1)) && grep -q '"first_divergence":{"tap":"backbone.layers.0.mixer.scan","step":1' "$dir/out" ||
+    { cat "$dir/out" && echo "a scan that starts again: exit $code" && exit 1; }
+"$fh1" check "$root/golden/models/mamba-untied" --trace "$dir/restarts" --variant scan_restarts
+
+# An f64 recurrence of its own kind agrees with every golden trace of FalconMamba.
+"$python" "$root/golden/hf/witness_mamba.py"

@@ -45,6 +45,11 @@ adapter-full mini-0.5b $ids --adapter '$adapters/ends' --full --pack 7
 f64-leak odd $ids --f64
 label-of-padding mini-34b --schedule '$dir/schedule'
 bf16-as-f32 mini-34b-bf16 $ids --contract fp32
+mamba-f64-packed mamba-untied $ids --f64 --pack 8
+mamba-f32-left mamba-untied $ids --labels '$dir/labels'
+mamba-f64-right mamba-tied $ids --f64 --pad right
+mamba-adapter mamba-untied $ids --adapter '$adapters/mamba-linear' --f64
+mamba-leak mamba-tied $ids --f64
 END
 "$python" - "$root/golden/hf" "$models" "$dir" << 'END'
 import shlex, sys
@@ -72,9 +77,14 @@ verdict 0 f64-right odd
 verdict 0 bf16-left mini-0.5b-bf16
 verdict 0 adapter mini-34b --adapter "$adapters/linear"
 verdict 0 adapter-full mini-0.5b --adapter "$adapters/ends"
+verdict 0 mamba-f64-packed mamba-untied
+verdict 0 mamba-f32-left mamba-untied
+verdict 0 mamba-f64-right mamba-tied
+verdict 0 mamba-adapter mamba-untied --adapter "$adapters/mamba-linear"
 
 # The verdicts above are no accident: padding that leaks in the library, an adapter that is not there, bf16 sold as f32.
 verdict 1 f64-leak odd
+verdict 1 mamba-leak mamba-tied
 verdict 2 adapter mini-34b
 # Labels as users make them, ignored at padding only: the library predicts the first token from the padding.
 verdict 2 label-of-padding mini-34b

@@ -17,6 +17,7 @@ typedef struct {
     fh1_tensor At, Dt;
     const int64_t *doc;
     int64_t state_doc;
+    unsigned variants; /* FH1_VAR_DOC_RESET_80 */
     fh1_gauge g_state, g;
 } scan;
 
@@ -87,6 +88,7 @@ static inline void true_scan(int k, scan *s, int64_t t0, int64_t t1, int64_t col
                                  .D = &s->Dt,
                                  .doc = s->doc ? s->doc + t0 : NULL,
                                  .state_doc = t0 > 0 && s->doc ? s->doc[t0 - 1] : s->state_doc,
+                                 .reset = fh1_doc_reset(s->variants),
                                  .state = s->after,
                                  .y = s->y + t0 * d};
     const fh1_gauge g = {s->g.worst + t0 * d, s->g.variance + t0 * d, s->g.shared + t0 * d};
@@ -102,7 +104,7 @@ typedef struct {
 /* The reference's engines: Q 0 the scan, -1 one-token steps. */
 static inline result engine_scan(int k, const char *name, const scan *s, int64_t Q)
 {
-    fh1_engine *e = ref_engine_new(name, g_contract(k), 0);
+    fh1_engine *e = ref_engine_new(name, g_contract(k), s->variants);
     const int64_t d = s->H * s->P, GN = s->G * s->N, n = Q < 0 ? 1 : s->T;
     void *state = w_to(e, s->state, n_state(s));
     result r = {.y = w_new(s->T * d)};
@@ -161,6 +163,13 @@ static inline double added(bool cut, int64_t L, double S, const double *high, co
     return S;
 }
 
+/* l of a token in such a kernel, which may reset documents but cannot cut them. */
+static inline float log_decay(const scan *s, int64_t t, int64_t h, float A)
+{
+    const bool begins = s->doc && s->doc[t] != (t > 0 ? s->doc[t - 1] : s->state_doc);
+    return begins && fh1_doc_reset(s->variants) < 0 ? -80 : (float)s->dt[t * s->H + h] * A;
+}
+
 /* As GPU kernels do: sums of l by a tree, exp of their differences, (C·B)·exp·dt before x. Chunks of 64. */
 static inline result tree_chunks(const scan *s, operands parts)
 {
@@ -174,7 +183,7 @@ static inline result tree_chunks(const scan *s, operands parts)
         for (int64_t t0 = 0; t0 < s->T; t0 += Q) {
             const int64_t L = t0 + Q < s->T ? Q : s->T - t0;
             float sum[Q], next[Q], carried[Q];
-            for (int64_t i = 0; i < L; ++i) sum[i] = (float)s->dt[(t0 + i) * s->H + h] * A;
+            for (int64_t i = 0; i < L; ++i) sum[i] = log_decay(s, t0 + i, h, A);
             for (int64_t step = 1; step < L; step *= 2) {
                 for (int64_t i = 0; i < L; ++i) next[i] = i >= step ? sum[i] + sum[i - step] : sum[i];
                 memcpy(sum, next, sizeof sum);

@@ -39,3 +39,22 @@ static inline fh1_config small_config(void)
     c.n_eos = 1;
     return c;
 }
+
+/* Falcon-Mamba, every letter another number but those that are one in it. */
+static inline fh1_config small_mamba_config(void)
+{
+    fh1_config c = small_config();
+    c.family = FH1_FALCON_MAMBA;
+    c.F = c.Hq = c.Hkv = c.A = 0;
+    c.H = c.d_ssm = 18;
+    c.P = c.G = c.Q = 1;
+    c.N = 5;
+    c.R = 3;
+    c.mixer_eps = 1e-6;
+    c.residual_in_fp32 = true;
+    c.mamba_rms_norm = false;
+    double *multipliers[] = {&c.m_emb,  &c.m_lm,   &c.m_key,    &c.m_attn_in, &c.m_attn_out, &c.m_ssm_in, &c.m_ssm_out,
+                             &c.m_gate, &c.m_down, &c.m_ssm[0], &c.m_ssm[1],  &c.m_ssm[2],   &c.m_ssm[3], &c.m_ssm[4]};
+    for (int i = 0; i < 14; i++) *multipliers[i] = 1;
+    return c;
+}

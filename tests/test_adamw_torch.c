@@ -1,4 +1,4 @@
-/* AdamW to the bit of torch's: the first step of three training runs of the real library (golden/gradients, train-f32
+/* AdamW to the bit of torch's: the first step of four training runs of the real library (golden/gradients, train-f32
  * and train-f64), in which m, v and the moved weights are kept. The gradient is not, but m = (1 - beta1)·g leaves a few
  * numbers for it; one of them must give torch's m and v, and then the weight must be torch's too.
  *
@@ -8,7 +8,7 @@
 #include "convert/safetensors.h"
 #include "tests/bwd_fixture.h"
 
-static const char *const runs[] = {"mini-0.5b", "mini-34b", "odd"};
+static const char *const runs[] = {"mini-0.5b", "mini-34b", "odd", "mamba-tied"};
 
 static double number(const cJSON *json, const char *key)
 {

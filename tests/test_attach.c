@@ -1,8 +1,9 @@
 /* Adapters attached to the reference: the same numbers as merging them in f64, in every kind of call; the ends of a
  * tied model; refusals. The judge on attached models: tests/test_attach_judge.c. */
 #include "tests/attach_fixture.h"
+#include "tests/tiny_mamba.h"
 
-enum { N_IDS = 14 };
+enum { N_IDS = 14, KINDS = TINY_KINDS + TINY_MAMBA_KINDS };
 
 /* Prefill, a step, a continuation, on one row; then a padded batch and packed documents. Returns the largest gap. */
 static double roads_gap(const fh1_model *a, const fh1_model *b)
@@ -41,15 +42,15 @@ static double roads_gap(const fh1_model *a, const fh1_model *b)
 /* A model of a kind whose products have biases where pairs bring one. */
 static void build(fh1_model *m, int kind)
 {
-    fh1_config c = tiny_config(kind);
-    c.n_layers = 2;
+    fh1_config c = kind < TINY_KINDS ? tiny_config(kind) : tiny_mamba_config(kind - TINY_KINDS);
+    if (kind < TINY_KINDS) c.n_layers = 2; /* Falcon-Mamba: dt_proj has each kind of pair in one of three */
     c.attention_bias = c.mlp_bias = c.mamba_proj_bias = c.projectors_bias = true;
     tiny_build(m, &c, tiny_dtype(kind), 7);
 }
 
 START_TEST(attached_equals_merged)
 {
-    for (int kind = 0; kind < TINY_KINDS; ++kind)
+    for (int kind = 0; kind < KINDS; ++kind)
         for (int dora = 0; dora < 2; ++dora) {
             fh1_model m, merged;
             made x;
@@ -71,19 +72,19 @@ START_TEST(attached_equals_merged)
 END_TEST
 
 /* Each slot is read by the product it belongs to: without one pair of the adapter nothing agrees. */
-START_TEST(every_pair_counts)
+static void pairs_count(int kind)
 {
     fh1_model base, whole, m;
     made x;
-    build(&base, 0);
-    build(&whole, 0);
+    build(&base, kind);
+    build(&whole, kind);
     made_open(&x, 3);
     made_all_linear(&x, &base, true);
     made_ends(&x, &base, true, true, MADE_PLAIN);
     TINY_OK(cvt_model_attach(&whole, &x.a, 1, CVT_ATTACH_PEFT));
     for (int64_t i = 0; i < x.a.n_loras; ++i) {
         made y = x;
-        build(&m, 0);
+        build(&m, kind);
         y.a.loras = y.loras;
         memmove(y.loras + i, y.loras + i + 1, (size_t)(x.a.n_loras - i - 1) * sizeof *y.loras);
         y.a.n_loras--;
@@ -94,6 +95,12 @@ START_TEST(every_pair_counts)
     fh1_model_free(&whole);
     fh1_model_free(&base);
     made_close(&x);
+}
+
+START_TEST(every_pair_counts)
+{
+    pairs_count(0);
+    pairs_count(TINY_KINDS);
 }
 END_TEST
 
@@ -196,12 +203,12 @@ START_TEST(replacements_and_rows)
 END_TEST
 
 /* A pair on one end of a tied model leaves the other end what it was. */
-START_TEST(one_end_of_a_tied_model)
+static void one_end(int kind)
 {
     for (int head = 0; head < 2; ++head) {
         fh1_model m, merged, both;
         made x;
-        build(&m, 3);
+        build(&m, kind);
         ck_assert(m.config.tied);
         merged_build(&merged, &m);
         merged_build(&both, &m);
@@ -210,7 +217,7 @@ START_TEST(one_end_of_a_tied_model)
         TINY_OK(cvt_model_attach(&m, &x.a, 1, CVT_ATTACH_PEFT));
         merged_add(&merged, &x.loras[0], 1);
         merged_add(&both, &x.loras[0], 1);
-        TINY_HOLDS(roads_gap(&m, &merged), TINY_F64, "head %d", head);
+        TINY_HOLDS(roads_gap(&m, &merged), TINY_F64, "kind %d, head %d", kind, head);
         both.embed = both.lm_head = head ? both.lm_head : both.embed; /* what a merge into the shared tensor does */
         TINY_BREAKS(roads_gap(&m, &both), "both ends changed, head %d", head);
         fh1_model_free(&both);
@@ -218,6 +225,12 @@ START_TEST(one_end_of_a_tied_model)
         fh1_model_free(&m);
         made_close(&x);
     }
+}
+
+START_TEST(one_end_of_a_tied_model)
+{
+    one_end(3);
+    one_end(TINY_KINDS + 1);
 }
 END_TEST
 
@@ -274,11 +287,27 @@ START_TEST(refusals)
                {"model.layers.0.mamba.ssd", 8, 8, "mamba.ssd"},
                {"model.layers.0.self_attn.q_proj", 24, 13, "expected [3, 12]"},
                {"model.layers.0.self_attn.q_proj", 25, 12, "expected [24, 3]"},
-               {"model.embed_tokens", 12, 30, "expected [3, 29]"}};
+               {"model.embed_tokens", 12, 30, "expected [3, 29]"},
+               {"backbone.layers.0.mixer.dt_proj", 17, 2, "does not have"}};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; ++i) {
         made_open(&x, 60 + i);
         made_pair(&x, bad[i].module, bad[i].out, bad[i].in, 3, MADE_PLAIN);
         refused(&x, 0, bad[i].word);
+        made_close(&x);
+    }
+    static const struct {
+        const char *module;
+        int64_t out, in;
+        const char *word;
+    } bad_mamba[] = {{"backbone.layers.0.mixer.dt", 17, 2, "does not have"},
+                     {"backbone.layers.0.mixer.scan", 17, 17, "does not have"},
+                     {"backbone.layers.3.mixer.dt_proj", 17, 2, "does not have"},
+                     {"backbone.layers.0.mixer.dt_proj", 17, 3, "expected [3, 2]"},
+                     {"model.embed_tokens", 12, 29, "does not have"}};
+    for (size_t i = 0; i < sizeof bad_mamba / sizeof *bad_mamba; ++i) {
+        made_open(&x, 80 + i);
+        made_pair(&x, bad_mamba[i].module, bad_mamba[i].out, bad_mamba[i].in, 3, MADE_PLAIN);
+        refused(&x, TINY_KINDS, bad_mamba[i].word);
         made_close(&x);
     }
     made_open(&x, 70); /* DoRA beside a plain pair, then a norm of zero */

@@ -6,6 +6,9 @@
 #include "golden/merged.h"
 #include "golden/record.h"
 #include "reference/faulty.h"
+#include "tests/tiny_mamba.h"
+
+enum { KINDS = TINY_KINDS + TINY_MAMBA_KINDS };
 
 static fh1_model base, attached;
 static made pairs;
@@ -13,7 +16,7 @@ static made pairs;
 /* Weights of `kind`, adapters on every product and on both ends. */
 static void open_kind(int kind, made_kind ends)
 {
-    fh1_config c = tiny_config(kind);
+    fh1_config c = kind < TINY_KINDS ? tiny_config(kind) : tiny_mamba_config(kind - TINY_KINDS);
     c.n_layers = 2;
     c.attention_bias = c.mlp_bias = c.mamba_proj_bias = c.projectors_bias = true;
     tiny_build(&base, &c, tiny_dtype(kind), 7);
@@ -87,7 +90,7 @@ static int judged(const char *engine, const fh1_model *m, const fh1_model *decod
 START_TEST(honest_engines_pass)
 {
     static const char *const engines[] = {"ref-f64", "ref-f32", "ref-bf16"};
-    for (int kind = 0; kind < TINY_KINDS; ++kind) {
+    for (int kind = 0; kind < KINDS; ++kind) {
         open_kind(kind, kind % 2 ? MADE_DORA : MADE_PLAIN);
         for (int which = 0; which < 2; ++which)
             for (int i = 0; i < 3; ++i)
@@ -132,6 +135,37 @@ START_TEST(wrong_adapters_fail)
 }
 END_TEST
 
+/* Each product of Falcon-Mamba, its adapter forgotten in a step, or scaled by alpha alone. */
+START_TEST(wrong_adapters_of_a_mamba_fail)
+{
+    static const struct {
+        fh1_tap_id id;
+        const char *tap;
+    } products[] = {{FH1_TAP_IN_PROJ, "backbone.layers.1.mixer.in_proj"},
+                    {FH1_TAP_X_PROJ, "backbone.layers.1.mixer.x_proj"},
+                    {FH1_TAP_DT, "backbone.layers.1.mixer.dt"},
+                    {FH1_TAP_OUT_PROJ, "backbone.layers.1.mixer.out_proj"}};
+    for (int kind = TINY_KINDS; kind < KINDS; ++kind) {
+        const char *engine = kind % 2 ? "ref-bf16" : "ref-f32";
+        open_kind(kind, MADE_PLAIN);
+        ck_assert_int_eq(judged(engine, &base, NULL, 0, "backbone.embeddings", 0), 0);
+        for (size_t i = 0; i < sizeof products / sizeof *products; ++i) {
+            fh1_model wrong = attached;
+            fh1_layer layers[2];
+            memcpy(layers, attached.layers, sizeof layers);
+            wrong.layers = layers;
+            fh1_lora scaled = *attached.layers[1].lora[products[i].id];
+            scaled.scale *= (double)scaled.A.shape[0] + 1;
+            layers[1].lora[products[i].id] = &scaled;
+            ck_assert_int_eq(judged(engine, &wrong, NULL, 0, products[i].tap, 0), 0);
+            layers[1].lora[products[i].id] = NULL;
+            ck_assert_int_eq(judged(engine, &attached, &wrong, 0, products[i].tap, 1), 0);
+        }
+        close_kind();
+    }
+}
+END_TEST
+
 /* ---- merged ---- */
 
 /* The attached model merged in f64 and rounded once to the base's type, untied. */
@@ -158,23 +192,32 @@ static int judged_merged(const fh1_model *merged, double halves, const char *tap
 
 START_TEST(merged_models)
 {
-    for (int kind = 0; kind < TINY_KINDS; ++kind) {
+    static const struct {
+        const char *weight, *at, *bias, *bias_at;
+    } places[] = {{"model.layers.1.feed_forward.down_proj.weight", "model.layers.1.feed_forward.down_proj",
+                   "model.layers.0.self_attn.k_proj.bias", "model.layers.0.self_attn.k_proj"},
+                  {"backbone.layers.1.mixer.dt_proj.weight", "backbone.layers.1.mixer.dt",
+                   "backbone.layers.0.mixer.dt_proj.bias", "backbone.layers.0.mixer.dt"}},
+      *place;
+    for (int kind = 0; kind < KINDS; ++kind) {
         fh1_model m;
+        place = &places[kind < TINY_KINDS ? 0 : 1];
+        const char *embed = fh1_embed_module(kind < TINY_KINDS ? FH1_FALCON_H1 : FH1_FALCON_MAMBA);
         open_kind(kind, kind % 2 ? MADE_DORA : MADE_PLAIN);
         merge(&m);
         ck_assert_int_eq(judged_merged(&m, 1 + 1e-6, NULL), 0);
-        ck_assert_int_eq(judged_merged(&m, 0.02, "model.embed_tokens"), 0); /* the rounding is there to be allowed */
-        ck_assert_int_eq(judged_merged(&base, 1 + 1e-6, "model.embed_tokens"), 0);
+        ck_assert_int_eq(judged_merged(&m, 0.02, embed), 0); /* the rounding is there to be allowed */
+        ck_assert_int_eq(judged_merged(&base, 1 + 1e-6, embed), 0);
 
-        fh1_tensor *w = fh1_model_slot(&m, "model.layers.1.feed_forward.down_proj.weight");
+        fh1_tensor *w = fh1_model_slot(&m, place->weight);
         const double kept = fh1_get(w, 17);
         fh1_set(w, 17, kept + 300 * fh1_dtype_ulp(w->dtype, kept));
-        ck_assert_int_eq(judged_merged(&m, 1 + 1e-6, "model.layers.1.feed_forward.down_proj"), 0);
+        ck_assert_int_eq(judged_merged(&m, 1 + 1e-6, place->at), 0);
         fh1_set(w, 17, kept);
 
-        fh1_tensor *b = fh1_model_slot(&m, "model.layers.0.self_attn.k_proj.bias");
+        fh1_tensor *b = fh1_model_slot(&m, place->bias);
         for (int64_t i = 0; i < b->shape[0]; ++i) fh1_set(b, i, fh1_get(b, i) * 1.25); /* as a bias without its scale */
-        ck_assert_int_eq(judged_merged(&m, 1 + 1e-6, "model.layers.0.self_attn.k_proj"), 0);
+        ck_assert_int_eq(judged_merged(&m, 1 + 1e-6, place->bias_at), 0);
         fh1_model_free(&m);
         close_kind();
     }
@@ -204,6 +247,7 @@ int main(void)
     TCase *tc = tcase_create("attach_judge");
     tcase_add_test(tc, honest_engines_pass);
     tcase_add_test(tc, wrong_adapters_fail);
+    tcase_add_test(tc, wrong_adapters_of_a_mamba_fail);
     tcase_add_test(tc, merged_models);
     tcase_add_test(tc, other_sizes_are_refused);
     return tiny_main(suite_create("attach_judge"), tc);

@@ -60,7 +60,7 @@ START_TEST(real_results)
         }
         cvt_ckpt_close(c);
     }
-    ck_assert_int_eq(checked, 90);
+    ck_assert_int_eq(checked, 98);
     cJSON_Delete(json);
     free(text);
 }

@@ -154,6 +154,36 @@ START_TEST(every_fault_is_seen)
 }
 END_TEST
 
+static fh1_status cut_backward(const grad_op *op, fh1_engine *e, void *const *in, void *const *dout, void *const *din)
+{
+    call_shape exact = *(const call_shape *)op->shape;
+    exact.variants = 0;
+    const grad_op cut = {.shape = &exact};
+    return scan_backward(&cut, e, in, dout, din);
+}
+
+/* Documents by -80, over a state so large that exp(-80) of it is of order one: what is carried through the reset is
+ * seen, and so is a Δ or an A that takes part in it. */
+START_TEST(a_reset_is_a_constant)
+{
+    static const int64_t doc[6] = {1, 1, 1, 2, 2, 3};
+    const call_shape s = {.T = 6, .n = {4, 2, 3, 2}, .doc = doc, .variants = FH1_VAR_DOC_RESET_80};
+    call_shape exact = s;
+    exact.variants = 0;
+    grad_op op = scan_case(&s), cut = scan_case(&exact);
+    double state[4 * 2 * 3];
+    for (int i = 0; i < 24; ++i) state[i] = 1e35 * op.in[6].v[i];
+    op.in[6].v = state;
+    GRAD_HOLDS(&op, f64);
+    fh1_engine *e = ref_faulty_engine_new("ref-f64", NULL, 0, FH1_FAULT_GRAD_DECAY_CROSSES_DOCUMENTS);
+    GRAD_BREAKS(&op, e);
+    e->free(e);
+    op.backward = cut_backward; /* the backward of the exact cut */
+    GRAD_BREAKS(&op, f64);
+    GRAD_HOLDS(&cut, f64);
+}
+END_TEST
+
 /* The calls that show the faults find nothing in the faulty copies without a fault. */
 START_TEST(no_fault_is_no_fault)
 {
@@ -167,8 +197,8 @@ END_TEST
 
 int main(void)
 {
-    const TTest *const tests[] = {conv1d_holds,     dt_softplus_holds,   ssd_scan_holds,      segments_of_a_scan_hold,
-                                  gated_norm_holds, every_fault_is_seen, no_fault_is_no_fault};
+    const TTest *const tests[] = {conv1d_holds,     dt_softplus_holds,   ssd_scan_holds,       segments_of_a_scan_hold,
+                                  gated_norm_holds, every_fault_is_seen, no_fault_is_no_fault, a_reset_is_a_constant};
     Suite *s = suite_create("backward of the mixer");
     TCase *c = tcase_create("ops");
     tcase_add_checked_fixture(c, open_engine, close_engine);

@@ -70,7 +70,7 @@ static gaps run(fh1_engine *e, example *x, const fh1_batch *b, int elements)
     fh1_grads *g;
     ref_complex_model *z;
     GRAD_FINE(fh1_grads_new(&x->m, FH1_F64, NULL, NULL, &g));
-    GRAD_FINE(ref_complex_model_new(&x->m, 0, x->m.config.pad, &z));
+    GRAD_FINE(ref_complex_model_new(&x->m, 0, fh1_padding_idx(&x->m.config), &z));
     /* one column has no label that counts: weights of logits instead */
     const double *w = b->T == 1 ? x->w : NULL;
     const fh1_batch plain = {.B = b->B, .T = b->T, .ids = b->ids};
@@ -114,43 +114,76 @@ START_TEST(golden_models)
 }
 END_TEST
 
-/* One token, fewer than the window of the conv, around one chunk of the scan, and two chunks with a rest. */
-START_TEST(lengths)
+/* One token, fewer than the window of the conv, around one chunk of the scan (of a selective scan: of what its backward
+ * pass takes at a time), and two chunks with a rest. */
+static void lengths_of(int which, int64_t Q)
 {
     fh1_engine *e = ref_engine_new("ref-f64", NULL, 0);
     example x;
-    open_example(&x, 1);
-    const int64_t Q = x.m.config.Q, columns[] = {1, 2, 3, Q - 1, Q, Q + 1, 2 * Q + 5};
+    open_example(&x, which);
+    const int64_t columns[] = {1, 2, 3, Q - 1, Q, Q + 1, 2 * Q + 5};
     int64_t ids[256], labels[256];
     ck_assert_int_lt(2 * Q + 5, 256);
     for (int i = 0; i < 256; ++i) ids[i] = labels[i] = x.ids[i % MAX];
     for (size_t k = 0; k < sizeof columns / sizeof *columns; ++k) {
         const fh1_batch b = {.B = 1, .T = columns[k], .ids = ids, .labels = labels};
-        agrees(e, &x, &b, golden[1], 0);
+        agrees(e, &x, &b, golden[which], 0);
     }
     close_example(&x);
     e->free(e);
 }
+
+START_TEST(lengths)
+{
+    example x;
+    open_example(&x, MINI_34B);
+    const int64_t Q = x.m.config.Q;
+    close_example(&x);
+    lengths_of(MINI_34B, Q);
+    lengths_of(MAMBA, 64);
+}
 END_TEST
+
+static void reject(int which, const fh1_fault *faults)
+{
+    example x;
+    open_example(&x, which);
+    use_pad_as_token(&x);
+    for (; *faults != FH1_FAULT_NONE; ++faults) {
+        fh1_engine *e = ref_faulty_engine_new("ref-f64", NULL, 0, *faults);
+        const gaps a = run(e, &x, &x.packed, 0);
+        ck_assert_msg(!fh1_within(a.element, GRAD_SEEN) || !fh1_within(a.direction, GRAD_SEEN), "%s: %g, %g",
+                      fh1_fault_get(*faults)->name, a.element, a.direction);
+        e->free(e);
+    }
+    close_example(&x);
+}
 
 /* One of each kind of op; each moves some element far out of the bound of the golden models. */
 START_TEST(planted_faults)
 {
-    static const fh1_fault faults[] = {FH1_FAULT_GRAD_NORM_CONSTANT,          FH1_FAULT_GRAD_SOFTMAX_WITHOUT_ROW_TERM,
-                                       FH1_FAULT_GRAD_B_DECAY_MISSING,        FH1_FAULT_GRAD_B_AND_C_LAST_HEAD,
-                                       FH1_FAULT_GRAD_CONV_TAPS_REVERSED,     FH1_FAULT_GRAD_TIED_HEAD_SHARE_LOST,
-                                       FH1_FAULT_GRAD_EMBED_PADDING_ROW_KEPT, FH1_FAULT_GRAD_MUP_DROPPED};
-    example x;
-    open_example(&x, 2); /* tied, three groups */
-    use_pad_as_token(&x);
-    for (size_t i = 0; i < sizeof faults / sizeof *faults; ++i) {
-        fh1_engine *e = ref_faulty_engine_new("ref-f64", NULL, 0, faults[i]);
-        const gaps a = run(e, &x, &x.packed, 0);
-        ck_assert_msg(!fh1_within(a.element, GRAD_SEEN) || !fh1_within(a.direction, GRAD_SEEN), "%s: %g, %g",
-                      fh1_fault_get(faults[i])->name, a.element, a.direction);
-        e->free(e);
-    }
-    close_example(&x);
+    static const fh1_fault of_h1[] = {FH1_FAULT_GRAD_NORM_CONSTANT,
+                                      FH1_FAULT_GRAD_SOFTMAX_WITHOUT_ROW_TERM,
+                                      FH1_FAULT_GRAD_B_DECAY_MISSING,
+                                      FH1_FAULT_GRAD_B_AND_C_LAST_HEAD,
+                                      FH1_FAULT_GRAD_CONV_TAPS_REVERSED,
+                                      FH1_FAULT_GRAD_TIED_HEAD_SHARE_LOST,
+                                      FH1_FAULT_GRAD_EMBED_PADDING_ROW_KEPT,
+                                      FH1_FAULT_GRAD_MUP_DROPPED,
+                                      FH1_FAULT_NONE};
+    static const fh1_fault of_mamba[] = {FH1_FAULT_GRAD_INNER_NORM_JACOBIAN_DROPPED,
+                                         FH1_FAULT_GRAD_INNER_NORM_CONSTANT,
+                                         FH1_FAULT_GRAD_X_WITHOUT_X_PROJ,
+                                         FH1_FAULT_GRAD_B_AND_C_LAST_HEAD,
+                                         FH1_FAULT_GRAD_DT_DECAY_DROPPED,
+                                         FH1_FAULT_GRAD_CARRY_CROSSES_DOCUMENTS,
+                                         FH1_FAULT_GRAD_CONV_LEAKS_DOCUMENTS,
+                                         FH1_FAULT_GRAD_GATE_SLOPE_IS_SIGMOID,
+                                         FH1_FAULT_GRAD_SOFTPLUS_AT_OUTPUT,
+                                         FH1_FAULT_GRAD_RESIDUAL_NOT_PASSED,
+                                         FH1_FAULT_NONE};
+    reject(ODD, of_h1); /* tied, three groups */
+    reject(MAMBA, of_mamba);
 }
 END_TEST
 

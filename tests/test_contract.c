@@ -126,10 +126,10 @@ START_TEST(variants_are_distinct)
         all |= v->bit;
         ck_assert(!fh1_variants_parse(v->name, &set));
         ck_assert_uint_eq(set, v->bit);
-        ck_assert_ptr_nonnull(strstr(v->summary, "transformers"));
+        ck_assert(strstr(v->summary, "transformers") || strstr(v->summary, "report")); /* where it was met */
     }
-    ck_assert_int_eq(n, 9);
-    ck_assert_uint_eq(all, (1u << 9) - 1);
+    ck_assert_int_eq(n, 11);
+    ck_assert_uint_eq(all, (1u << 11) - 1);
     ck_assert_ptr_null(fh1_variant_at(-1));
 }
 END_TEST

@@ -17,6 +17,14 @@ static const char odd_widths[] =
     "layers=2,D=27,F=19,V=31,Hq=3,Hkv=1,A=6,H=3,P=5,N=7,G=1,K=3,Q=8,conv_bias=1,mlp_bias=1,"
     "attention_bias=1,mamba_proj_bias=1,weights=trained";
 
+static const char small[] =
+    "layers=1,D=16,F=24,V=31,Hq=2,Hkv=1,A=8,H=2,P=8,N=16,G=1,K=4,Q=16,weights=trained,m_down=0.9";
+static const char mamba[] =
+    "family=falcon_mamba,layers=1,D=16,V=31,I=24,N=16,R=8,K=4,weights=trained,residual_in_fp32=1,mixer_eps=1e-6";
+static const char mamba_odd[] =
+    "family=falcon_mamba,layers=2,D=27,V=31,I=45,N=5,R=3,K=3,use_bias=1,conv_bias=0,tied=1,residual_in_fp32=0,"
+    "weights=trained";
+
 static void good(fh1_status s)
 {
     char line[2048];
@@ -113,6 +121,15 @@ START_TEST(what_it_does_not_do_is_refused)
 }
 END_TEST
 
+/* Taps that a call shows, the cache's and the loss aside. */
+static int shown(const fh1_config *c)
+{
+    int n = 0;
+    for (int id = 0; id <= FH1_TAP_LOGITS; ++id)
+        if (fh1_tap_exists(c, (fh1_tap_id)id)) n += fh1_tap_is_per_layer((fh1_tap_id)id) ? (int)c->n_layers : 1;
+    return n;
+}
+
 static fh1_status look(void *user, const fh1_tap_event *ev)
 {
     (void)ev;
@@ -123,17 +140,18 @@ static fh1_status look(void *user, const fh1_tap_event *ev)
 /* Looking at taps changes no bit: the fused kernels round where the separate ones store. */
 START_TEST(taps_change_nothing)
 {
-    static const char *const models[] = {every_switch, odd_widths};
-    for (int i = 0; i < 4; ++i) {
+    static const char *const models[] = {every_switch, odd_widths, small, small, mamba, mamba_odd};
+    static const char *const blocks[] = {"", "", ",block=SAM", ",block=S_A_M", "", ""};
+    for (int i = 0; i < 12; ++i) {
         char text[400];
-        snprintf(text, sizeof text, "%s,dtype=%s", models[i / 2], i % 2 ? "bf16" : "f32");
+        snprintf(text, sizeof text, "%s%s,dtype=%s", models[i / 2], blocks[i / 2], i % 2 ? "bf16" : "f32");
         fh1_model m = make(text, 3);
         fh1_engine *e = engine();
         int seen = 0;
         const fh1_tap_sink sink = {.user = &seen, .tap = look};
         float *quiet = logits_of(e, &m, some_ids, NULL), *watched = logits_of(e, &m, some_ids, &sink);
         float *others = logits_of(e, &m, other_ids, NULL);
-        ck_assert_int_eq(seen, 2 * (4 + 2 * (FH1_TAP_LAYER - FH1_TAP_INPUT_LAYERNORM + 1)));
+        ck_assert_int_eq(seen, 2 * shown(&m.config));
         ck_assert(memcmp(quiet, watched, (size_t)n_logits(&m) * sizeof *quiet) == 0);
         ck_assert(memcmp(quiet, others, (size_t)n_logits(&m) * sizeof *quiet) != 0);
         free(quiet);
@@ -213,10 +231,11 @@ static void last_call(fh1_engine *e, const fh1_model *m, const int64_t *ids, int
 }
 
 #define SET(id) ((uint64_t)1 << FH1_TAP_##id)
-static const struct {
+typedef struct {
     uint64_t written;
     fh1_tap_id seen;
-} teacher[] = {
+} lesson;
+static const lesson sa_m_teacher[] = {
     {SET(EMBED), FH1_TAP_INPUT},
     {SET(INPUT), FH1_TAP_INPUT_LAYERNORM},
     {SET(INPUT_LAYERNORM), FH1_TAP_Q_PROJ},
@@ -239,23 +258,59 @@ static const struct {
     {SET(DOWN_PROJ) | SET(MID), FH1_TAP_LAYER},
     {SET(FINAL_LAYERNORM), FH1_TAP_LOGITS},
 };
+static const lesson mamba_teacher[] = {
+    {SET(EMBED), FH1_TAP_INPUT_LAYERNORM},
+    {SET(INPUT_LAYERNORM), FH1_TAP_IN_PROJ},
+    {SET(IN_PROJ), FH1_TAP_CONV_ACT},
+    {SET(CONV_ACT), FH1_TAP_X_PROJ},
+    {SET(X_PROJ), FH1_TAP_DT},
+    {SET(CONV_ACT) | SET(X_PROJ) | SET(DT), FH1_TAP_SSD},
+    {SET(SSD) | SET(IN_PROJ), FH1_TAP_GATED},
+    {SET(GATED), FH1_TAP_OUT_PROJ},
+    {SET(OUT_PROJ) | SET(EMBED), FH1_TAP_LAYER},
+    {SET(FINAL_LAYERNORM), FH1_TAP_LOGITS},
+};
+static const lesson s_a_m_teacher[] = {
+    {SET(OUT_PROJ) | SET(INPUT), FH1_TAP_MID_SSM}, {SET(MID_SSM), FH1_TAP_ATTN_LAYERNORM},
+    {SET(ATTN_LAYERNORM), FH1_TAP_Q_PROJ},         {SET(O_PROJ) | SET(MID_SSM), FH1_TAP_MID},
+    {SET(MID), FH1_TAP_PRE_FF_LAYERNORM},          {SET(DOWN_PROJ) | SET(MID), FH1_TAP_LAYER},
+};
+static const lesson sam_teacher[] = {
+    {SET(INPUT_LAYERNORM), FH1_TAP_IN_PROJ},
+    {SET(INPUT_LAYERNORM), FH1_TAP_GATE_PROJ},
+    {SET(OUT_PROJ) | SET(O_PROJ) | SET(DOWN_PROJ) | SET(INPUT), FH1_TAP_LAYER},
+};
+#define LESSONS(l) l, (int)(sizeof l / sizeof *l)
+static const struct {
+    const char *model, *block;
+    const lesson *of;
+    int n;
+} classes[] = {{every_switch, "", LESSONS(sa_m_teacher)},
+               {mamba, "", LESSONS(mamba_teacher)},
+               {small, ",block=S_A_M", LESSONS(s_a_m_teacher)},
+               {small, ",block=SAM", LESSONS(sam_teacher)}};
+enum { N_CLASSES = sizeof classes / sizeof *classes };
 
 /* f32: what is recomputed from the same values differs by the order of sums of at most 64 terms, some 2^-20. */
 START_TEST(a_sink_may_write)
 {
-    const int64_t n = _i ? 3 : 1; /* the kernels of a prompt, and those of a step */
-    fh1_model m = make(every_switch, 5);
+    const int64_t n = _i % 2 ? 3 : 1; /* the kernels of a prompt, and those of a step */
+    const lesson *teacher = classes[_i / 2].of;
+    char text[400];
+    snprintf(text, sizeof text, "%s%s", classes[_i / 2].model, classes[_i / 2].block);
+    fh1_model m = make(text, 5);
     fh1_engine *e = engine();
     recording a = {.n = {0}};
     rewriting record = {.to = &a};
     last_call(e, &m, other_ids, n, &record);
-    for (size_t i = 0; i < sizeof teacher / sizeof *teacher; ++i) {
+    for (int i = 0; i < classes[_i / 2].n; ++i) {
         recording b = {.n = {0}}, plain = {.n = {0}};
         rewriting taught = {&a, teacher[i].written, &b}, untaught = {.to = &plain};
         last_call(e, &m, some_ids, n, &taught);
         last_call(e, &m, some_ids, n, &untaught);
-        ck_assert_msg(gap(&a, &b, teacher[i].seen) < 0x1p-20, "case %zu: %g", i, gap(&a, &b, teacher[i].seen));
-        ck_assert_msg(gap(&a, &plain, teacher[i].seen) > 0x1p-7, "case %zu could not fail", i);
+        ck_assert_msg(gap(&a, &b, teacher[i].seen) < 0x1p-20, "case %d of %s: %g", i, text,
+                      gap(&a, &b, teacher[i].seen));
+        ck_assert_msg(gap(&a, &plain, teacher[i].seen) > 0x1p-7, "case %d of %s could not fail", i, text);
         forget(&b);
         forget(&plain);
     }
@@ -372,7 +427,7 @@ int main(void)
     tcase_add_test(t, contract_follows_the_checkpoint);
     tcase_add_test(t, what_it_does_not_do_is_refused);
     tcase_add_test(t, taps_change_nothing);
-    tcase_add_loop_test(t, a_sink_may_write, 0, 2);
+    tcase_add_loop_test(t, a_sink_may_write, 0, 2 * N_CLASSES);
     tcase_add_test(t, the_model_is_the_one_given);
     tcase_add_test(t, a_failed_call_leaves_a_cache_to_reset);
     tcase_add_test(t, calls_of_every_form);

@@ -13,6 +13,8 @@ enum { B = 3, T = 7, N = 7 };
 
 static const char usual[] = "layers=2,D=16,F=24,V=64,Hq=2,Hkv=1,A=8,H=2,P=8,N=16,G=2,K=4,Q=16,weights=trained";
 
+static const char mamba[] = "family=falcon_mamba,layers=2,D=16,V=64,I=24,N=16,R=8,K=4,weights=trained";
+
 static void good(fh1_status s)
 {
     char line[2048];
@@ -81,8 +83,15 @@ static const int whole[] = {N, 0}, parts[] = {1, 3, 1, N - 5, 0};
 
 START_TEST(tokens_are_the_engines)
 {
-    static const char *const models[] = {"", ",dtype=bf16", ",rms_norm=1,G=1", ",rope=dynamic,factor=2,max_position=8",
-                                         ",rope=yarn,factor=4,original_max_position=8"};
+    static const char *const models[] = {"",
+                                         ",dtype=bf16",
+                                         ",rms_norm=1,G=1",
+                                         ",rope=dynamic,factor=2,max_position=8",
+                                         ",rope=yarn,factor=4,original_max_position=8",
+                                         ",block=SAM",
+                                         ",block=S_A_M,dtype=bf16",
+                                         ",dtype=f32",
+                                         ",dtype=bf16,residual_in_fp32=1"};
     const fh1_batch batches[] = {{.B = B, .T = T, .ids = ids},
                                  {.B = B, .T = T, .ids = ids, .mask = left, .mask_len = T},
                                  {.B = B, .T = T, .ids = ids, .mask = right, .mask_len = T},
@@ -92,8 +101,9 @@ START_TEST(tokens_are_the_engines)
         snprintf(text, sizeof text, "%s%s", usual, models[i]);
         if (strstr(models[i], "G=1"))
             snprintf(text, sizeof text, "layers=2,D=16,F=24,V=64,H=2,P=8,N=16,rms_norm=1,weights=trained");
+        if (i >= 7) snprintf(text, sizeof text, "%s%s", mamba, models[i]);
         fh1_model m = make(text, 7);
-        for (size_t k = 0; k < (i ? 2 : sizeof batches / sizeof *batches); ++k) {
+        for (size_t k = i >= 5; k < (i ? 2 : sizeof batches / sizeof *batches); ++k) {
             int64_t want[B * N], got[B * N];
             cu_session_options o = options();
             by_engine(&m, &batches[k], want);

@@ -7,6 +7,8 @@ static const char *const option[] = {
     "Hkv=2,G=2,K=4,rms_norm=0,attention_bias=1,mlp_bias=1,mamba_proj_bias=1,projectors_bias=1",
     "Hkv=2,G=2,K=3,rms_norm=1,norm_before_gate=1,dt_lo=0.02,dt_hi=0.6,tied=1",
     "Hkv=2,G=2,K=4,rms_norm=1,mamba_proj_bias=1",
+    "block=S_A_M,Hkv=2,G=2,K=4,rms_norm=1",
+    "family=falcon_mamba,I=18,N=5,R=3,K=4,use_bias=1,weights=trained",
 };
 enum { N_OPTIONS = sizeof option / sizeof *option, STEPS = 3 };
 static const double NEAR = 0x1p-14; /* of a gradient's largest element, as in tests/test_cuda_backward.c */

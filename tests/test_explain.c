@@ -108,7 +108,9 @@ START_TEST(a_known_fault_is_named)
                  {"kv_heads_by_modulo", "mini-0.5b", "ref-f32", GLD_RAGGED},
                  {"mask_one_late", "mini-0.5b", "ref-f32", GLD_RAGGED},
                  {"key_multiplier_dropped", "mini-0.5b-bf16", "ref-bf16", GLD_MIXED_PADDING},
-                 {"gate_and_up_swapped", "mini-0.5b-bf16", "ref-bf16", GLD_MIXED_PADDING}};
+                 {"gate_and_up_swapped", "mini-0.5b-bf16", "ref-bf16", GLD_MIXED_PADDING},
+                 {"inner_norms_dropped", "mamba-untied", "ref-f32", GLD_RAGGED},
+                 {"selective_scan_restarts", "mamba-tied-bf16", "ref-bf16", GLD_SHORT_CALLS}};
     for (int i = 0; i < N_OF(cases); i++) {
         const fh1_model *m = fault_model(cases[i].model);
         gld_trace t = record_fault(cases[i].fault, cases[i].engine, m, cases[i].inputs, true);
@@ -259,6 +261,41 @@ START_TEST(a_moved_multiplier_is_named_with_its_value)
 }
 END_TEST
 
+/* Falcon-Mamba has parameters of its own: a weight of dt_proj, a rate of one element, the eps of the norms inside. */
+START_TEST(a_parameter_of_falcon_mamba_is_named)
+{
+    const fh1_model *m = fault_model("mamba-untied");
+    const int64_t R = m->config.R, N = m->config.N;
+    edited e;
+    edit_begin(m, &e);
+    edit(&e, &e.layers[LAYER].dt_w)[ROW * R + 2] += 0x1p-8f;
+    explained x = explain_edited(&e, m);
+    char name[64];
+    snprintf(name, sizeof name, "dt_proj.weight[%d]", (int)(ROW * R + 2));
+    ck_assert_str_eq(x.first, "step 0 backbone.layers.1.mixer.dt");
+    ck_assert_int_eq(place(&x, name), 1);
+    near(delta(&x, 0), 0x1p-8);
+
+    edit_begin(m, &e);
+    float *A = edit(&e, &e.layers[LAYER].A_log) + HEAD * N + 4;
+    const double before = (double)*A;
+    *A = fh1_round_f32(FH1_ROUND_BF16, *A + 0x1p-7f);
+    const double moved = (double)*A - before;
+    x = explain_edited(&e, m);
+    snprintf(name, sizeof name, "A_log[%d]", (int)(HEAD * N + 4));
+    ck_assert_str_eq(x.first, "step 0 backbone.layers.1.mixer.scan");
+    ck_assert_int_eq(place(&x, name), 1);
+    near(delta(&x, 0), moved);
+
+    e.values = NULL;
+    edit_begin(m, &e);
+    e.m.config.mixer_eps *= 1 + 0x1p-6;
+    x = explain_edited(&e, m);
+    ck_assert_int_eq(place(&x, "mixer_rms_eps"), 1);
+    near(delta(&x, 0), 0x1p-6 * m->config.mixer_eps);
+}
+END_TEST
+
 /* -- what nothing explains ------------------------------------------------------------------------ */
 
 /* The numbers of a recorded tap of the first call: [B, T, width]. */
@@ -393,6 +430,7 @@ int main(void)
                                   a_scaled_row_is_named_with_its_scale,
                                   a_missing_d_is_named_with_its_head,
                                   a_rounded_a_log_is_named_with_its_head,
+                                  a_parameter_of_falcon_mamba_is_named,
                                   a_moved_multiplier_is_named_with_its_value,
                                   an_unknown_bug_is_told_by_its_shape,
                                   one_bad_element_is_nobodys_fault,

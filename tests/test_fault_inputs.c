@@ -55,6 +55,7 @@ static bool holds(int which, const content *f, const fh1_config *c)
     case GLD_LABELS: return f->labels && f->left;
     case GLD_RUNNING_DOCUMENTS: return f->documents > 2 && !f->restart;
     case GLD_EMPTY_ROW: return f->empty;
+    case GLD_LONG_PROMPTS: return f->several_rows && f->longest == 3 * c->Q;
     default: return f->longest > 3 * c->Q && f->longest % c->Q;
     }
 }
@@ -148,7 +149,7 @@ START_TEST(every_fault_has_a_case)
 {
     for (int f = FH1_FAULT_NONE + 1; f < FH1_FAULT_COUNT; f++) {
         const fh1_fault_info *info = fh1_fault_get((fh1_fault)f);
-        const gld_fault_case c = gld_fault_case_of((fh1_fault)f);
+        const gld_fault_case c = gld_fault_case_of((fh1_fault)f, gld_fault_family((fh1_fault)f));
         ck_assert_ptr_nonnull(c.model);
         ck_assert_ptr_nonnull(gld_fault_input_name((int)c.inputs));
         ck_assert_int_eq(fh1_fault_find(info->name), f); /* names are unique */

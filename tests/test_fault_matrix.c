@@ -27,7 +27,7 @@ static fault_row row_of(const char *name, fh1_tap_id tap, const char *caught_by)
     if (tap != FH1_TAP_COUNT) info.tap = tap;
     if (caught_by) info.caught_by = caught_by;
     fault_row row;
-    OK(fault_row_run(bench, f, &info, &row));
+    OK(fault_row_run(bench, f, gld_fault_family(f), &info, &row));
     return row;
 }
 
@@ -113,12 +113,14 @@ START_TEST(what_catches_a_fault_is_told)
 {
     char buf[256], cut[12];
     const fh1_fault key = fh1_fault_find("key_multiplier_dropped"), beams = fh1_fault_find("reorder_keys_only");
-    ck_assert_str_eq(fault_caught_by(key, fh1_fault_get(key), buf, sizeof buf),
+    ck_assert_str_eq(fault_caught_by(key, FH1_FALCON_H1, fh1_fault_get(key), buf, sizeof buf),
                      "check mini-0.5b mixed_padding self_attn.k_rope");
-    ck_assert_str_eq(fault_caught_by(beams, fh1_fault_get(beams), buf, sizeof buf), "law.reorder");
-    ck_assert_str_eq(fault_caught_by(key, fh1_fault_get(key), cut, sizeof cut), "check mini-");
+    ck_assert_str_eq(fault_caught_by(beams, FH1_FALCON_H1, fh1_fault_get(beams), buf, sizeof buf), "law.reorder");
+    ck_assert_str_eq(fault_caught_by(key, FH1_FALCON_H1, fh1_fault_get(key), cut, sizeof cut), "check mini-");
     for (int f = 1; f < FH1_FAULT_COUNT; f++)
-        ck_assert_int_lt((int)strlen(fault_caught_by((fh1_fault)f, fh1_fault_get((fh1_fault)f), buf, sizeof buf)), 255);
+        ck_assert_int_lt((int)strlen(fault_caught_by((fh1_fault)f, gld_fault_family((fh1_fault)f),
+                                                     fh1_fault_get((fh1_fault)f), buf, sizeof buf)),
+                         255);
 }
 END_TEST
 

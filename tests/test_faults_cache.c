@@ -239,8 +239,9 @@ START_TEST(every_fault_breaks_its_laws)
             proven = true;
             if (found == info->tap) continue;
             used += (size_t)snprintf(missed + used, sizeof missed - used, "\n  %s, %s: %s instead of %s", info->name,
-                                     laws[i].name, found == FH1_TAP_COUNT ? "nothing" : fh1_tap_name(found, 0, got),
-                                     fh1_tap_name(info->tap, 0, want));
+                                     laws[i].name,
+                                     found == FH1_TAP_COUNT ? "nothing" : fh1_tap_name(FH1_FALCON_H1, found, 0, got),
+                                     fh1_tap_name(FH1_FALCON_H1, info->tap, 0, want));
         }
         ck_assert_msg(proven, "%s names no law of this test", info->name);
         ck_assert_uint_lt(used, sizeof missed - 512);

@@ -1,7 +1,7 @@
 /* config.json in the forms of transformers 4.5x and 5.x. The planted fault is a loader that defaults: each key
  * that changes the result is taken out in turn, and its absence must be named. */
 #include "convert/hf_config.h"
-#include "tests/convert_test.h"
+#include "tests/config_text.h"
 
 #include <math.h>
 
@@ -43,25 +43,9 @@ static const char common[] = "\"model_type\": \"falcon_h1\",\n"
 static const char form4[] = "\"rope_scaling\": null,\n\"rope_theta\": 100000000000.0,\n";
 static const char form5[] = "\"rope_parameters\": {\"rope_theta\": 100000000000.0, \"rope_type\": \"default\"},\n";
 
-/* The common part without the line of `without` (NULL: whole), then `extra` lines. */
 static fh1_status parse(const char *without, const char *extra, fh1_config *c)
 {
-    char text[8192], key[100];
-    size_t n = (size_t)snprintf(text, sizeof text, "{\n%s", common);
-    if (without) {
-        snprintf(key, sizeof key, "\n\"%s\":", without);
-        char *line = strstr(text, key);
-        ck_assert_msg(line != NULL, "no line for %s", without);
-        char *end = strchr(line + 1, '\n');
-        memmove(line, end, strlen(end) + 1);
-        n = strlen(text);
-    }
-    snprintf(text + n, sizeof text - n, "%s\"transformers_version\": \"5.23.0\"\n}", extra);
-    cJSON *json;
-    FH1_TRY(cvt_json_parse(text, strlen(text), 16, "config.json", &json));
-    fh1_status s = cvt_hf_config_parse(json, "config.json", c);
-    cJSON_Delete(json);
-    return s;
+    return parse_config(common, without, extra, c);
 }
 
 START_TEST(every_value_arrives)
@@ -88,22 +72,7 @@ END_TEST
 
 START_TEST(no_key_is_defaulted)
 {
-    const char *line = common;
-    int n = 0;
-    for (; *line; line = strchr(line, '\n') + 1, n++) {
-        fh1_config c;
-        char key[100], word[160], null[240];
-        snprintf(key, sizeof key, "%.*s", (int)(strchr(line + 1, '"') - line - 1), line + 1);
-        snprintf(word, sizeof word, "config.json: the key %s is missing", key);
-        expect_error(parse(key, form5, &c), FH1_E_INPUT, word, key);
-        snprintf(word, sizeof word, "the key %s is null", key);
-        snprintf(null, sizeof null, "\"%s\": null,\n%s", key, form5);
-        expect_error(parse(key, null, &c), FH1_E_INPUT, word, key);
-        snprintf(null, sizeof null, "\"%s\": {},\n%s", key, form5);
-        snprintf(word, sizeof word, "config.json, key %s", key);
-        expect_error(parse(key, null, &c), FH1_E_INPUT, word, key);
-    }
-    ck_assert_int_eq(n, 34);
+    expect_every_key(common, form5, 34);
     fh1_config c;
     expect_error(parse(NULL, "", &c), FH1_E_INPUT, "the key rope_theta is missing", "no theta");
     expect_error(parse(NULL, "\"rope_parameters\": {\"rope_type\": \"default\"},", &c), FH1_E_INPUT,
@@ -113,12 +82,10 @@ START_TEST(no_key_is_defaulted)
 }
 END_TEST
 
-/* `key` loses its line (NULL: none does) and `extra` comes in. */
-static const struct {
-    const char *key, *extra, *word;
-} refused[] = {
-    {"model_type", "\"model_type\": \"falcon_mamba\",", "falcon_mamba is not supported yet"},
-    {"model_type", "\"model_type\": \"mamba2\",", "not supported (expected \"falcon_h1\", found \"mamba2\")"},
+static const refused_config refused[] = {
+    {"model_type", "\"model_type\": \"mamba2\",",
+     "not supported (expected \"falcon_h1\" or \"falcon_mamba\", found \"mamba2\")"},
+    {"model_type", "\"model_type\": \"falcon_mamba\",", "the key state_size is missing"},
     {"model_type", "\"model_type\": 5,", "not a string"},
     {"hidden_act", "\"hidden_act\": \"gelu\",", "found \"gelu\""},
     {"hidden_size", "\"hidden_size\": 32.0,", "not a whole number"},
@@ -155,17 +122,14 @@ static const struct {
     {NULL, "\"time_step_limit\": [0.0, {\"__float__\": \"NaN\"}],", "not a range"},
     {NULL, "\"time_step_limit\": [0.5, 0.1],", "time_step_limit"},
     {NULL, "\"hidden_size\": 32,", "appears twice"},
+    {NULL, "\"fh1_block\": \"SMA\",", "key fh1_block: unknown order of a layer's parts"},
+    {NULL, "\"fh1_block\": \"sa_m\",", "(expected \"SA_M\", \"S_A_M\" or \"SAM\", found \"sa_m\")"},
+    {NULL, "\"fh1_block\": 1,", "not a string"},
 };
 
 START_TEST(wrong_values_are_refused)
 {
-    for (size_t i = 0; i < sizeof refused / sizeof *refused; i++) {
-        fh1_config c;
-        char extra[400];
-        snprintf(extra, sizeof extra, "%s\n%s", refused[i].extra, form5);
-        expect_error(parse(refused[i].key, extra, &c), FH1_E_INPUT, refused[i].word, refused[i].extra);
-        expect_error(parse(refused[i].key, extra, &c), FH1_E_INPUT, "config.json", refused[i].extra);
-    }
+    for (size_t i = 0; i < sizeof refused / sizeof *refused; i++) expect_refused(common, form5, &refused[i]);
 }
 END_TEST
 
@@ -192,6 +156,16 @@ START_TEST(optional_keys_have_their_meaning)
     ck_assert(c.n_eos == 1 && c.eos[0] == 11);
     expect_ok(parse(NULL, "\"attn_layer_indices\": [0, 1, 2],\n\"mamba_use_mlp\": true,\n\"rope_theta\": 1e4,", &c),
               "all layers");
+    static const char *const blocks[] = {"SA_M", "SAM", "S_A_M"};
+    for (int i = 0; i < 3; i++) {
+        char block[80];
+        ck_assert_int_eq(c.block, FH1_BLOCK_SA_M); /* absent, and after the first round named */
+        snprintf(block, sizeof block, "\"fh1_block\": \"%s\",\n\"rope_theta\": 1e4,", blocks[i]);
+        expect_ok(parse(NULL, block, &c), block);
+        ck_assert_str_eq(fh1_block_name(c.block), blocks[i]);
+        ck_assert(c.family == FH1_FALCON_H1);
+        expect_ok(parse(NULL, "\"fh1_block\": null,\n\"rope_theta\": 1e4,", &c), "null");
+    }
     /* The place of a norm that does not exist says nothing. */
     char extra[] = "\"mamba_rms_norm\": false,\n\"rope_theta\": 1e4,";
     expect_ok(parse("mamba_rms_norm", extra, &c), "no norm");

@@ -104,7 +104,8 @@ static fh1_status rmsnorm(fh1_engine *e, int64_t M, int64_t D, const void *x, co
         float sum = 0;
         for (int64_t i = 0; i < D; ++i) sum = mad(v[i], v[i], sum);
         const float root = reciprocal_root(mad(sum, 1 / (float)D, (float)eps));
-        for (int64_t i = 0; i < D; ++i) ((float *)y)[m * D + i] = stored(v[i] * (root * (float)fh1_get(w, i)));
+        for (int64_t i = 0; i < D; ++i)
+            ((float *)y)[m * D + i] = stored(v[i] * (w->data ? root * (float)fh1_get(w, i) : root));
     }
     return NULL;
 }

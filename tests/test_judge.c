@@ -119,7 +119,8 @@ START_TEST(faults_of_an_engine_are_found)
         const saboteur fault = {.bad_step = of[i].step, .id = of[i].id, .layer = of[i].layer, .edit = of[i].edit};
         char name[FH1_TAP_NAME_SIZE];
         gld_trace t = record_like(of[i].k, NULL, NULL, false, &fault);
-        expect_fail(judge(&t, of[i].k), of[i].step, fh1_tap_name(of[i].id, of[i].layer, name), of[i].where, true);
+        expect_fail(judge(&t, of[i].k), of[i].step, fh1_tap_name(FH1_FALCON_H1, of[i].id, of[i].layer, name),
+                    of[i].where, true);
         gld_trace_free(&t);
     }
 }
@@ -145,11 +146,12 @@ START_TEST(one_nan_is_found_where_it_is)
         verdict found = judge(&t, kinds[i % N_KINDS]);
         int n_readers = 0;
         for (int k = 0; k < 4 && of[i / N_KINDS].readers[k] != FH1_TAP_EMBED; k++) {
-            const cJSON *line = line_of(&found, 0, fh1_tap_name(of[i / N_KINDS].readers[k], 1, name));
+            const cJSON *line = line_of(&found, 0, fh1_tap_name(FH1_FALCON_H1, of[i / N_KINDS].readers[k], 1, name));
             n_readers += strcmp(cJSON_GetObjectItem(line, "verdict")->valuestring, "FAIL") == 0;
         }
         ck_assert_int_eq(found.n_fail, 1 + n_readers);
-        expect_fail(found, 0, fh1_tap_name(id, 1, name), (int64_t[]){1, 4, width - 2, -1}, i % N_KINDS == EXACT);
+        expect_fail(found, 0, fh1_tap_name(FH1_FALCON_H1, id, 1, name), (int64_t[]){1, 4, width - 2, -1},
+                    i % N_KINDS == EXACT);
         gld_trace_free(&t);
     }
     /* an engine that goes on from it has NaN all over: the first is named */
@@ -301,7 +303,7 @@ START_TEST(exact_sees_the_eleventh_digit)
         const int64_t n = fh1_n_elems(&tap->t);
         double *honest = malloc((size_t)n * sizeof *honest), square = 0;
         char name[FH1_TAP_NAME_SIZE];
-        fh1_tap_name(tap->id, tap->layer, name);
+        fh1_tap_name(FH1_FALCON_H1, tap->id, tap->layer, name);
         for (int64_t k = 0; k < n; k++) honest[k] = fh1_get(&tap->t, k), square += honest[k] * honest[k];
         const double tap_rms = sqrt(square / (double)n);
         verdict v = judge_as(&t, &models[M34], exact, 0, name);

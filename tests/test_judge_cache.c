@@ -152,8 +152,8 @@ static const char *next_recorded(const gld_trace *t, int64_t step, fh1_tap_id id
 {
     const gld_step *s = &t->steps[step];
     for (int64_t i = 0; i < s->n_taps; i++)
-        if (fh1_tap_order(s->taps[i].id, s->taps[i].layer, 3) >= fh1_tap_order(id, 1, 3))
-            return fh1_tap_name(s->taps[i].id, s->taps[i].layer, name);
+        if (fh1_tap_order(NULL, s->taps[i].id, s->taps[i].layer, 3) >= fh1_tap_order(NULL, id, 1, 3))
+            return fh1_tap_name(FH1_FALCON_H1, s->taps[i].id, s->taps[i].layer, name);
     ck_abort_msg("no tap is left");
     return NULL;
 }

@@ -181,13 +181,14 @@ static int check(const plan *p)
         for (int64_t i = 0; i < t.steps[j].n_taps; i++) {
             const gld_tap *tap = &t.steps[j].taps[i];
             char name[FH1_TAP_NAME_SIZE], x[FH1_TAP_NAME_SIZE];
-            const cJSON *l = line_of(&v, j, fh1_tap_name(tap->id, tap->layer, name));
+            const cJSON *l = line_of(&v, j, fh1_tap_name(FH1_FALCON_H1, tap->id, tap->layer, name));
             ck_assert_msg(strcmp(cJSON_GetObjectItem(l, "verdict")->valuestring, "FAIL") == 0, "%s passes", name);
             const bool gauge = by_gauge(cJSON_GetObjectItem(l, "reason")->valuestring);
             const bool wanted = inputs_recorded(p, j, tap->id, tap->layer);
             ck_assert_msg(gauge == wanted, "call %d, %s: %s its gauge (%s %s of call %d, caches %d)", j, name,
                           gauge ? "by" : "not by", p->how == COARSE ? "coarse" : "without",
-                          fh1_tap_name(p->x.id, p->x.layer < 0 ? 0 : p->x.layer, x), p->x.step, p->caches);
+                          fh1_tap_name(FH1_FALCON_H1, p->x.id, p->x.layer < 0 ? 0 : p->x.layer, x), p->x.step,
+                          p->caches);
             n_gauge += gauge, n_taps++;
         }
     ck_assert_int_eq(v.n_taps, n_taps);

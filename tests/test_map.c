@@ -94,7 +94,7 @@ START_TEST(test_names)
         {"step4/rope.cos", GLD_NAME_UNKNOWN, 4, 0, 0, -1},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        gld_name n = gld_map_name(m, cases[i].name, model.config.n_layers);
+        gld_name n = gld_map_name(m, &model.config, cases[i].name);
         ck_assert_msg(n.kind == cases[i].kind && n.step == cases[i].step && n.rule == cases[i].rule,
                       "%s: kind %d step %lld rule %d", cases[i].name, (int)n.kind, (long long)n.step, n.rule);
         if (n.kind != GLD_NAME_TAP) continue;
@@ -102,7 +102,7 @@ START_TEST(test_names)
     }
     ck_assert_int_eq(gld_map_n_rules(m), 7);
     ck_assert_int_eq(gld_map_line(m, 4), 6);
-    ck_assert_int_eq(gld_map_name(NULL, "tok", 2).kind, GLD_NAME_UNKNOWN);
+    ck_assert_int_eq(gld_map_name(NULL, &model.config, "tok").kind, GLD_NAME_UNKNOWN);
     gld_map_free(m);
 }
 END_TEST

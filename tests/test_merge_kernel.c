@@ -45,23 +45,30 @@ START_TEST(sums_in_order)
 {
     enum { ROWS = 7, RANK = 5, COLS = 37 };
     static double L[ROWS * RANK], R[RANK * COLS], C[ROWS * COLS];
-    static float l[ROWS * RANK], r[RANK * COLS], d[ROWS * COLS];
+    static float l[ROWS * RANK], r[RANK * COLS], d[ROWS * COLS], p[ROWS * COLS];
     fh1_stream s = fh1_stream_open(4, "kernels");
     for (int i = 0; i < ROWS * RANK; i++) L[i] = (double)(l[i] = (float)fh1_random_normal(s, (uint64_t)i));
     for (int i = 0; i < RANK * COLS; i++) R[i] = (double)(r[i] = (float)fh1_random_normal(s, (uint64_t)i + 1000));
     cvt_kernel_add_f64(ROWS, RANK, COLS, 0.7, L, R, COLS, C, COLS);
     cvt_kernel_chain_f32(ROWS, RANK, COLS, l, r, COLS, d, COLS);
-    int backwards = 0;
+    cvt_kernel_products_f32(ROWS, RANK, COLS, l, r, COLS, p, COLS);
+    int backwards = 0, fused = 0;
     for (int i = 0; i < ROWS * COLS; i++) {
         double sum = 0;
-        float chain = 0, back = 0;
+        float chain = 0, back = 0, products = 0;
         for (int k = 0; k < RANK; k++) sum += L[i / COLS * RANK + k] * R[k * COLS + i % COLS];
         for (int k = 0; k < RANK; k++) chain = fmaf(l[i / COLS * RANK + k], r[k * COLS + i % COLS], chain);
         for (int k = RANK; k-- > 0;) back = fmaf(l[i / COLS * RANK + k], r[k * COLS + i % COLS], back);
-        ck_assert(C[i] == 0 + 0.7 * sum && d[i] == chain);
+        for (int k = 0; k < RANK; k++) {
+            volatile float one = l[i / COLS * RANK + k] * r[k * COLS + i % COLS];
+            products += one;
+        }
+        ck_assert(C[i] == 0 + 0.7 * sum && d[i] == chain && p[i] == products);
         backwards += d[i] != back;
+        fused += p[i] != chain;
     }
     ck_assert_int_gt(backwards, ROWS * COLS / 4); /* another order would be seen */
+    ck_assert_int_gt(fused, ROWS * COLS / 4);     /* and one rounding less */
 }
 END_TEST
 

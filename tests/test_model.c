@@ -1,6 +1,7 @@
 /* Binding a table of weights to a config: what a model needs, what it refuses and how it says so. */
 #include "oracle/model.h"
 #include "tests/small_config.h"
+#include "tests/tiny_mamba.h"
 
 #include <check.h>
 #include <stdio.h>
@@ -103,6 +104,7 @@ END_TEST
 START_TEST(the_views_land_in_their_fields)
 {
     fh1_config c = every_switch(true);
+    c.block = FH1_BLOCK_S_A_M;
     table t = weights_of(&c);
     for (int64_t i = 0; i < t.n; i++) t.w[i].t.data = &zeros[i]; /* told apart by address, never read */
     fh1_weight swap = t.w[0];                                    /* the order of the table does not matter */
@@ -119,6 +121,7 @@ START_TEST(the_views_land_in_their_fields)
         {"model.final_layernorm.weight", &m.final_layernorm},
         {"lm_head.weight", &m.lm_head},
         {"model.layers.1.input_layernorm.weight", &l->input_layernorm},
+        {"model.layers.1.attn_layernorm.weight", &l->attn_layernorm},
         {"model.layers.1.pre_ff_layernorm.weight", &l->pre_ff_layernorm},
         {"model.layers.1.self_attn.q_proj.weight", &l->q_w},
         {"model.layers.1.self_attn.q_proj.bias", &l->q_b},
@@ -145,7 +148,9 @@ START_TEST(the_views_land_in_their_fields)
         {"model.layers.1.feed_forward.down_proj.weight", &l->down_w},
         {"model.layers.1.feed_forward.down_proj.bias", &l->down_b},
     };
-    ck_assert_int_eq(sizeof fields / sizeof *fields, 3 + offsetof(fh1_layer, lora) / sizeof(fh1_tensor));
+    enum { OF_THE_OTHER_FAMILY = 2 }; /* x_w, dt_w: below */
+    ck_assert_int_eq(sizeof fields / sizeof *fields,
+                     3 + offsetof(fh1_layer, lora) / sizeof(fh1_tensor) - OF_THE_OTHER_FAMILY);
     t.w = m.weights; /* sorted by now */
     for (size_t i = 0; i < sizeof fields / sizeof *fields; i++)
         ck_assert_msg(weight(&t, fields[i].name)->t.data == fields[i].field->data, "%s", fields[i].name);
@@ -153,6 +158,43 @@ START_TEST(the_views_land_in_their_fields)
     ck_assert_int_eq(l->conv_w.shape[2], 4);
     ck_assert_int_eq(l->in_w.shape[0], fh1_in_proj_dim(&c));
     for (int64_t i = 1; i < m.n_weights; i++) ck_assert_int_lt(strcmp(m.weights[i - 1].name, m.weights[i].name), 0);
+    fh1_model_free(&m);
+}
+END_TEST
+
+/* Falcon-Mamba: the tensors of one layer, and what the other family has is absent. */
+START_TEST(the_other_family_has_its_own_fields)
+{
+    const fh1_config c = tiny_mamba_config(1);
+    table t = weights_of(&c);
+    for (int64_t i = 0; i < t.n; i++) t.w[i].t.data = &zeros[i];
+    fh1_model m;
+    ck_assert(!bind(&m, &c, &t));
+    const fh1_layer *l = &m.layers[1];
+    const struct {
+        const char *name;
+        const fh1_tensor *field;
+    } fields[] = {
+        {"backbone.embeddings.weight", &m.embed},
+        {"backbone.norm_f.weight", &m.final_layernorm},
+        {"backbone.layers.1.norm.weight", &l->input_layernorm},
+        {"backbone.layers.1.mixer.A_log", &l->A_log},
+        {"backbone.layers.1.mixer.D", &l->D},
+        {"backbone.layers.1.mixer.conv1d.weight", &l->conv_w},
+        {"backbone.layers.1.mixer.in_proj.weight", &l->in_w},
+        {"backbone.layers.1.mixer.in_proj.bias", &l->in_b},
+        {"backbone.layers.1.mixer.x_proj.weight", &l->x_w},
+        {"backbone.layers.1.mixer.dt_proj.weight", &l->dt_w},
+        {"backbone.layers.1.mixer.dt_proj.bias", &l->dt_bias},
+        {"backbone.layers.1.mixer.out_proj.weight", &l->out_w},
+        {"backbone.layers.1.mixer.out_proj.bias", &l->out_b},
+    };
+    t.w = m.weights; /* sorted by now */
+    for (size_t i = 0; i < sizeof fields / sizeof *fields; i++)
+        ck_assert_msg(weight(&t, fields[i].name)->t.data == fields[i].field->data, "%s", fields[i].name);
+    ck_assert_int_eq(m.n_weights, 2 + c.n_layers * (int64_t)(sizeof fields / sizeof *fields - 2));
+    ck_assert(!l->q_w.data && !l->gate_w.data && !l->conv_b.data && !l->norm.data && !l->pre_ff_layernorm.data);
+    ck_assert_int_eq(l->x_w.shape[0], c.R + 2 * c.N);
     fh1_model_free(&m);
 }
 END_TEST
@@ -315,6 +357,7 @@ int main(void)
     TCase *t = tcase_create("model");
     tcase_add_test(t, released_models_have_their_counts);
     tcase_add_test(t, the_views_land_in_their_fields);
+    tcase_add_test(t, the_other_family_has_its_own_fields);
     tcase_add_test(t, absent_tensors_are_null);
     tcase_add_test(t, a_missing_tensor_is_named);
     tcase_add_loop_test(t, a_wrong_table_is_refused, 0, sizeof changes / sizeof *changes);

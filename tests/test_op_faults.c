@@ -31,7 +31,9 @@ static fh1_verdict run(const gld_op_case *c, fh1_engine *judged)
 static bool touches(const fh1_fault_info *f, gld_op op)
 {
     const char *name = gld_op_name(op);
-    if (strncmp(f->op, "ssd_", 4) == 0) return strncmp(name, "ssd_", 4) == 0;
+    const bool selective = strncmp(name, "selective_", 10) == 0; /* has the faults of scans, and its own */
+    if (strncmp(f->op, "ssd_", 4) == 0) return selective || strncmp(name, "ssd_", 4) == 0;
+    if (strncmp(f->op, "selective_", 10) == 0) return selective;
     if (strcmp(f->op, "linear") == 0) return op == GLD_OP_LINEAR || op == GLD_OP_LM_HEAD;
     return strncmp(name, f->op, strlen(f->op)) == 0 || strncmp(f->op, name, strlen(name)) == 0;
 }
@@ -176,6 +178,21 @@ static fh1_status no_d_in_one_head(fh1_engine *e, int64_t H, int64_t P, int64_t 
     return f32->ops->ssd_step(e, H, P, N, G, x, C, B, dt, A, D, state, y);
 }
 
+static fh1_status no_channel_state(fh1_engine *e, int64_t T, int64_t I, int64_t N, const void *x, const void *B,
+                                   const void *C, const void *dt, const fh1_tensor *A, const fh1_tensor *D,
+                                   const int64_t *doc, int64_t state_doc, void *state, void *y)
+{
+    memset(state, 0, (size_t)(I * N) * sizeof(float));
+    return f32->ops->selective_scan(e, T, I, N, x, B, C, dt, A, D, doc, state_doc, state, y);
+}
+
+static fh1_status swapped_selective_step(fh1_engine *e, int64_t I, int64_t N, const void *x, const void *B,
+                                         const void *C, const void *dt, const fh1_tensor *A, const fh1_tensor *D,
+                                         void *state, void *y)
+{
+    return f32->ops->selective_step(e, I, N, x, C, B, dt, A, D, state, y);
+}
+
 static fh1_status other_order(fh1_engine *e, int64_t M, int64_t d, int64_t G, const void *y, const void *z,
                               const fh1_tensor *w, double eps, bool first, void *out)
 {
@@ -257,6 +274,8 @@ START_TEST(every_op_can_fail)
         .ssd_scan = no_state,
         .ssd_chunk = swapped_chunk,
         .ssd_step = no_d_in_one_head,
+        .selective_scan = no_channel_state,
+        .selective_step = swapped_selective_step,
         .gated_norm = other_order,
         .rope = stuck,
         .attention = no_first_key,

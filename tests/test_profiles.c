@@ -63,9 +63,9 @@ START_TEST(stored_values_have_their_type)
     tiny_session s = played(&m, "ref-bf16", p, &(fh1_tap_sink){.user = &half, .tap = count});
     tiny_session f = played(&m, "ref-bf16", fh1_profile_find("fp32"), &(fh1_tap_sink){.user = &full, .tap = count});
     for (int id = 0; id < FH1_TAP_COUNT; ++id) {
-        if (fh1_tap_is_cache((fh1_tap_id)id)) continue;
+        if (fh1_tap_is_cache((fh1_tap_id)id) || !fh1_tap_exists(&c, (fh1_tap_id)id)) continue;
         char name[FH1_TAP_NAME_SIZE];
-        fh1_tap_name((fh1_tap_id)id, 0, name);
+        fh1_tap_name(FH1_FALCON_H1, (fh1_tap_id)id, 0, name);
         const int64_t calls = id == FH1_TAP_LOSS ? 1 : fh1_tap_is_per_layer((fh1_tap_id)id) ? 2 * c.n_layers : 2;
         ck_assert_msg(half.seen[id] == calls, "%s shown %d times", name, (int)half.seen[id]);
         ck_assert_msg(half.outside[id] == 0, "%s: %d values are not of the declared type", name, (int)half.outside[id]);
@@ -177,7 +177,9 @@ static const struct {
     {FH1_RP_SSD, FH1_TAP_SSD, false},
     {FH1_RP_SSD_TILE, FH1_TAP_SSD, false},
     {FH1_RP_GATE_SILU, FH1_TAP_GATED, false},
+    {FH1_RP_SCAN_READ, FH1_TAP_COUNT, false}, /* Falcon-Mamba's */
     {FH1_RP_GATED, FH1_TAP_GATED, false},
+    {FH1_RP_OUT_PRODUCT, FH1_TAP_COUNT, false}, /* Falcon-Mamba's */
     {FH1_RP_BRANCH, FH1_TAP_MID, false},
     {FH1_RP_RESIDUAL, FH1_TAP_MID, false},
     {FH1_RP_MLP, FH1_TAP_ACT, false},

@@ -136,14 +136,44 @@ START_TEST(works_in_place)
 }
 END_TEST
 
+/* Without a weight: the bits of a weight of ones, forwards and on the way back, and a gauge that is no wider. */
+START_TEST(no_weight_is_one)
+{
+    enum { M = 7, D = 19, N = M * D };
+    double *x = w_rounded(w_normal("x", N, 0.01), N), *dy = w_normal("dy", N, 1), *ones = w_fill(D, 1);
+    const fh1_tensor one = w_store(FH1_F32, ones, D), none = w_absent();
+    fh1_engine *fused = ref_engine_new("ref-bf16", fh1_profile_find("cuda-bf16"), 0);
+    fh1_engine *const engines[] = {w_f64, w_f32, w_bf16, fused};
+    double *truth = run(w_f64, M, D, x, &none, 1e-5);
+    for (int k = 0; k < 4; ++k) {
+        fh1_engine *e = engines[k];
+        double *y = run(e, M, D, x, &none, 1e-5), *allowed = w_new(N);
+        w_exact(e, "no weight", N, y, run(e, M, D, x, &one, 1e-5));
+        fh1_gauge g[2];
+        for (int i = 0; i < 2; ++i) {
+            g[i] = (fh1_gauge){w_new(N), w_new(N), w_new(N)};
+            w_fine(w_f64->gauges->rmsnorm(e->profile, M, D, x, i ? &one : &none, 1e-5, truth, &g[i]));
+        }
+        for (int64_t i = 0; i < N; ++i) {
+            allowed[i] = fh1_gauge_allowed(fh1_gauge_at(&g[0], i), fh1_gauge_sigmas(N));
+            ck_assert(g[0].worst[i] <= g[1].worst[i] && g[0].variance[i] <= g[1].variance[i]);
+            ck_assert(k == 0 || fh1_within(fabs(y[i] - truth[i]), allowed[i]));
+            ck_assert(k == 0 || !fh1_within(0.02 * fabs(truth[i]), allowed[i])); /* it is not wide either */
+        }
+        void *dx = w_out(e, N), *want = w_out(e, N);
+        w_fine(e->bwd_ops->rmsnorm(e, M, D, w_to(e, x, N), &none, 1e-5, w_to(e, dy, N), dx, NULL));
+        w_fine(e->bwd_ops->rmsnorm(e, M, D, w_to(e, x, N), &one, 1e-5, w_to(e, dy, N), want, NULL));
+        w_exact(e, "no weight, backward", N, w_from(e, dx, N), w_from(e, want, N));
+    }
+    fused->free(fused);
+}
+END_TEST
+
 int main(void)
 {
-    const w_test tests[] = {agrees_with_the_formula,
-                            tiny_rows_show_eps_and_faults_are_rejected,
-                            huge_small_and_zero_rows,
-                            lattice_is_exact,
-                            bf16_rounds_twice,
-                            works_in_place,
-                            NULL};
+    const w_test tests[] = {agrees_with_the_formula,  tiny_rows_show_eps_and_faults_are_rejected,
+                            huge_small_and_zero_rows, lattice_is_exact,
+                            bf16_rounds_twice,        works_in_place,
+                            no_weight_is_one,         NULL};
     return w_main("rmsnorm", tests);
 }

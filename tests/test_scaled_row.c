@@ -96,7 +96,7 @@ START_TEST(one_row_scaled_by_one_percent)
             const fh1_tensor kept = *w;
             const int64_t row = (7 * k + layer) % kept.shape[0];
             char tap[FH1_TAP_NAME_SIZE];
-            fh1_tap_name(matrices[k].tap, layer, tap);
+            fh1_tap_name(FH1_FALCON_H1, matrices[k].tap, layer, tap);
             double *v = scale_row(w, row, 1.01);
             cJSON *summary = judged(&m, &t);
             free(v);

@@ -90,7 +90,7 @@ START_TEST(everything_is_reached)
 {
     static schedule s;
     uint8_t bytes[SCHEDULE_BYTES] = {0};
-    unsigned kinds_seen = 0, ropes = 0, dtypes = 0, weights = 0, layers = 0, rows = 0;
+    unsigned kinds_seen = 0, ropes = 0, dtypes = 0, weights = 0, layers = 0, rows = 0, models = 0;
     bool left = false, right = false, cuts_seen = false, empty = false, is_long = false, edges[6] = {false};
     for (unsigned i = 0; i < 8 * ROUNDS; i++) {
         size_t n = 0;
@@ -101,6 +101,7 @@ START_TEST(everything_is_reached)
         dtypes |= 1u << s.spec.dtype;
         weights |= 1u << s.spec.weights;
         layers |= 1u << c->n_layers;
+        models |= 1u << (c->family == FH1_FALCON_MAMBA ? 3 : (int)c->block);
         for (int k = 0; k < s.traffic.n; k++) {
             const gld_move *m = &s.traffic.move[k];
             kinds_seen |= 1u << m->kind;
@@ -122,6 +123,7 @@ START_TEST(everything_is_reached)
     ck_assert_uint_eq(dtypes, 1u << FH1_F32 | 1u << FH1_BF16 | 1u << FH1_F16);
     ck_assert_uint_eq(weights, (1u << GLD_WEIGHTS_COUNT) - 1);
     ck_assert_uint_eq(layers, 2 | 4 | 8);
+    ck_assert_uint_eq(models, 15);
     ck_assert_uint_eq(rows, 2 | 4 | 8 | 16);
     ck_assert(left && right && cuts_seen && empty && is_long);
     for (int e = 0; e < 6; e++) ck_assert_msg(edges[e], "edge %d", e);

@@ -29,6 +29,11 @@ static const char *const round_trips[] = {
     "rope=yarn,factor=4,original_max_position=32,truncate=0,mscale=0.7,mscale_all_dim=0.9",
     "rope=llama3,factor=8,low_freq_factor=1,high_freq_factor=4,original_max_position=64",
     "rope=dynamic,factor=2,max_position=16",
+    "block=SAM,m_key=0.25",
+    "block=S_A_M,tied=1",
+    "family=falcon_mamba",
+    "layers=3,family=falcon_mamba,D=27,I=45,N=5,R=6,K=3,use_bias=1,conv_bias=0,residual_in_fp32=0,mixer_eps=3e-5,tied="
+    "1",
     "rope=longrope,A=6,long_factor=1/1.5/0.1,short_factor=1/1/1,original_max_position=9,factor=3,attention_factor=1.1",
 };
 
@@ -42,8 +47,9 @@ START_TEST(test_round_trip)
     char *second = printed(&b);
     ck_assert_str_eq(first, second);
     ck_assert_int_eq(a.config.d_ssm, a.config.H * a.config.P);
+    ck_assert(a.config.family != FH1_FALCON_MAMBA || a.config.mamba_proj_bias == a.config.projectors_bias);
     /* Planted: a text that loses one key is another text. */
-    b.config.m_down += 0x1p-40;
+    b.config.eps += 0x1p-40;
     char *other = printed(&b);
     ck_assert_str_ne(first, other);
     free(first);
@@ -58,12 +64,14 @@ START_TEST(test_every_field)
     const gld_spec_field *f;
     for (int i = 0; (f = gld_spec_field_at(i)); i++) {
         gld_seeded_spec a, b;
-        gld_seeded_usual(&a);
+        const bool of_h1 = f->families >> FH1_FALCON_H1 & 1;
+        OK(gld_seeded_parse(of_h1 ? "layers=2" : "family=falcon_mamba", &a));
         char *at = (char *)&a.config + f->offset;
         if (f->kind == GLD_SPEC_SWITCH) *(bool *)at = !*(bool *)at;
         else if (f->kind == GLD_SPEC_NUMBER) *(double *)(void *)at = 0.75;
         else *(int64_t *)(void *)at *= 2;
         if (f->kind == GLD_SPEC_INTEGER) *(int64_t *)(void *)at = 77;
+        if (!of_h1) a.config.H = a.config.d_ssm; /* I */
         char *text = printed(&a);
         OK(gld_seeded_parse(text, &b));
         ck_assert_msg(gld_spec_make_usual(&b, f), "%s is lost in %s", f->name, text);
@@ -78,6 +86,11 @@ static const struct {
 } garbage[] = {
     {"D", "D"},
     {"D=", "D"},
+    {"family=mamba2", "family"},
+    {"block=SMA", "block"},
+    {"family=falcon_mamba,F=3", "F"},
+    {"family=falcon_mamba,block=SAM", "block"},
+    {"I=8", "I"},
     {"D=0", "1 to"},
     {"D=-3", "1 to"},
     {"D=7x", "D"},

@@ -123,7 +123,7 @@ START_TEST(test_golden_suite)
         if (s.cases[i].expect_fail) {
             fh1_tap_id id;
             int64_t layer;
-            ck_assert(fh1_tap_parse(s.cases[i].expect_tap, m.config.n_layers, &id, &layer));
+            ck_assert(fh1_tap_parse(m.config.family, s.cases[i].expect_tap, m.config.n_layers, &id, &layer));
             ck_assert_ptr_nonnull(gld_trace_find(&t, s.cases[i].expect_step, id, layer));
         }
         gld_trace_free(&t);
@@ -131,6 +131,7 @@ START_TEST(test_golden_suite)
         /* Planted: under the config of a wider model the same file is refused. */
         m.config.D++;
         m.config.H++;
+        m.config.d_ssm++;
         FAILS(gld_trace_open(s.cases[i].trace, &m, NULL, &t), FH1_E_INPUT, "another shape than the table of taps");
     }
     ck_assert_int_gt(n_taps, s.n);

@@ -7,7 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-enum { LAYERS = 12, N_TAPS = 2 + 21 * LAYERS + 2 + 4 * LAYERS + 1 };
+enum { LAYERS = 12, N_TAPS = 2 + 24 * LAYERS + 2 + 4 * LAYERS + 1 };
 
 typedef struct {
     fh1_tap_id id;
@@ -38,12 +38,13 @@ START_TEST(order_is_dense_and_names_return)
         char name[FH1_TAP_NAME_SIZE];
         fh1_tap_id id;
         int64_t layer;
-        fh1_tap_name(all[i].id, all[i].layer, name);
-        ck_assert_int_eq(fh1_tap_order(all[i].id, all[i].layer, LAYERS), i);
-        ck_assert_msg(fh1_tap_parse(name, LAYERS, &id, &layer), "%s", name);
+        fh1_tap_name(FH1_FALCON_H1, all[i].id, all[i].layer, name);
+        ck_assert_int_eq(fh1_tap_order(NULL, all[i].id, all[i].layer, LAYERS), i);
+        if (all[i].id == FH1_TAP_X_PROJ) continue; /* of the other family */
+        ck_assert_msg(fh1_tap_parse(FH1_FALCON_H1, name, LAYERS, &id, &layer), "%s", name);
         ck_assert_int_eq(id, all[i].id);
         ck_assert_int_eq(layer, all[i].layer);
-        ck_assert(*fh1_tap_definition(id));
+        ck_assert(*fh1_tap_definition(FH1_FALCON_H1, id));
         bool per_layer = all[i].layer > 0;
         if (per_layer) ck_assert(fh1_tap_is_per_layer(id));
         ck_assert_int_eq(fh1_tap_is_cache(id), strncmp(name, "cache.", 6) == 0);
@@ -107,13 +108,15 @@ static const struct {
 
 START_TEST(the_table_is_the_design)
 {
-    ck_assert_int_eq(sizeof table / sizeof *table, FH1_TAP_COUNT);
+    enum { OTHERS = 3 }; /* x_proj, mid_ssm, attn_layernorm: below */
+    ck_assert_int_eq(sizeof table / sizeof *table, FH1_TAP_COUNT - OTHERS);
     fh1_config c = small_config();
-    for (int i = 0; i < FH1_TAP_COUNT; i++) {
+    for (int i = 0; i < FH1_TAP_COUNT - OTHERS; i++) {
         char name[FH1_TAP_NAME_SIZE];
         fh1_tap_id id = table[i].id;
-        ck_assert_int_eq(id, i);
-        ck_assert_str_eq(fh1_tap_name(id, table[i].layer, name), table[i].name);
+        ck_assert(i == 0 || id > table[i - 1].id);
+        ck_assert(fh1_tap_exists(&c, id));
+        ck_assert_str_eq(fh1_tap_name(FH1_FALCON_H1, id, table[i].layer, name), table[i].name);
         fh1_tensor t = fh1_tap_shape(&c, id, 3, 7, 2, 9);
         ck_assert_int_eq(t.rank, table[i].rank);
         for (int k = 0; k < t.rank; k++) ck_assert_msg(t.shape[k] == table[i].shape[k], "%s axis %d", name, k);
@@ -121,7 +124,109 @@ START_TEST(the_table_is_the_design)
         ck_assert_int_eq(fh1_tap_units(&c, id), table[i].units);
         ck_assert_int_eq(fh1_tap_is_linear(id), table[i].input != NULL);
         if (!table[i].input) continue;
-        ck_assert_str_eq(fh1_tap_name(fh1_tap_linear_input(id), table[i].layer, name), table[i].input);
+        ck_assert_str_eq(fh1_tap_name(FH1_FALCON_H1, fh1_tap_linear_input(&c, id), table[i].layer, name),
+                         table[i].input);
+    }
+}
+END_TEST
+
+/* Falcon-Mamba: I 12 channels, N 5, R 3, K 4. */
+static const struct {
+    const char *name;
+    fh1_tap_id id;
+    int rank;
+    int64_t shape[4];
+    const char *input;
+} mamba_table[] = {
+    {"backbone.embeddings", FH1_TAP_EMBED, 3, {3, 7, 11}, NULL},
+    {"backbone.layers.2.norm", FH1_TAP_INPUT_LAYERNORM, 3, {3, 7, 11}, NULL},
+    {"backbone.layers.2.mixer.in_proj", FH1_TAP_IN_PROJ, 3, {3, 7, 24}, "backbone.layers.2.norm"},
+    {"backbone.layers.2.mixer.conv_act", FH1_TAP_CONV_ACT, 3, {3, 7, 12}, NULL},
+    {"backbone.layers.2.mixer.x_proj", FH1_TAP_X_PROJ, 3, {3, 7, 13}, "backbone.layers.2.mixer.conv_act"},
+    {"backbone.layers.2.mixer.dt", FH1_TAP_DT, 3, {3, 7, 12}, NULL},
+    {"backbone.layers.2.mixer.scan", FH1_TAP_SSD, 3, {3, 7, 12}, NULL},
+    {"backbone.layers.2.mixer.gated", FH1_TAP_GATED, 3, {3, 7, 12}, NULL},
+    {"backbone.layers.2.mixer.out_proj", FH1_TAP_OUT_PROJ, 3, {3, 7, 11}, "backbone.layers.2.mixer.gated"},
+    {"backbone.layers.2", FH1_TAP_LAYER, 3, {3, 7, 11}, NULL},
+    {"backbone.norm_f", FH1_TAP_FINAL_LAYERNORM, 3, {3, 7, 11}, NULL},
+    {"logits", FH1_TAP_LOGITS, 3, {3, 2, 23}, "backbone.norm_f"},
+    {"cache.2.conv", FH1_TAP_CACHE_CONV, 3, {3, 12, 3}, NULL},
+    {"cache.2.ssm", FH1_TAP_CACHE_SSM, 3, {3, 12, 5}, NULL},
+    {"loss", FH1_TAP_LOSS, 0, {0}, NULL},
+};
+enum { N_MAMBA = sizeof mamba_table / sizeof *mamba_table };
+
+static fh1_config mamba_config(void)
+{
+    fh1_config c = {.family = FH1_FALCON_MAMBA, .n_layers = 4, .D = 11, .V = 23, .H = 12, .P = 1, .N = 5, .G = 1};
+    c.K = 4;
+    c.Q = 1;
+    c.d_ssm = 12;
+    c.R = 3;
+    return c;
+}
+
+START_TEST(the_other_family_has_its_own_table)
+{
+    const fh1_config c = mamba_config();
+    int n = 0;
+    int64_t last = -1;
+    for (int i = 0; i < FH1_TAP_COUNT; i++) n += fh1_tap_exists(&c, (fh1_tap_id)i);
+    ck_assert_int_eq(n, N_MAMBA);
+    for (int i = 0; i < N_MAMBA; i++) {
+        char name[FH1_TAP_NAME_SIZE];
+        const fh1_tap_id id = mamba_table[i].id;
+        fh1_tap_id back;
+        int64_t layer;
+        ck_assert(fh1_tap_exists(&c, id));
+        ck_assert_str_eq(fh1_tap_name(c.family, id, 2, name), mamba_table[i].name);
+        ck_assert(fh1_tap_parse(c.family, name, 4, &back, &layer) && back == id);
+        ck_assert(fh1_tap_parse_any(name, 4, &back, &layer) && back == id);
+        ck_assert(*fh1_tap_definition(c.family, id));
+        const fh1_tensor t = fh1_tap_shape(&c, id, 3, 7, 2, 9);
+        ck_assert_int_eq(t.rank, mamba_table[i].rank);
+        for (int k = 0; k < t.rank; k++) ck_assert_msg(t.shape[k] == mamba_table[i].shape[k], "%s axis %d", name, k);
+        const int64_t order = fh1_tap_order(&c, id, 2, 4);
+        ck_assert(order > last);
+        last = order;
+        if (!mamba_table[i].input) continue;
+        ck_assert_str_eq(fh1_tap_name(c.family, fh1_tap_linear_input(&c, id), 2, name), mamba_table[i].input);
+    }
+    /* Names of one family are none of the other's, and a shape that takes a head for a channel is another one. */
+    fh1_tap_id id;
+    int64_t layer;
+    ck_assert(!fh1_tap_parse(c.family, "model.layers.2.mamba.in_proj", 4, &id, &layer));
+    ck_assert(!fh1_tap_parse(FH1_FALCON_H1, "backbone.layers.2.mixer.in_proj", 4, &id, &layer));
+    ck_assert(!fh1_tap_parse(c.family, "cache.2.key", 4, &id, &layer));
+    ck_assert(!fh1_tap_parse(c.family, "backbone.layers.4", 4, &id, &layer));
+}
+END_TEST
+
+/* Computation is in the order of the block: what is read stands before what reads it. */
+START_TEST(blocks_have_their_own_order)
+{
+    char name[FH1_TAP_NAME_SIZE];
+    fh1_config c = small_config();
+    c.block = FH1_BLOCK_SAM;
+    ck_assert(!fh1_tap_exists(&c, FH1_TAP_MID) && !fh1_tap_exists(&c, FH1_TAP_PRE_FF_LAYERNORM));
+    ck_assert(!fh1_tap_exists(&c, FH1_TAP_MID_SSM) && !fh1_tap_exists(&c, FH1_TAP_X_PROJ));
+    ck_assert_int_eq(fh1_tap_linear_input(&c, FH1_TAP_GATE_PROJ), FH1_TAP_INPUT_LAYERNORM);
+    c.block = FH1_BLOCK_S_A_M;
+    static const fh1_tap_id order[] = {FH1_TAP_INPUT_LAYERNORM, FH1_TAP_IN_PROJ, FH1_TAP_OUT_PROJ, FH1_TAP_MID_SSM,
+                                       FH1_TAP_ATTN_LAYERNORM,  FH1_TAP_Q_PROJ,  FH1_TAP_O_PROJ,   FH1_TAP_MID,
+                                       FH1_TAP_PRE_FF_LAYERNORM};
+    for (size_t i = 1; i < sizeof order / sizeof *order; i++)
+        ck_assert(fh1_tap_order(&c, order[i - 1], 1, 3) < fh1_tap_order(&c, order[i], 1, 3));
+    ck_assert_int_eq(fh1_tap_linear_input(&c, FH1_TAP_Q_PROJ), FH1_TAP_ATTN_LAYERNORM);
+    ck_assert_str_eq(fh1_tap_name(c.family, FH1_TAP_MID_SSM, 1, name), "model.layers.1.mid_ssm");
+    c.block = FH1_BLOCK_SA_M; /* the same order would be wrong here */
+    ck_assert(fh1_tap_order(&c, FH1_TAP_Q_PROJ, 1, 3) < fh1_tap_order(&c, FH1_TAP_IN_PROJ, 1, 3));
+    bool seen[2 * (FH1_TAP_LAYER + 1)] = {false}; /* each order is a permutation of the layer's places */
+    c.block = FH1_BLOCK_S_A_M;
+    for (int id = FH1_TAP_INPUT_LAYERNORM; id <= FH1_TAP_LAYER; id++) {
+        const int64_t at = fh1_tap_order(&c, (fh1_tap_id)id, 0, 3);
+        ck_assert(at >= FH1_TAP_INPUT_LAYERNORM && at <= FH1_TAP_LAYER && !seen[at]);
+        seen[at] = true;
     }
 }
 END_TEST
@@ -164,7 +269,7 @@ START_TEST(what_is_no_tap_is_refused)
 {
     fh1_tap_id id;
     int64_t layer;
-    ck_assert(!fh1_tap_parse(no_taps[_i], LAYERS, &id, &layer));
+    ck_assert(!fh1_tap_parse(FH1_FALCON_H1, no_taps[_i], LAYERS, &id, &layer));
 }
 END_TEST
 
@@ -172,8 +277,8 @@ START_TEST(the_last_layer_counts)
 {
     fh1_tap_id id;
     int64_t layer;
-    ck_assert(fh1_tap_parse("model.layers.11.mid", 12, &id, &layer));
-    ck_assert(!fh1_tap_parse("model.layers.11.mid", 11, &id, &layer));
+    ck_assert(fh1_tap_parse(FH1_FALCON_H1, "model.layers.11.mid", 12, &id, &layer));
+    ck_assert(!fh1_tap_parse(FH1_FALCON_H1, "model.layers.11.mid", 11, &id, &layer));
 }
 END_TEST
 
@@ -221,6 +326,8 @@ int main(void)
     tcase_add_test(t, order_is_dense_and_names_return);
     tcase_add_test(t, the_table_is_the_design);
     tcase_add_loop_test(t, what_is_no_tap_is_refused, 0, sizeof no_taps / sizeof *no_taps);
+    tcase_add_test(t, the_other_family_has_its_own_table);
+    tcase_add_test(t, blocks_have_their_own_order);
     tcase_add_test(t, the_last_layer_counts);
     tcase_add_test(t, units_partition_a_tensor);
     tcase_add_test(t, packed_shapes_drop_the_batch);

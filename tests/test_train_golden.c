@@ -44,8 +44,9 @@ static double share(const gap *a, const bounds *b)
 static const struct {
     const char *name;
     fh1_dtype dtype;
-} runs[] = {{"mini-0.5b", FH1_F64}, {"mini-0.5b", FH1_F32}, {"mini-34b", FH1_F64}, {"mini-34b", FH1_F32},
-            {"odd", FH1_F64},       {"odd", FH1_F32},       {"finetune", FH1_F64}, {"finetune", FH1_F32}};
+} runs[] = {{"mini-0.5b", FH1_F64},  {"mini-0.5b", FH1_F32}, {"mini-34b", FH1_F64}, {"mini-34b", FH1_F32},
+            {"odd", FH1_F64},        {"odd", FH1_F32},       {"finetune", FH1_F64}, {"finetune", FH1_F32},
+            {"mamba-tied", FH1_F64}, {"mamba-tied", FH1_F32}};
 enum { N_RUNS = sizeof runs / sizeof *runs };
 
 START_TEST(as_torch_trains)
@@ -56,7 +57,7 @@ START_TEST(as_torch_trains)
     ck_assert_msg(share(&a, bounds_of(&g)) <= 1,
                   "%s: loss %.2g norm %.2g rate %.2g update %.2g m %.2g v %.2g squares %.2g, worst %s", runs[_i].name,
                   a.loss, a.norm, a.rate, a.update, a.m, a.v, a.squares, a.worst);
-    ck_assert_int_ge(a.tensors, 50); /* the comparison saw them */
+    ck_assert_int_ge(a.tensors, 48); /* the comparison saw them: 24 parameters at least, after two steps */
     close_golden(&g);
 }
 END_TEST

@@ -1,6 +1,6 @@
 /* Variants: each reproduces one deviation of a real library. Where its trigger is present it is exactly what its
  * summary says, shown by building the same deviation by hand; where it is absent it changes nothing. */
-#include "tests/tiny_model.h"
+#include "tests/tiny_mamba.h"
 
 enum { LENGTH = 16 };
 static int64_t ids[LENGTH];
@@ -311,6 +311,32 @@ START_TEST(mixer_leaks_docs)
 }
 END_TEST
 
+/* What no number can show: exp(-80) of a NaN in the state goes on into the next document, a cut drops it. */
+START_TEST(doc_reset_80)
+{
+    const int64_t first[4] = {0, 0, 0, 0}, next[4] = {1, 1, 1, 1};
+    fh1_model m;
+    const bool mamba = _i >= TINY_KINDS;
+    const fh1_config c = mamba ? tiny_mamba_config(_i - TINY_KINDS) : tiny_config(_i);
+    build(&m, &c, _i);
+    for (int64_t T = 1; T <= 4; T += 3)
+        for (int k = 0; k < (mamba ? 4 : 6);
+             ++k) { /* cut or reset; as a scan, in chunks; with a NaN in the state or without */
+            const bool reset = k % 2, poisoned = k / 2;
+            tiny_session s = tiny_open(&m, k / 2 == 2 ? TINY_CHUNKED : "ref-f64", reset ? FH1_VAR_DOC_RESET_80 : 0, 1);
+            tiny_call(&s, &(fh1_batch){.B = 1, .T = 4, .ids = ids, .seq_idx = first});
+            double *state = s.cache->rows[0].ssm[1];
+            if (poisoned) state[0] = (double)NAN;
+            tiny_call(&s, &(fh1_batch){.B = 1, .T = T, .ids = ids + 4, .seq_idx = next});
+            const double logit = s.logits[0][4 * c.V];
+            ck_assert_msg(isnan(logit) == (poisoned && reset), "%s of a state%s: %g", reset ? "reset" : "cut",
+                          poisoned ? " with NaN" : "", logit);
+            tiny_close(&s);
+        }
+    fh1_model_free(&m);
+}
+END_TEST
+
 int main(void)
 {
     TCase *tc = tcase_create("variants");
@@ -322,5 +348,6 @@ int main(void)
     tcase_add_loop_test(tc, history_dropped, 0, TINY_KINDS);
     tcase_add_loop_test(tc, pads_in_mixer, 0, TINY_KINDS);
     tcase_add_loop_test(tc, mixer_leaks_docs, 0, TINY_KINDS);
+    tcase_add_loop_test(tc, doc_reset_80, 0, TINY_KINDS + TINY_MAMBA_KINDS);
     return tiny_main(suite_create("variants"), tc);
 }

@@ -122,12 +122,12 @@ static inline bool tiny_ends(const char *name, const char *end)
 static inline double tiny_value(fh1_stream s, const char *name, int64_t i, const fh1_tensor *t)
 {
     const double g = fh1_random_normal(s, (uint64_t)i);
-    if (tiny_ends(name, "A_log")) return -5 + 6.5 * (double)i / (double)(t->shape[0] - 1) + 0.1 * g;
-    if (tiny_ends(name, "mamba.D")) return g;
-    if (tiny_ends(name, "dt_bias")) return g - 1;
-    if (tiny_ends(name, "norm.weight")) return 1 + 0.3 * g; /* the layernorms and the gated norm */
+    if (tiny_ends(name, "A_log")) return -5 + 6.5 * (double)i / (double)(fh1_n_elems(t) - 1) + 0.1 * g;
+    if (tiny_ends(name, ".D")) return g;
+    if (tiny_ends(name, "dt_bias") || tiny_ends(name, "dt_proj.bias")) return g - 1;
+    if (tiny_ends(name, "norm.weight") || tiny_ends(name, "norm_f.weight")) return 1 + 0.3 * g;
     if (tiny_ends(name, "conv1d.weight")) return 0.6 * g;
-    if (tiny_ends(name, "embed_tokens.weight")) return g;
+    if (tiny_ends(name, "embed_tokens.weight") || tiny_ends(name, "embeddings.weight")) return g;
     if (tiny_ends(name, "bias")) return 0.4 * g;
     return 1.5 * g / sqrt((double)t->shape[1]);
 }

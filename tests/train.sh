@@ -222,6 +222,16 @@ run 0 train golden/merges/bases/tied-bf16 "${few[@]}" --lr 1e-3 --rslora --steps
     --lora "2,2,in_proj out_proj q_proj k_proj v_proj o_proj gate_proj up_proj down_proj embed_tokens lm_head"
 warns 'PEFT refuses to load it'
 grep -q '"use_rslora": true' "$dir/every/adapter_config.json" || complain 'no rslora in the config'
+# Falcon-Mamba's modules: every one learns, and what was trained attached is what is merged.
+mamba=golden/merges/bases/mamba-tied-bf16
+run 0 train "$mamba" "${few[@]}" --lr 1e-2 --lora "2,4,in_proj x_proj dt_proj out_proj embeddings lm_head" --steps 8 --json \
+    -o "$dir/of-mamba"
+warns 'merge it (fh1 merge, PEFT) to use it'
+awk -v a="$(field loss_first)" -v b="$(field loss_last)" 'BEGIN { exit !(b < a) }' || complain 'the loss did not fall'
+run 0 merge "$mamba" "$dir/of-mamba" -o "$dir/merged-mamba" --verify
+bad 'embed_tokens matches no module' train "$mamba" "${few[@]}" --lr 1e-3 --lora 2,2,embed_tokens --steps 1 -o "$dir/none"
+bad 'q_proj matches no module' train "$mamba" "${few[@]}" --lr 1e-3 --lora 2,2,q_proj --steps 1 -o "$dir/none"
+bad 'x_proj matches no module' train "$base" "${few[@]}" --lr 1e-3 --lora 2,2,x_proj --steps 1 -o "$dir/none"
 # --force replaces an adapter, and nothing that is none.
 run 0 train "$base" "${few[@]}" --lr 1e-3 --lora 2,2,q_proj --steps 1 --force -o "$dir/every"
 mkdir "$dir/mine" && echo mine > "$dir/mine/letter"

@@ -1,5 +1,5 @@
-/* fh1-bench: speed of the reference engines on one checkpoint, beside the limits of the machine measured in
- * the same run. Called by ci/bench; not a test.
+/* fh1-bench: speed of the reference engines on a checkpoint, and on one of Falcon-Mamba, beside the limits of the
+ * machine measured in the same run. Called by ci/bench; not a test.
  *
  *   prefill_f32, prefill_f64   tokens/s of one 512-token prompt against what the rate of OpenBLAS's gemm at
  *                              512×1024×4096 allows for the matrix products of the layers
@@ -7,6 +7,9 @@
  *                              the read bandwidth over the bytes of weights that a step reads
  *   load                       GB/s of opening the folder and reading every weight once, against reading the
  *                              mapped bytes
+ *   mamba_prefill_f32, mamba_prefill_f64, mamba_decode_bf16
+ *                              the same of the second checkpoint; its scans are no products, so the limit is
+ *                              further away than Falcon-H1's
  * Repetitions of limits and engines are interleaved; medians are printed. */
 #include "cli/bench/bench.h"
 #include "cli/limits.h"
@@ -17,7 +20,6 @@
 
 #include <cblas.h>
 #include <string.h>
-#include <sys/resource.h>
 
 #define PROMPT 512
 #define STEPS 16
@@ -67,18 +69,25 @@ typedef struct {
     double gemm_flops; /* per token of a prefill: layers only, logits are computed for the last token */
     double step_bytes; /* weights that one step reads: all but the embedding table */
     double file_bytes;
+    double p32[BENCH_MAX_ROUNDS], p64[BENCH_MAX_ROUNDS], dec[BENCH_MAX_ROUNDS];
 } subject;
+
+/* Matrices that multiply every token; A_log [I,N] is one of rates. */
+static bool is_product(const fh1_weight *w)
+{
+    const char *dot = strrchr(w->name, '.');
+    return w->t.rank == 2 && strcmp(w->name, "lm_head.weight") != 0 && dot && strcmp(dot, ".A_log") != 0;
+}
 
 static void measure_model(subject *s)
 {
     const fh1_model *m = &s->model;
     for (int64_t i = 0; i < m->n_weights; ++i) {
         const double bytes = (double)fh1_n_bytes(&m->weights[i].t), n = (double)fh1_n_elems(&m->weights[i].t);
-        const bool head = strcmp(m->weights[i].name, "lm_head.weight") == 0;
-        const bool table = strcmp(m->weights[i].name, "model.embed_tokens.weight") == 0;
+        const bool table = strcmp(m->weights[i].name, fh1_embed_weight(m->config.family)) == 0;
         s->file_bytes += bytes;
         if (!table || m->config.tied) s->step_bytes += bytes;
-        if (!head && !table && m->weights[i].t.rank == 2) s->gemm_flops += 2 * n;
+        if (!table && is_product(&m->weights[i])) s->gemm_flops += 2 * n;
     }
 }
 
@@ -144,62 +153,93 @@ static void *bandwidth_buffer(size_t n_bytes)
     return p;
 }
 
-static void run(const char *dir, int rounds, bool json)
+/* ---- rounds ---- */
+
+typedef struct {
+    double sgemm[BENCH_MAX_ROUNDS], dgemm[BENCH_MAX_ROUNDS], read[BENCH_MAX_ROUNDS], mapped[BENCH_MAX_ROUNDS],
+        load[BENCH_MAX_ROUNDS];
+} machine;
+
+enum { BUFFER = 1 << 30 };
+
+static double mapped_rate(const fh1_model *m)
 {
-    enum { BUFFER = 1 << 30 };
-    subject s = {0};
-    bench_must(cvt_model_open(dir, &s.model));
-    measure_model(&s);
+    double rate = 0;
+    for (int64_t w = 0; w < m->n_weights; ++w)
+        if (fh1_n_bytes(&m->weights[w].t) == fh1_n_bytes(&m->embed))
+            rate = cli_read_rate(m->weights[w].t.data, fh1_n_bytes(&m->embed) / 8 * 8) / 1e9;
+    return rate;
+}
+
+static void measure_round(subject *s, int n, const char *dir, const void *buffer, int i, machine *m)
+{
+    m->read[i] = cli_read_rate(buffer, BUFFER) / 1e9;
+    for (int k = 0; k < n; ++k) s[k].dec[i] = decode_rate(&s[k]);
+    m->sgemm[i] = gemm_rate(false);
+    for (int k = 0; k < n; ++k) s[k].p32[i] = prefill_rate("ref-f32", &s[k]);
+    m->dgemm[i] = gemm_rate(true);
+    for (int k = 0; k < n; ++k) s[k].p64[i] = prefill_rate("ref-f64", &s[k]);
+    m->mapped[i] = mapped_rate(&s[0].model);
+    m->load[i] = load_rate(dir);
+}
+
+/* A prompt in both types and a step beside their limits, named by the family. */
+static void tell_subject(bool json, subject *s, int rounds, double sgemm, double dgemm, double read)
+{
+    const char *family = s->model.config.family == FH1_FALCON_MAMBA ? "mamba_" : "";
+    double *const figures[] = {s->p32, s->p64, s->dec};
+    const double limits[] = {sgemm * 1e9 / s->gemm_flops, dgemm * 1e9 / s->gemm_flops, read * 1e9 / s->step_bytes};
+    static const char *const names[] = {"prefill_f32", "prefill_f64", "decode_bf16"};
+    for (int i = 0; i < 3; ++i) {
+        char name[64];
+        snprintf(name, sizeof name, "%s%s", family, names[i]);
+        bench_tell(json, name, bench_median(figures[i], rounds), "tokens/s", limits[i], NAN);
+    }
+}
+
+static void run(const char *const *dirs, int n, int rounds, bool json)
+{
+    static subject s[2];
+    static machine m;
+    for (int k = 0; k < n; ++k) {
+        bench_must(cvt_model_open(dirs[k], &s[k].model));
+        measure_model(&s[k]);
+    }
     void *buffer = bandwidth_buffer(BUFFER);
-    double sgemm[BENCH_MAX_ROUNDS], dgemm[BENCH_MAX_ROUNDS], bw[BENCH_MAX_ROUNDS], mapped[BENCH_MAX_ROUNDS],
-        p32[BENCH_MAX_ROUNDS], p64[BENCH_MAX_ROUNDS], dec[BENCH_MAX_ROUNDS], load[BENCH_MAX_ROUNDS];
-    for (int r = -1; r < rounds; ++r) { /* round -1 warms caches and page tables up */
-        const int i = r < 0 ? 0 : r;
-        bw[i] = cli_read_rate(buffer, BUFFER) / 1e9;
-        dec[i] = decode_rate(&s);
-        sgemm[i] = gemm_rate(false);
-        p32[i] = prefill_rate("ref-f32", &s);
-        dgemm[i] = gemm_rate(true);
-        p64[i] = prefill_rate("ref-f64", &s);
-        mapped[i] = 0;
-        for (int64_t w = 0; w < s.model.n_weights; ++w)
-            if (fh1_n_bytes(&s.model.weights[w].t) == fh1_n_bytes(&s.model.embed))
-                mapped[i] = cli_read_rate(s.model.weights[w].t.data, fh1_n_bytes(&s.model.embed) / 8 * 8) / 1e9;
-        load[i] = load_rate(dir);
-    }
-    const double gs = bench_median(sgemm, rounds), gd = bench_median(dgemm, rounds), b = bench_median(bw, rounds);
-    struct rusage use;
-    getrusage(RUSAGE_SELF, &use);
+    for (int r = -1; r < rounds; ++r) /* round -1 warms caches and page tables up */
+        measure_round(s, n, dirs[0], buffer, r < 0 ? 0 : r, &m);
+    const double sgemm = bench_median(m.sgemm, rounds), dgemm = bench_median(m.dgemm, rounds),
+                 read = bench_median(m.read, rounds);
     if (!json) {
-        printf("%s: %.3f GB of weights, %d threads, BLAS core %s, path %s, %d rounds, medians\n", dir,
-               s.file_bytes / 1e9, fh1_threads(), openblas_get_corename(), fh1_cpu_path(), rounds);
-        printf("machine: sgemm %.1f GFLOP/s, dgemm %.1f GFLOP/s (512x1024x4096), read %.1f GB/s\n", gs, gd, b);
+        for (int k = 0; k < n; ++k) printf("%s: %.3f GB of weights\n", dirs[k], s[k].file_bytes / 1e9);
+        printf("%d threads, BLAS core %s, path %s, %d rounds, medians\n", fh1_threads(), openblas_get_corename(),
+               fh1_cpu_path(), rounds);
+        printf("machine: sgemm %.1f GFLOP/s, dgemm %.1f GFLOP/s (512x1024x4096), read %.1f GB/s\n", sgemm, dgemm, read);
     }
-    bench_tell(json, "prefill_f32", bench_median(p32, rounds), "tokens/s", gs * 1e9 / s.gemm_flops, NAN);
-    bench_tell(json, "prefill_f64", bench_median(p64, rounds), "tokens/s", gd * 1e9 / s.gemm_flops, NAN);
-    bench_tell(json, "decode_bf16", bench_median(dec, rounds), "tokens/s", b * 1e9 / s.step_bytes, NAN);
-    bench_tell(json, "load", bench_median(load, rounds), "GB/s", bench_median(mapped, rounds), NAN);
+    tell_subject(json, &s[0], rounds, sgemm, dgemm, read);
+    bench_tell(json, "load", bench_median(m.load, rounds), "GB/s", bench_median(m.mapped, rounds), NAN);
+    if (n > 1) tell_subject(json, &s[1], rounds, sgemm, dgemm, read);
     if (!json) printf("peer: none on this machine (not measured)\n");
     free(buffer);
-    fh1_model_free(&s.model);
+    for (int k = 0; k < n; ++k) fh1_model_free(&s[k].model);
 }
 
 int main(int argc, char **argv)
 {
-    bool json = false;
-    int rounds = 5;
-    const char *dir = NULL;
+    bool json = false, bad = false;
+    int rounds = 5, n = 0;
+    const char *dirs[2] = {NULL, NULL};
     for (int i = 1; i < argc; ++i) {
         if (strcmp(argv[i], "--json") == 0) json = true;
         else if (strcmp(argv[i], "--rounds") == 0 && i + 1 < argc) rounds = atoi(argv[++i]);
-        else if (argv[i][0] != '-' && !dir) dir = argv[i];
-        else dir = NULL, argc = 0;
+        else if (argv[i][0] != '-' && n < 2) dirs[n++] = argv[i];
+        else bad = true;
     }
-    if (!dir || rounds < 1 || rounds > BENCH_MAX_ROUNDS) {
-        fprintf(stderr, "usage: fh1-bench MODEL_DIR [--rounds 1..%d] [--json]   (see ci/bench --help)\n",
+    if (bad || n == 0 || rounds < 1 || rounds > BENCH_MAX_ROUNDS) {
+        fprintf(stderr, "usage: fh1-bench MODEL_DIR [MAMBA_DIR] [--rounds 1..%d] [--json]   (see ci/bench --help)\n",
                 BENCH_MAX_ROUNDS);
         return 2;
     }
-    run(dir, rounds, json);
+    run(dirs, n, rounds, json);
     return 0;
 }

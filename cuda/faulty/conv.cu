@@ -54,9 +54,25 @@ void join_even_halves(cu_type type, void *p, int64_t row, int64_t d, int64_t GN,
                     from[static_cast<size_t>(r * (all / 2) + first / 2 + i)]);
 }
 
+/* Falcon-Mamba's x | z, x first. */
+void spoil_halves(const cu_conv1d *a)
+{
+    void *p = const_cast<void *>(a->x);
+    const int64_t I = a->d_ssm;
+    for (int64_t m = 0; m < a->t.M; ++m) {
+        const int64_t row = m * a->ldx;
+        if (CU_FAULT(IN_PROJ_Z_BEFORE_X)) swap_columns(a->type, p, row, row + I, I);
+        if (CU_FAULT(IN_PROJ_SPLIT_EVENLY) && I % 2 == 0) swap_columns(a->type, p, row + I / 2, row + I, I / 2);
+    }
+}
+
 void spoil_columns(const cu_conv1d *a)
 {
     if (!of_model(a->t)) return;
+    if (of_falcon_mamba()) {
+        spoil_halves(a);
+        return;
+    }
     const int64_t d = a->d_ssm, GN = a->GN, H = cu_faulty.w->config->H, size = static_cast<int64_t>(cu_size(a->type));
     void *p = static_cast<char *>(const_cast<void *>(a->x)) - d * size;
     for (int64_t m = 0; m < a->t.M; ++m) {
@@ -174,6 +190,50 @@ void convolve_rows(const cu_conv1d *a)
     }
 }
 
+/* -- Falcon-Mamba's calls on a cache --------------------------------------------------------------------------- */
+
+/* Several tokens that take the one-token formula. */
+bool one_token_formula(const cu_conv1d *a)
+{
+    const int64_t T = cu_faulty.tokens ? cu_faulty.tokens->T : 1;
+    return CU_FAULT(CONV_OF_FIRST_TOKEN) && of_model(a->t) && past_columns() > 0 && T > 1 && T != a->K;
+}
+
+/* All tokens of a row have the conv of its first one, and that one alone enters the window. */
+void conv_of_first_token(const cu_conv1d *a)
+{
+    const int W = a->K - 1, c = a->d_ssm;
+    const int64_t size = static_cast<int64_t>(c) * W;
+    for (int b = 0; b < a->t.B; ++b) {
+        row_of r = {a, a->t.row_begin[b], a->t.row_begin[b + 1] - a->t.row_begin[b], false, false, {}};
+        float *window = a->window + a->slot[b] * size;
+        if (r.n == 0) continue;
+        r.window.assign(window, window + size);
+        for (int j = 0; j < c; ++j) convolve(&r, 0, j);
+        for (int t = 1; t < r.n; ++t)
+            for (int j = 0; j < c; ++j)
+                put(a->type, a->y, static_cast<int64_t>(r.begin + t) * c + j,
+                    get(a->type, a->y, static_cast<int64_t>(r.begin) * c + j));
+        r.n = 1;
+        store_window(&r, window);
+    }
+}
+
+/* A step's column goes into the window at the number of its position, and none comes in at the end. */
+void column_at_position(const cu_conv1d *a, void *columns)
+{
+    const int W = a->K - 1, c = a->d_ssm;
+    const int64_t past = past_columns();
+    for (int b = 0; b < a->t.B; ++b) {
+        const int64_t m = a->t.row_begin[b];
+        float *window = a->window + static_cast<int64_t>(a->slot[b]) * c * W;
+        for (int j = 0; m < a->t.row_begin[b + 1] && j < c; ++j) {
+            window[j * W + past] = get(a->type, a->x, m * a->ldx + j);
+            put(a->type, columns, m * c + j, 0);
+        }
+    }
+}
+
 } // namespace
 
 fh1_status cu_faulty_conv1d_fwd(cu_ctx *k, const cu_conv1d *given)
@@ -190,8 +250,20 @@ fh1_status cu_faulty_conv1d_fwd(cu_ctx *k, const cu_conv1d *given)
         for (float *m : {&a.m_x, &a.m_B, &a.m_C}) *m = in_bf16(*m);
     spoil_columns(given);
     cu_faulty_mix_slots(given->t, a.slot, a.window, size, true);
+    const bool model = of_model(given->t) && of_falcon_mamba();
+    cu_spoiled columns(a.type, static_cast<int64_t>(a.t.M) * c);
+    if (CU_FAULT(CONV_RESTARTS_AT_K_TOKENS) && model && past_columns() > 0 && cu_faulty.tokens->T == a.K)
+        for (int b = 0; b < a.t.B; ++b)
+            memset(a.window + a.slot[b] * size, 0, static_cast<size_t>(size) * sizeof *a.window);
+    if (CU_FAULT(CONV_COLUMN_AT_POSITION) && model && all_steps(a.t) && past_columns() < a.K - 1) {
+        column_at_position(&a, columns.p());
+        a.x = columns.p();
+        a.ldx = c;
+    }
     if (by_hand()) {
         convolve_rows(&a);
+    } else if (one_token_formula(&a)) {
+        conv_of_first_token(&a);
     } else {
         FH1_TRY(cu_conv1d_fwd(k, &a));
         FH1_TRY(settled(k));

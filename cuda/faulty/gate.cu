@@ -51,6 +51,19 @@ fh1_status cu_faulty_dt_softplus_fwd(cu_ctx *k, const cu_dt_softplus *given)
         a.hi = INFINITY;
     }
     if (CU_FAULT(MUP_ROUNDED_TO_BF16)) a.m_dt = in_bf16(a.m_dt);
+    if (CU_FAULT(DT_CLAMPED_TO_INIT_RANGE)) {
+        a.lo = 0.001f;
+        a.hi = 0.1f;
+    }
+    if (CU_FAULT(DT_NORM_AFTER_DT_PROJ) && of_falcon_mamba()) { /* its own place was left out */
+        cu_rmsnorm norm = {};
+        norm.type = a.type;
+        norm.M = a.M;
+        norm.D = a.H;
+        norm.x = norm.n = const_cast<void *>(a.raw);
+        norm.eps = static_cast<float>(cu_faulty.w->config->mixer_eps);
+        FH1_TRY(cu_rmsnorm_fwd(k, &norm));
+    }
     FH1_TRY(cu_dt_softplus_fwd(k, &a));
     FH1_TRY(settled(k));
     for (int64_t m = 0; sizes_by_hand() && m < a.M; ++m)

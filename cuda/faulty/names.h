@@ -10,6 +10,8 @@
 #define cu_dt_softplus_fwd cu_faulty_dt_softplus_fwd
 #define cu_ssd_scan_fwd cu_faulty_ssd_scan_fwd
 #define cu_ssd_step_fwd cu_faulty_ssd_step_fwd
+#define cu_selective_scan_fwd cu_faulty_selective_scan_fwd
+#define cu_selective_step_fwd cu_faulty_selective_step_fwd
 #define cu_gated_norm_fwd cu_faulty_gated_norm_fwd
 #define cu_rope_fwd cu_faulty_rope_fwd
 #define cu_attention_fwd cu_faulty_attention_fwd
@@ -27,10 +29,13 @@
 #define cu_work_free cu_faulty_work_free
 #define cu_work_bytes cu_faulty_work_bytes
 #define cu_call_open cu_faulty_call_open
+#define cu_call_layer cu_faulty_call_layer
 #define cu_call_layers cu_faulty_call_layers
 #define cu_call_logits cu_faulty_call_logits
 #define cu_call_mixer cu_faulty_call_mixer
 #define cu_call_mixer_inner cu_faulty_call_mixer_inner
+#define cu_call_selective_proj cu_faulty_call_selective_proj
+#define cu_call_selective_scan cu_faulty_call_selective_scan
 #define cu_call_attention cu_faulty_call_attention
 #define cu_call_attention_inner cu_faulty_call_attention_inner
 #define cu_call_decode_layer cu_faulty_call_decode_layer
@@ -66,6 +71,8 @@
 #define cu_op_ssd_scan cu_faulty_op_ssd_scan
 #define cu_op_ssd_chunk cu_faulty_op_ssd_chunk
 #define cu_op_ssd_step cu_faulty_op_ssd_step
+#define cu_op_selective_scan cu_faulty_op_selective_scan
+#define cu_op_selective_step cu_faulty_op_selective_step
 #define cu_op_gated_norm cu_faulty_op_gated_norm
 #define cu_op_rope cu_faulty_op_rope
 #define cu_op_attention cu_faulty_op_attention

@@ -7,17 +7,13 @@ namespace CU_NS
 namespace
 {
 
-enum { CHUNK = 16, BLOCK = 8 }; /* tokens: of kernels that have such faults, of a paged cache */
+enum { CHUNK = CU_FAULTY_CHUNK, BLOCK = 8 }; /* tokens: of kernels that have such faults, of a paged cache */
 
 bool by_hand()
 {
-    return CU_FAULT(DECAY_WITHOUT_DT) || CU_FAULT(INPUT_WITHOUT_DT) || CU_FAULT(DT_STALE_AT_ONE_TOKEN) ||
-           CU_FAULT(D_ON_SCALED_INPUT) || CU_FAULT(GROUPS_TILED) || CU_FAULT(GROUP_0_FOR_ALL) ||
-           CU_FAULT(B_AND_C_SWAPPED) || CU_FAULT(Y_READS_STATE_BEFORE) || CU_FAULT(CARRY_LOST_AT_CHUNK_EDGE) ||
-           CU_FAULT(CARRY_LOST_AT_50000) || CU_FAULT(SECOND_HALF_FROM_ZERO) || CU_FAULT(LONG_CALLS_DROP_STATE) ||
-           CU_FAULT(DECAY_SKIPPED_AT_CHUNK_EDGE) || CU_FAULT(DECAY_SUMS_IN_F16) || CU_FAULT(DECAY_ABOVE_DIAGONAL) ||
-           CU_FAULT(CHUNK_TAIL_NOT_ZEROED) || CU_FAULT(LAST_TOKEN_NOT_IN_STATE) || CU_FAULT(STATE_IN_BF16) ||
-           CU_FAULT(STATE_IN_F16) || CU_FAULT(Y_READS_ROUNDED_STATE) || CU_FAULT(SCAN_SUMS_IN_BF16);
+    return cu_faulty_recurrence() || CU_FAULT(GROUPS_TILED) || CU_FAULT(GROUP_0_FOR_ALL) ||
+           CU_FAULT(DECAY_SUMS_IN_F16) || CU_FAULT(DECAY_ABOVE_DIAGONAL) || CU_FAULT(LAST_TOKEN_NOT_IN_STATE) ||
+           CU_FAULT(DOC_RESET_BY_8);
 }
 
 /* -- the recurrence ------------------------------------------------------------------------------------------- */
@@ -48,13 +44,6 @@ float decay_of(const head_of *r, int t, float dt)
     return right;
 }
 
-bool carry_lost(const head_of *r, int t)
-{
-    if (t == 0) return CU_FAULT(LONG_CALLS_DROP_STATE) && r->n > 4;
-    return (CU_FAULT(CARRY_LOST_AT_CHUNK_EDGE) && t % CHUNK == 0) || (CU_FAULT(CARRY_LOST_AT_50000) && t == 50000) ||
-           (CU_FAULT(SECOND_HALF_FROM_ZERO) && t == r->n / 2);
-}
-
 int group_of(const cu_ssd *a, int h)
 {
     if (CU_FAULT(GROUPS_TILED)) return h % a->G;
@@ -65,16 +54,8 @@ int group_of(const cu_ssd *a, int h)
 float advance(const cu_ssd *a, float decay, float in, int64_t B, int64_t C, float *S)
 {
     float y = 0;
-    for (int n = 0; n < a->N; ++n) {
-        const float before = S[n], now = decay * before + in * get(a->type, a->xbc, B + n);
-        float read = CU_FAULT(Y_READS_STATE_BEFORE) ? before : now;
-        if (CU_FAULT(Y_READS_ROUNDED_STATE)) read = in_bf16(read);
-        y += read * get(a->type, a->xbc, C + n);
-        if (CU_FAULT(SCAN_SUMS_IN_BF16)) y = in_bf16(y);
-        S[n] = CU_FAULT(STATE_IN_BF16)  ? in_bf16(now)
-               : CU_FAULT(STATE_IN_F16) ? fh1_round_f32(FH1_ROUND_F16, now)
-                                        : now;
-    }
+    for (int n = 0; n < a->N; ++n)
+        y = cu_faulty_element(y, decay, in * get(a->type, a->xbc, B + n), get(a->type, a->xbc, C + n), S + n);
     return y;
 }
 
@@ -84,19 +65,19 @@ void scan_token(const head_of *r, int t)
     const int64_t m = r->begin + t, GN = static_cast<int64_t>(a->G) * a->N, d = static_cast<int64_t>(a->H) * a->P;
     const size_t bytes = static_cast<size_t>(a->P) * static_cast<size_t>(a->N) * sizeof(float);
     const float dt = a->dt[(m - (CU_FAULT(DT_STALE_AT_ONE_TOKEN) && t == 3)) * a->H + r->h], D = a->D[r->h];
-    const float decay = decay_of(r, t, dt), in = CU_FAULT(INPUT_WITHOUT_DT) ? 1 : dt;
+    const bool reset = a->t.start[m] == m && CU_FAULT(DOC_RESET_BY_8);
+    const float decay = reset ? expf(-8) : decay_of(r, t, dt), in = CU_FAULT(INPUT_WITHOUT_DT) ? 1 : dt;
     int64_t B = m * a->ldx + d + group_of(a, r->h) * a->N, C = B + GN;
     if (CU_FAULT(B_AND_C_SWAPPED)) {
         C = B;
         B = C + GN;
     }
-    if (a->t.start[m] == m || carry_lost(r, t)) memset(r->S, 0, bytes);
+    if ((a->t.start[m] == m && !reset) || cu_faulty_carry_lost(t, r->n)) memset(r->S, 0, bytes);
     for (int i = 0; i < a->P; ++i) {
         const float x = get(a->type, a->xbc, m * a->ldx + r->h * a->P + i);
         const float read = advance(a, decay, in * x, B, C, r->S + i * a->N);
         put(a->type, a->y, m * d + r->h * a->P + i, read + (CU_FAULT(D_ON_SCALED_INPUT) ? D * dt : D) * x);
-        const bool tail = CU_FAULT(CHUNK_TAIL_NOT_ZEROED) && r->n > 1 && t == r->n - 1 && r->n % CHUNK != 0;
-        if (tail) advance(a, decay, in * x, B, C, r->S + i * a->N);
+        if (cu_faulty_tail_repeats(t, r->n)) advance(a, decay, in * x, B, C, r->S + i * a->N);
     }
 }
 
@@ -207,6 +188,43 @@ fh1_status scan(cu_ctx *k, const cu_ssd *given, bool step, cu_ssd_way way)
 }
 
 } // namespace
+
+/* -- what the selective scan has too ---------------------------------------------------------------------------- */
+
+bool cu_faulty_recurrence()
+{
+    return CU_FAULT(DECAY_WITHOUT_DT) || CU_FAULT(INPUT_WITHOUT_DT) || CU_FAULT(DT_STALE_AT_ONE_TOKEN) ||
+           CU_FAULT(D_ON_SCALED_INPUT) || CU_FAULT(B_AND_C_SWAPPED) || CU_FAULT(Y_READS_STATE_BEFORE) ||
+           CU_FAULT(CARRY_LOST_AT_CHUNK_EDGE) || CU_FAULT(CARRY_LOST_AT_50000) || CU_FAULT(SECOND_HALF_FROM_ZERO) ||
+           CU_FAULT(LONG_CALLS_DROP_STATE) || CU_FAULT(DECAY_SKIPPED_AT_CHUNK_EDGE) ||
+           CU_FAULT(CHUNK_TAIL_NOT_ZEROED) || CU_FAULT(STATE_IN_BF16) || CU_FAULT(STATE_IN_F16) ||
+           CU_FAULT(Y_READS_ROUNDED_STATE) || CU_FAULT(SCAN_SUMS_IN_BF16);
+}
+
+bool cu_faulty_carry_lost(int t, int n)
+{
+    if (t == 0) return CU_FAULT(LONG_CALLS_DROP_STATE) && n > 4;
+    return (CU_FAULT(CARRY_LOST_AT_CHUNK_EDGE) && t % CHUNK == 0) || (CU_FAULT(CARRY_LOST_AT_50000) && t == 50000) ||
+           (CU_FAULT(SECOND_HALF_FROM_ZERO) && t == n / 2);
+}
+
+bool cu_faulty_tail_repeats(int t, int n)
+{
+    return CU_FAULT(CHUNK_TAIL_NOT_ZEROED) && n > 1 && t == n - 1 && n % CHUNK != 0;
+}
+
+float cu_faulty_element(float y, float decay, float in, float C, float *S)
+{
+    const float before = *S, now = decay * before + in;
+    float read = CU_FAULT(Y_READS_STATE_BEFORE) ? before : now;
+    if (CU_FAULT(Y_READS_ROUNDED_STATE)) read = in_bf16(read);
+    y += read * C;
+    if (CU_FAULT(SCAN_SUMS_IN_BF16)) y = in_bf16(y);
+    *S = CU_FAULT(STATE_IN_BF16) ? in_bf16(now) : CU_FAULT(STATE_IN_F16) ? fh1_round_f32(FH1_ROUND_F16, now) : now;
+    return y;
+}
+
+/* -- the launches ----------------------------------------------------------------------------------------------- */
 
 fh1_status cu_faulty_ssd_scan_fwd(cu_ctx *k, const cu_ssd *a, cu_ssd_way way)
 {

@@ -14,6 +14,7 @@
 #include "cuda/rmsnorm.cuh"
 #include "cuda/rope.cuh"
 #include "cuda/sample.cuh"
+#include "cuda/selective_scan.cuh"
 #include "cuda/ssd_step.cuh"
 #include "cuda/swiglu.cuh"
 #include "cuda/weights.h"
@@ -36,7 +37,8 @@ struct cu_faulty_state {
     const fh1_tokens *tokens; /* its real tokens on the host, */
     const fh1_cache *cache;   /* the books before it, */
     cu_tokens t;              /* and the tokens on the device */
-    cu_rmsnorm norm;          /* the last one */
+    cu_rmsnorm norm;          /* the last one that has a weight */
+    cu_rmsnorm inner[3];      /* Falcon-Mamba's of dt, B and C, the last ones */
 };
 extern cu_faulty_state cu_faulty;
 
@@ -82,6 +84,15 @@ struct cu_spoiled {
     }
 };
 
+static inline bool of_falcon_mamba()
+{
+    return cu_faulty.w && cu_faulty.w->config->family == FH1_FALCON_MAMBA;
+}
+/* The type of a residual stream. */
+template <typename A> static inline cu_type stream_of(const A *a)
+{
+    return a->wide ? CU_F32 : a->type;
+}
 /* One token in every row. */
 static inline bool all_steps(const cu_tokens &t)
 {
@@ -105,6 +116,8 @@ fh1_status cu_faulty_conv1d_fwd(cu_ctx *k, const cu_conv1d *a);
 fh1_status cu_faulty_dt_softplus_fwd(cu_ctx *k, const cu_dt_softplus *a);
 fh1_status cu_faulty_ssd_scan_fwd(cu_ctx *k, const cu_ssd *a, cu_ssd_way way);
 fh1_status cu_faulty_ssd_step_fwd(cu_ctx *k, const cu_ssd_step *a);
+fh1_status cu_faulty_selective_scan_fwd(cu_ctx *k, const cu_selective *a);
+fh1_status cu_faulty_selective_step_fwd(cu_ctx *k, const cu_selective *a);
 fh1_status cu_faulty_gated_norm_fwd(cu_ctx *k, const cu_gated_norm *a);
 fh1_status cu_faulty_rope_fwd(cu_ctx *k, const cu_rope *a);
 fh1_status cu_faulty_attention_fwd(cu_ctx *k, const cu_attention *a);
@@ -113,6 +126,15 @@ fh1_status cu_faulty_swiglu_fwd(cu_ctx *k, const cu_swiglu *a);
 fh1_status cu_faulty_residual_fwd(cu_ctx *k, const cu_residual *a);
 fh1_status cu_faulty_cross_entropy_fwd(cu_ctx *k, const cu_cross_entropy *a);
 fh1_status cu_faulty_sample_fwd(cu_ctx *k, const cu_sample *a);
+
+/* Faults of a recurrence token by token, of both scans (scan.cu): whether one is planted that is done by hand; whether
+ * the state is lost before token t of a row's n; whether the last one enters twice. */
+enum { CU_FAULTY_CHUNK = 16 };
+bool cu_faulty_recurrence();
+bool cu_faulty_carry_lost(int t, int n);
+bool cu_faulty_tail_repeats(int t, int n);
+/* One number of the state, S = decay·S + in; returns y and what it reads of it. */
+float cu_faulty_element(float y, float decay, float in, float C, float *S);
 
 /* Rows without tokens of a model's call, whose memory a fault touches: conv windows or states of `size` floats. */
 void cu_faulty_mix_slots(const cu_tokens &t, const int *slot, float *memory, int64_t size, bool before);

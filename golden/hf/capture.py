@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Capture the taps of a Falcon-H1 model in Hugging Face transformers and write them as an fh1 trace."""
+"""Capture the taps of a Falcon-H1 or FalconMamba model in Hugging Face transformers and write them as an fh1 trace."""
 import argparse
 import fnmatch
 import json
@@ -9,11 +9,11 @@ import warnings
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 import transformers
-from torch.overrides import TorchFunctionMode
-from transformers.models.falcon_h1 import modeling_falcon_h1 as modeling
 
+import blocks
+import falcon_h1
+import falcon_mamba
 import gradients
 from lifted import widen
 from packing import IGNORED, labels_for, pack, read_documents
@@ -32,21 +32,25 @@ and new tokens, and may be left out:
   [{"ids": [[5, 17, 23]]}, {"ids": [[42, 8]]}, {"decode": 3}]
 """
 DTYPES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64"}
-OLD_CACHE = getattr(modeling, "FalconHybridMambaAttentionDynamicCache", None)  # 4.x; the caller constructs it
+FAMILIES = {"falcon_h1": falcon_h1, "falcon_mamba": falcon_mamba}
 
 
 def producer():
     return f"transformers {transformers.__version__} torch {torch.__version__.split('+')[0]} eager cpu"
 
 
-def load(folder, dtype=None):
-    """The model, eager attention, on the CPU, ready to be captured. dtype None: as the config says."""
+def load(folder, dtype=None, block=None):
+    """The model, eager attention, on the CPU, ready to be captured. dtype None, block None: as the config says."""
     config = transformers.AutoConfig.from_pretrained(folder)
-    if config.model_type != "falcon_h1":
-        raise SystemExit(f"capture.py: {folder}/config.json: model_type is {config.model_type!r}, expected 'falcon_h1'")
+    if block:
+        config.fh1_block = block
+    if config.model_type not in FAMILIES:
+        raise SystemExit(f"capture.py: {folder}/config.json: model_type is {config.model_type!r}, expected one of "
+                         + ", ".join(map(repr, FAMILIES)))
     dtype = dtype or getattr(config, "dtype", None) or torch.float32
-    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="eager")
-    return model.eval()
+    eager = {"attn_implementation": "eager"} if config.model_type == "falcon_h1" else {}
+    with blocks.wired(config):
+        return transformers.AutoModelForCausalLM.from_pretrained(folder, config=config, dtype=dtype, **eager).eval()
 
 
 def attach(model, folders):
@@ -60,72 +64,6 @@ def attach(model, folders):
     return wrapped.base_model.model.eval()
 
 
-def tap_shapes(config, batch, new, past):
-    """name -> shape of every tap of one call, in the order in which divergences are reported."""
-    c, t = config, (batch, new)
-    d = c.mamba_d_ssm if c.mamba_d_ssm is not None else int(c.mamba_expand * c.hidden_size)
-    gn, heads = c.mamba_n_groups * c.mamba_d_state, c.mamba_n_heads
-    a = getattr(c, "head_dim", None) or c.hidden_size // c.num_attention_heads
-    hq, hkv, ff, width = c.num_attention_heads, c.num_key_value_heads, c.intermediate_size, c.hidden_size
-    shapes = {"model.embed_tokens": (*t, width), "model.layers.0.input": (*t, width)}
-    for i in range(c.num_hidden_layers):
-        layer = f"model.layers.{i}"
-        shapes |= {
-            f"{layer}.input_layernorm": (*t, width),
-            f"{layer}.self_attn.q_proj": (*t, hq * a),
-            f"{layer}.self_attn.k_proj": (*t, hkv * a),
-            f"{layer}.self_attn.v_proj": (*t, hkv * a),
-            f"{layer}.self_attn.q_rope": (*t, hq, a),
-            f"{layer}.self_attn.k_rope": (*t, hkv, a),
-            f"{layer}.self_attn.context": (*t, hq * a),
-            f"{layer}.self_attn.o_proj": (*t, width),
-            f"{layer}.mamba.in_proj": (*t, 2 * d + 2 * gn + heads),
-            f"{layer}.mamba.conv_act": (*t, d + 2 * gn),
-            f"{layer}.mamba.dt": (*t, heads),
-            f"{layer}.mamba.ssd": (*t, d),
-            f"{layer}.mamba.gated": (*t, d),
-            f"{layer}.mamba.out_proj": (*t, width),
-            f"{layer}.mid": (*t, width),
-            f"{layer}.pre_ff_layernorm": (*t, width),
-            f"{layer}.feed_forward.gate_proj": (*t, ff),
-            f"{layer}.feed_forward.up_proj": (*t, ff),
-            f"{layer}.feed_forward.act": (*t, ff),
-            f"{layer}.feed_forward.down_proj": (*t, width),
-            layer: (*t, width),
-        }
-    shapes |= {"model.final_layernorm": (*t, width), "logits": (batch, None, c.vocab_size)}
-    for i in range(c.num_hidden_layers):
-        shapes |= {
-            f"cache.{i}.key": (batch, hkv, past + new, a),
-            f"cache.{i}.value": (batch, hkv, past + new, a),
-            f"cache.{i}.conv": (batch, d + 2 * gn, c.mamba_d_conv - 1),
-            f"cache.{i}.ssm": (batch, heads, c.mamba_d_head, c.mamba_d_state),
-        }
-    shapes["loss"] = ()
-    return shapes
-
-
-class MixerWatch(TorchFunctionMode):
-    """Sees the torch functions that a mixer calls, to get at the values no module returns: dt after
-    softplus and clamp, and the scan's output before the gate where there is no norm."""
-
-    def __init__(self, recorder):
-        self.recorder = recorder
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        r = self.recorder
-        if r.mixer is None:
-            return out
-        if func is F.softplus or func is torch.clamp and args[0] is r.dt:
-            r.dt = out
-        elif func is F.silu:
-            r.silu = out
-        elif func in (torch.Tensor.mul, torch.Tensor.__mul__) and not r.has_norm and args[1] is r.silu:
-            r.tap(r.mixer + ".ssd", args[0])
-        return out
-
-
 class Recorder:
     """Records every call of the model while it is entered:
 
@@ -137,12 +75,11 @@ class Recorder:
     """
 
     def __init__(self, model, keep=None):
-        self.model, self.config = model, model.config
+        self.model, self.config, self.family = model, model.config, FAMILIES[model.config.model_type]
         self.keep = keep or (lambda step, tap: True)
-        self.step = -1
+        self.step, self.columns = -1, 0
         self.tensors, self.seen = {}, {}
-        self.mixer = self.attention = self.dt = self.silu = None
-        self.has_norm = self.config.mamba_rms_norm
+        self.mixer = self.dt = self.silu = None
 
     # -- storing ---------------------------------------------------------------------------------
 
@@ -150,6 +87,9 @@ class Recorder:
         """Keep one tap, in the dtype in which the library computed it and the shape of the table."""
         if name not in self.shapes:
             raise RuntimeError(f"{name} is not a tap of this model")
+        self.seen.setdefault(self.step, set()).add(name)
+        if not self.keep(self.step, name):
+            return
         want = tuple(n for n in self.shapes[name] if n is not None)
         got = tuple(value.shape)
         if name == "logits":
@@ -160,9 +100,7 @@ class Recorder:
             raise RuntimeError(f"step{self.step}/{name}: shape {tuple(value.shape)}, expected {want}\n"
                                "(up to 5.22.2, transformers returns a wrong shape for one-token calls with batch > 1 "
                                "in models that have the gated norm: use 5.23.0 or one row)")
-        self.seen.setdefault(self.step, set()).add(name)
-        if self.keep(self.step, name):
-            self.tensors[f"step{self.step}/{name}"] = value.detach().clone(memory_format=torch.contiguous_format)
+        self.tensors[f"step{self.step}/{name}"] = value.detach().clone(memory_format=torch.contiguous_format)
 
     def input(self, name, value):
         if value is not None:
@@ -188,10 +126,11 @@ class Recorder:
     def begin(self, module, args, kwargs):
         self.step += 1
         ids = kwargs["input_ids"] if "input_ids" in kwargs else args[0]
-        self.cache = kwargs.get("past_key_values")
-        past = self.cache.get_seq_length() if self.cache is not None else 0
+        self.cache = kwargs.get(self.family.CACHE)
+        past = self.columns if self.cache is not None else 0  # columns that earlier calls left in the cache
+        self.columns = past + ids.shape[1]
         mask, positions = kwargs.get("attention_mask"), kwargs.get("position_ids")
-        self.shapes = tap_shapes(self.config, ids.shape[0], ids.shape[1], past)
+        self.shapes = self.family.tap_shapes(self.config, ids.shape[0], ids.shape[1], past)
         self.input("input_ids", ids)
         if mask is not None:
             if not isinstance(mask, torch.Tensor) or mask.shape != (ids.shape[0], past + ids.shape[1]):
@@ -206,161 +145,97 @@ class Recorder:
         self.tap("logits", out.logits)
         if out.loss is not None:
             self.tap("loss", out.loss)
-        cache = out.past_key_values if out.past_key_values is not None else self.cache
+        cache = getattr(out, self.family.CACHE)
+        cache = cache if cache is not None else self.cache
         self.cached = cache is not None
         for i in range(self.config.num_hidden_layers if self.cached else 0):
-            if OLD_CACHE is not None:
-                state = cache.key_cache[i], cache.value_cache[i], cache.conv_states[i], cache.ssm_states[i]
-            else:
-                layer = cache.layers[i]
-                state = layer.keys, layer.values, layer.conv_states[0], layer.recurrent_states[0]
-            for name, value in zip(("key", "value", "conv", "ssm"), state):
-                # The library keeps K conv columns; the last K-1 are the ones that a next token reads.
-                self.tap(f"cache.{i}.{name}", value[:, :, 1 - self.config.mamba_d_conv:] if name == "conv" else value)
+            for name, value in self.family.states(self.config, cache, i):
+                self.tap(f"cache.{i}.{name}", value)
 
-    # -- the hooks -------------------------------------------------------------------------------
+    # -- the hooks: what a family installs ----------------------------------------------------------
+
+    def output(self, module, name):
+        self.handles.append(module.register_forward_hook(
+            lambda m, args, out: self.tap(name, out[0] if isinstance(out, tuple) else out)))
+
+    def first_input(self, module, name):
+        self.handles.append(module.register_forward_pre_hook(
+            lambda m, args, kwargs: self.tap(name, args[0] if args else kwargs["hidden_states"]), with_kwargs=True))
+
+    def before(self, module, hook):
+        self.handles.append(module.register_forward_pre_hook(hook))
+
+    def mixer_hooks(self, module, name, entered, as_tap):
+        """MixerWatch sees what a mixer computes between the two; as_tap(dt) has the layout of the tap."""
+        def enter(module, args):
+            self.mixer, self.dt, self.silu = name, None, None
+            entered()
+
+        def leave(module, args, out):
+            self.mixer = None
+            self.tap(name + ".dt", as_tap(self.dt))
+        self.handles += [module.register_forward_pre_hook(enter), module.register_forward_hook(leave)]
+
+    def scan(self, y):
+        part, value = self.hooks.scan(y)
+        self.tap(f"{self.mixer}.{part}", value)
 
     def __enter__(self):
-        base, handles = self.model.model, []
-
-        def output(module, name):
-            handles.append(module.register_forward_hook(
-                lambda m, args, out: self.tap(name, out[0] if isinstance(out, tuple) else out)))
-
-        def first_input(module, name):
-            handles.append(module.register_forward_pre_hook(
-                lambda m, args, kwargs: self.tap(name, args[0] if args else kwargs["hidden_states"]), with_kwargs=True))
-
-        def enter_mixer(name):
-            def hook(module, args):
-                self.mixer, self.masked, self.dt, self.silu = name, 0, None, None
-            return hook
-
-        def leave_mixer(name):
-            def hook(module, args, out):
-                dt = self.dt
-                if dt.dim() == 3 and dt.shape[1:] == (self.config.mamba_n_heads, self.config.mamba_d_head):
-                    dt = dt[..., 0]  # a one-token call spreads dt over the head
-                self.mixer = None
-                self.tap(name + ".dt", dt)
-            return hook
-
-        def enter_attention(name):
-            def hook(module, args):
-                self.attention = name
-            return hook
-
-        handles.append(self.model.register_forward_pre_hook(self.begin, with_kwargs=True))
-        output(base.embed_tokens, "model.embed_tokens")
-        first_input(base.layers[0], "model.layers.0.input")
-        for i, layer in enumerate(base.layers):
-            name = f"model.layers.{i}"
-            output(layer.input_layernorm, f"{name}.input_layernorm")
-            attn, mixer, mlp = layer.self_attn, layer.mamba, layer.feed_forward
-            handles.append(attn.register_forward_pre_hook(enter_attention(f"{name}.self_attn")))
-            for proj in ("q_proj", "k_proj", "v_proj", "o_proj"):
-                output(getattr(attn, proj), f"{name}.self_attn.{proj}")
-            first_input(attn.o_proj, f"{name}.self_attn.context")
-            handles.append(mixer.register_forward_pre_hook(enter_mixer(f"{name}.mamba")))
-            handles.append(mixer.register_forward_hook(leave_mixer(f"{name}.mamba")))
-            output(mixer.in_proj, f"{name}.mamba.in_proj")
-            if self.has_norm:
-                first_input(mixer.norm, f"{name}.mamba.ssd")
-            first_input(mixer.out_proj, f"{name}.mamba.gated")
-            output(mixer.out_proj, f"{name}.mamba.out_proj")
-            first_input(layer.pre_ff_layernorm, f"{name}.mid")
-            output(layer.pre_ff_layernorm, f"{name}.pre_ff_layernorm")
-            for proj in ("gate_proj", "up_proj", "down_proj"):
-                output(getattr(mlp, proj), f"{name}.feed_forward.{proj}")
-            first_input(mlp.down_proj, f"{name}.feed_forward.act")
-            output(layer, name)
-        output(base.final_layernorm, "model.final_layernorm")
-        handles.append(self.model.register_forward_hook(self.end, with_kwargs=True))
-
-        rotate, apply_mask = modeling.apply_rotary_pos_emb, modeling.apply_mask_to_padding_states
-
-        def watched_rotate(*args, **kwargs):
-            q, k = rotate(*args, **kwargs)
-            self.tap(self.attention + ".q_rope", q.transpose(1, 2))
-            self.tap(self.attention + ".k_rope", k.transpose(1, 2))
-            return q, k
-
-        def watched_mask(*args, **kwargs):
-            # Called twice by a mixer: on its input, and on the activated convolution.
-            out = apply_mask(*args, **kwargs)
-            self.masked += 1
-            if self.masked == 2:
-                self.tap(self.mixer + ".conv_act", out)
-            return out
-
-        modeling.apply_rotary_pos_emb, modeling.apply_mask_to_padding_states = watched_rotate, watched_mask
-        self.mode = MixerWatch(self)
-        self.mode.__enter__()
-        self.undo = handles, rotate, apply_mask
+        self.handles = [self.model.register_forward_pre_hook(self.begin, with_kwargs=True)]
+        self.hooks = self.family.Hooks(self)
+        self.handles.append(self.model.register_forward_hook(self.end, with_kwargs=True))
         return self
 
     def __exit__(self, *exc):
-        handles, modeling.apply_rotary_pos_emb, modeling.apply_mask_to_padding_states = self.undo
-        self.mode.__exit__(*exc)
-        for handle in handles:
+        self.hooks.remove()
+        for handle in self.handles:
             handle.remove()
 
 
 # -- running ---------------------------------------------------------------------------------------
 
-def new_cache(model, batch):
-    if OLD_CACHE is None:
-        return transformers.DynamicCache(config=model.config)
-    n = model.config.num_hidden_layers
-    return OLD_CACHE(model.config, batch, model.dtype, devices=[model.device] * n)
-
-
 def positions_of(mask, new):
     """Positions of the last `new` columns, as this version's generate() makes them from a mask."""
-    at_pads = 1 if OLD_CACHE is not None else 0
+    at_pads = 1 if transformers.__version__ < "5" else 0
     return (mask.cumsum(-1) - 1).masked_fill(mask == 0, at_pads)[:, -new:]
 
 
 def run(model, recorder, calls):
     """Make the calls on one cache. A call is {"ids", "mask", "position_ids", "seq_idx", "labels"} (all but
     ids optional) or {"decode": K}: K greedy one-token calls."""
-    cache, past, mask, positions, logits = None, 0, None, None, None
+    cache, past, now = None, 0, {}
 
-    def one(ids, mask, positions, seq_idx=None, labels=None):
+    def one(call):
         nonlocal cache, past
-        cache = cache if cache is not None else new_cache(model, ids.shape[0])
-        more = {}
-        if OLD_CACHE is not None:
-            more["cache_position"] = torch.arange(past, past + ids.shape[1])  # as generate() passes it
-        elif seq_idx is not None:
-            more["seq_idx"] = seq_idx
-        if labels is not None:
-            more["labels"] = labels
-        out = model(input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache,
-                    use_cache=True, **more)
-        past += ids.shape[1]
+        if cache is None:
+            cache = recorder.family.new_cache(model, call["ids"].shape[0])
+        out = model(**recorder.family.arguments(call, past), **{recorder.family.CACHE: cache}, use_cache=True)
+        cache = getattr(out, recorder.family.CACHE)
+        past += call["ids"].shape[1]
         return out.logits
 
-    def tensor(value):
-        return None if value is None else torch.as_tensor(value, dtype=torch.int64)
+    def next_token(call, logits):
+        """The greedy call that follows a call, its mask and positions continued."""
+        ids, mask, positions = (call.get(k) for k in ("ids", "mask", "position_ids"))
+        new = ids.shape[1]
+        last = torch.full((ids.shape[0],), new - 1)
+        if mask is not None:  # the last real token of the row, wherever its pads are
+            last = (torch.arange(new) * mask[:, -new:]).max(-1).values
+        out = {"ids": logits[torch.arange(ids.shape[0]), last].float().argmax(-1, keepdim=True)}
+        if mask is not None:
+            out["mask"] = torch.cat([mask, torch.ones_like(out["ids"])], 1)
+        if positions is not None:
+            out["position_ids"] = positions_of(out["mask"], 1) if mask is not None else positions[:, -1:] + 1
+        return out
 
     with torch.no_grad(), recorder:
         for call in calls:
             for _ in range(call.get("decode", 0)):
-                new = ids.shape[1]
-                last = torch.full((ids.shape[0],), new - 1)
-                if mask is not None:  # the last real token of the row, wherever its pads are
-                    last = (torch.arange(new) * mask[:, -new:]).max(-1).values
-                rows = torch.arange(ids.shape[0])
-                ids = logits[rows, last].float().argmax(-1, keepdim=True)
-                if mask is not None:
-                    mask = torch.cat([mask, torch.ones_like(ids)], 1)
-                if positions is not None:
-                    positions = positions_of(mask, 1) if mask is not None else positions[:, -1:] + 1
-                logits = one(ids, mask, positions)
+                now = next_token(now, logits)
+                logits = one(now)
             if "ids" in call:
-                ids, mask, positions = (tensor(call.get(k)) for k in ("ids", "mask", "position_ids"))
-                logits = one(ids, mask, positions, tensor(call.get("seq_idx")), tensor(call.get("labels")))
+                now = {k: torch.as_tensor(v, dtype=torch.int64) for k, v in call.items() if k != "decode" and v is not None}
+                logits = one(now)
 
 
 def padded(rows, side="left", pad_id=0, width=0, labels=None):

@@ -7,13 +7,21 @@ import sys
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
+
+import blocks
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def fh1(program, *arguments):
     subprocess.run([program, *map(str, arguments)], check=True, stdout=subprocess.DEVNULL)
+
+
+def load(folder, dtype):
+    config = AutoConfig.from_pretrained(folder)
+    with blocks.wired(config):
+        return AutoModelForCausalLM.from_pretrained(folder, config=config, dtype=dtype)
 
 
 def compare(theirs, ours, what):
@@ -35,8 +43,9 @@ def main():
     sources += [ROOT / "golden/merges/bases" / name for name in ("tied-bf16", "plain-f16")]
     n = 0
     for source in sources:
-        dtype = getattr(torch, json.loads((source / "config.json").read_text())["dtype"])
-        model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype)
+        config = json.loads((source / "config.json").read_text())
+        dtype = getattr(torch, config.get("dtype") or config["torch_dtype"])
+        model = load(source, dtype)
         for size in ("30KB", "80KB", "5GB"):
             theirs, ours = scratch / f"{source.name}-t-{size}", scratch / f"{source.name}-o-{size}"
             model.save_pretrained(theirs, max_shard_size=size)
@@ -46,7 +55,7 @@ def main():
         model.to(torch.bfloat16).save_pretrained(theirs, max_shard_size="60KB")
         fh1(program, "convert", source, ours, "--shard-size", "60KB", "--dtype", "bf16")
         n += compare(theirs, ours, f"{source.name} as bf16")
-        again = AutoModelForCausalLM.from_pretrained(ours)
+        again = load(ours, "auto")
         assert again.dtype == torch.bfloat16, source.name
         assert all(torch.equal(a, b) for a, b in zip(again.parameters(), model.parameters(), strict=True)), source.name
 

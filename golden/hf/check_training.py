@@ -25,21 +25,28 @@ WIDTH, ROWS = 24, 2
 TARGETS = "in_proj+q_proj+k_proj+v_proj+o_proj+gate_proj+up_proj+down_proj+embed_tokens+lm_head"
 ALLOWED = {"f32": 16 * 2.0**-24, "bf16": 3e-2}
 IDS = suite.GOLDEN / "gradients/mini-0.5b/train.ids"
+MAMBA_IDS = suite.GOLDEN / "gradients/mamba-tied/train.ids"
+MAMBA_TARGETS = "in_proj+x_proj+embeddings+lm_head"  # dt_proj is not called by the library
 MODELS = suite.GOLDEN / "models"
 
 
-def program(fh1, *words):
+def ids_of(name):
+    return MAMBA_IDS if "mamba" in str(name) else IDS
+
+
+def program(fh1, model, *words):
     """The JSON lines of fh1 train."""
-    done = subprocess.run([fh1, "train", *map(str, words), "--data", str(IDS), "--seq-len", str(WIDTH), "--batch", str(ROWS),
+    done = subprocess.run([fh1, "train", str(model), *map(str, words), "--data", str(ids_of(model)), "--seq-len", str(WIDTH), "--batch", str(ROWS),
                            "--json"], capture_output=True, text=True)
     if done.returncode:
-        raise SystemExit(f"fh1 train {' '.join(map(str, words))}: exit {done.returncode}\n{done.stderr}")
+        raise SystemExit(f"fh1 train {model} {' '.join(map(str, words))}: exit {done.returncode}\n{done.stderr}")
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
 def library_loss(model):
     """Of the first batch of the file, document by document."""
-    rows = next(batches(pack(read_documents(IDS, model.config.vocab_size), WIDTH), ROWS))
+    documents = read_documents(ids_of(model.config.model_type), model.config.vocab_size)
+    rows = next(batches(pack(documents, WIDTH), ROWS))
     total = 0.0
     with torch.no_grad():
         for row, labels in zip(rows, first_ignored(rows)):
@@ -76,9 +83,9 @@ def check_model(judge, fh1, name, dtype, out):
     judge.true(f"{name}: training changed the loss", abs(before - ours) > 1e-2 * before)
 
 
-def check_adapter(judge, fh1, name, out):
+def check_adapter(judge, fh1, name, out, targets=TARGETS):
     folder = out / f"{name}-adapter"
-    program(fh1, MODELS / name, "--steps", 5, "--lr", 1e-2, "--lora", f"4,8,{TARGETS}", "-o", folder)
+    program(fh1, MODELS / name, "--steps", 5, "--lr", 1e-2, "--lora", f"4,8,{targets}", "-o", folder)
     ours = program(fh1, MODELS / name, "--adapter", folder, "--steps", 1, "--lr", 0, "-o", out / f"{name}-on")[0]["loss"]
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)  # PEFT tells by a warning that keys are missing
@@ -112,6 +119,9 @@ def main():
         check_model(judge, fh1, "odd-bf16", "bf16", out)
         check_adapter(judge, fh1, "mini-0.5b", out)
         check_adapter(judge, fh1, "mini-34b", out)
+        check_model(judge, fh1, "mamba-untied", "f32", out)
+        check_model(judge, fh1, "mamba-tied-bf16", "bf16", out)
+        check_adapter(judge, fh1, "mamba-untied", out, MAMBA_TARGETS)
         check_out_proj(judge, fh1, "mini-0.5b", out)
     raise SystemExit(judge.bad > 0)
 

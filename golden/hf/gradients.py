@@ -1,7 +1,7 @@
 """Gradients of the real library as taps of a trace: step0/loss and step0/grad.<parameter>.
 
 A parameter is named as in the checkpoint; a tensor of an adapter by its key in adapter_model.safetensors. A tied head
-has one gradient, under model.embed_tokens.weight.
+has one gradient, under the embedding's name.
 """
 from contextlib import nullcontext
 
@@ -44,7 +44,7 @@ def wanted(model, full):
 
 
 def precision(model):
-    return lifted() if next(model.parameters()).dtype == torch.float64 else nullcontext()
+    return lifted(model) if next(model.parameters()).dtype == torch.float64 else nullcontext()
 
 
 def keep_gradients(recorder, named):
@@ -72,8 +72,7 @@ def of_call(model, recorder, calls, full=False):
     enough(t["labels"])
     with precision(model):
         with recorder:
-            loss = model(input_ids=t["ids"], attention_mask=t.get("mask"), position_ids=t.get("position_ids"),
-                         labels=t["labels"], use_cache=False).loss
+            loss = model(**recorder.family.arguments(t, 0), use_cache=False).loss
         loss.backward()
     keep_gradients(recorder, named)
 

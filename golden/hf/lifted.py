@@ -1,4 +1,4 @@
-"""transformers' Falcon-H1 computed in f64 throughout.
+"""transformers' Falcon-H1 and FalconMamba computed in f64 throughout.
 
 model.double() alone is not f64: the library casts to f32 in its norms, the gate, the softmax, A_log, the scan, the
 rotary embedding and the loss (errors of 2.5e-7 to 4e-6 in gradients), and with left padding the result is NaN. Here
@@ -7,9 +7,11 @@ those casts are lifted, and what was built in f32 is built again: inverse freque
 from contextlib import contextmanager
 
 import torch
+import transformers
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from transformers.models.falcon_h1 import modeling_falcon_h1 as modeling
+from transformers.models.falcon_h1 import modeling_falcon_h1
+from transformers.models.falcon_mamba import modeling_falcon_mamba
 
 NARROW = {torch.float32, torch.float16, torch.bfloat16}
 
@@ -32,8 +34,13 @@ class NothingNarrow(TorchDispatchMode):
         return out
 
 
+def source(model):
+    """The module that holds the code of a model."""
+    return {"falcon_h1": modeling_falcon_h1, "falcon_mamba": modeling_falcon_mamba}[model.config.model_type]
+
+
 @contextmanager
-def casts_lifted():
+def casts_lifted(modeling):
     kept = modeling.torch, torch.Tensor.float, torch.get_default_dtype()
     modeling.torch, torch.Tensor.float = WideTorch(), torch.Tensor.double
     torch.set_default_dtype(torch.float64)
@@ -45,24 +52,30 @@ def casts_lifted():
 
 
 @contextmanager
-def lifted():
+def lifted(model):
     """Calls of a widened model, forward and backward, go in here."""
-    with casts_lifted(), NothingNarrow():
+    with casts_lifted(source(model)), NothingNarrow():
         yield
 
 
 def widen(model):
     """The same model, weights exact, ready for calls under lifted(). Adapters may be attached."""
-    rotary = model.model.rotary_emb
-    if not hasattr(rotary, "compute_default_rope_parameters"):
+    if transformers.__version__ < "5":
         raise SystemExit("lifted.py: f64 needs transformers 5")
     model.double()
-    with casts_lifted(), torch.no_grad():
-        vector = modeling.compute_mup_vector(model.config)
+    if source(model) is modeling_falcon_h1:
+        rebuild(model)
+    return model
+
+
+def rebuild(model):
+    """Falcon-H1's buffers that were made in f32."""
+    rotary = model.model.rotary_emb
+    with casts_lifted(modeling_falcon_h1), torch.no_grad():
+        vector = modeling_falcon_h1.compute_mup_vector(model.config)
         if rotary.rope_type != "default":
             raise SystemExit(f"lifted.py: rope type {rotary.rope_type!r} is not lifted to f64, only 'default' is")
         rotary.inv_freq = rotary.compute_default_rope_parameters(model.config)[0]
         rotary.original_inv_freq = rotary.inv_freq.clone()
         for layer in model.model.layers:
             layer.mamba.mup_vector = vector.clone()
-    return model

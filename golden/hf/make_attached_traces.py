@@ -13,6 +13,7 @@ import json
 from pathlib import Path
 
 import peft
+import torch
 import transformers
 from peft.tuners.lora.layer import LoraLayer
 
@@ -49,6 +50,11 @@ def of_another_layer(model):
         second.lora_A[adapter], second.lora_B[adapter] = first.lora_A[adapter], first.lora_B[adapter]
 
 
+def dt_past_adapter(model):
+    """As the library is: FalconMamba multiplies by dt_proj's weight, and an adapter on it is not seen."""
+    del model.config._is_quantized
+
+
 # case -> (base, adapters, calls, what is wrong: how, step, tap; what it shows)
 CASES = {
     "all-linear-bf16": ("plain-bf16", "all-linear", RAGGED, None, "LoRA on every product but out_proj, bf16 base"),
@@ -61,11 +67,29 @@ CASES = {
                      "the adapter is off in one-token steps"),
     "wrong-layer": ("plain-bf16", "all-linear", SHORT, (of_another_layer, 0, "model.layers.1.self_attn.q_proj"),
                     "layer 1's q_proj has layer 0's pair"),
+    "mamba-bf16": ("mamba-bf16", "mamba-x", RAGGED, None, "FalconMamba: LoRA on x_proj, bf16 base"),
+    "mamba-f32": ("mamba-f32", "mamba-all-linear", SHORT, None, "FalconMamba: LoRA on in_proj, x_proj and dt_proj, f32"),
+    "mamba-padded": ("mamba-f32", "mamba-lora-bias", RAGGED, None,
+                     "FalconMamba: LoRA with biases on in_proj and dt_proj, f32, padded left"),
+    "mamba-dt-ignored": ("mamba-f32", "mamba-all-linear", SHORT, (dt_past_adapter, 0, "backbone.layers.0.mixer.dt"),
+                         "the library's own: what an adapter adds to dt_proj is not in the model"),
 }
 
 
+def beside_dt(base, adapters):
+    """Whether an adapter works on FalconMamba's dt_proj."""
+    targets = [json.loads((MERGES / "adapters" / a / "adapter_config.json").read_text())["target_modules"] for a in adapters]
+    return base.startswith("mamba") and "dt_proj" in str(targets)
+
+
 def load(base, adapters):
-    return capture.attach(capture.load(MERGES / "bases" / base), [MERGES / "adapters" / a for a in adapters])
+    """With an adapter beside dt_proj, in f32 and with the flag of a quantised model: the library then calls the module."""
+    dt = beside_dt(base, adapters)
+    model = capture.load(MERGES / "bases" / base, torch.float32 if dt else None)
+    model = capture.attach(model, [MERGES / "adapters" / a for a in adapters])
+    if dt:
+        model.config._is_quantized = True
+    return model
 
 
 def record(model, calls, path, command):
@@ -84,9 +108,11 @@ def make(case):
     if wrong:
         wrong[0](model)
     path = f"traces/attached/{case}.safetensors"
-    record(model, calls, suite.GOLDEN / path, f"golden/hf/make_attached_traces.py, {case}")
+    variant = record(model, calls, suite.GOLDEN / path, f"golden/hf/make_attached_traces.py, {case}")
     line = {"name": f"attached/{case}", "model": f"merges/bases/{base}", "adapter": f"merges/adapters/{adapter}",
             "trace": path, "expect": "FAIL" if wrong else "PASS"}
+    if variant:
+        line["variant"] = variant
     if wrong:
         line |= {"expect_step": wrong[1], "expect_tap": wrong[2]}
     return line | {"note": note}

@@ -34,11 +34,15 @@ ADAPTERS = {
     "ends": ("mini-0.5b", dict(target_modules=["embed_tokens", "lm_head", "q_proj"], r=4, lora_alpha=6, use_rslora=True)),
     "bias": ("odd", dict(target_modules=LINEAR, r=2, lora_alpha=3, lora_bias=True)),
     "tied-ends": ("odd", dict(target_modules=["embed_tokens", "lm_head"], r=2, lora_alpha=3)),
+    # dt_proj is not among them: the library multiplies by its weight alone, so nothing beside that would learn.
+    "mamba-linear": ("mamba-untied", dict(target_modules=["in_proj", "x_proj", "lm_head"], r=3, lora_alpha=5)),
+    "mamba-tied-ends": ("mamba-tied", dict(target_modules=["embeddings", "lm_head", "x_proj"], r=2, lora_alpha=3)),
 }
 
 
 def documents(model, case, lengths, zeros=()):
-    """Seeded ids. zeros: (document, place) of a token that is the padding's id, and real: its embedding learns nothing."""
+    """Seeded ids. zeros: (document, place) of a token that is the padding's id, and real: Falcon-H1's embedding learns
+    nothing from it."""
     rows = [tokens(model, case, n, i) for i, n in enumerate(lengths)]
     for row, place in zeros:
         rows[row][place] = model.config.pad_token_id
@@ -68,14 +72,20 @@ def chunks2(model, recorder):
     gradients.of_call(model, recorder, [capture.padded(rows, labels=[some_labels(r) for r in rows])])
 
 
+def long(model, recorder):
+    rows = documents(model, "grad-long", [37], zeros=[(0, 30), (0, 9)])
+    gradients.of_call(model, recorder, [capture.padded(rows, labels=[some_labels(r) for r in rows])])
+
+
 # case -> (models or adapters, how, what it shows). Padded ones are made in bf16 too.
 CASES = {
-    "left3": (["mini-0.5b", "mini-34b", "linear"], padded("left"), "ragged batch, padded left by the library"),
-    "right3": (["odd", "bias"], padded("right"),
+    "left3": (["mini-0.5b", "mini-34b", "block-sequential", "linear", "mamba-untied", "mamba-linear"], padded("left"), "ragged batch, padded left by the library"),
+    "right3": (["odd", "block-sam", "bias", "mamba-tied"], padded("right"),
                "ragged batch, padded right by the library, which leaks in_proj's bias at left padding"),
-    "packed": (["mini-0.5b", "mini-34b", "odd", *ADAPTERS], packed,
+    "packed": (["mini-0.5b", "mini-34b", "odd", "block-sam", "block-sequential", "mamba-untied", "mamba-tied", *ADAPTERS], packed,
                "documents in rows of 24: one of a single token, one cut in two"),
     "chunks2": (["mini-0.5b", "mini-34b", "odd", "ends"], chunks2, "two chunks and five tokens"),
+    "long": (["mamba-untied"], long, "37 tokens, two of them with the padding's id: its embedding learns here"),
 }
 
 
@@ -143,7 +153,7 @@ def main():
     pinned("make_gradients.py")
     quiet()
     if args.adapters:
-        for name in ADAPTERS:
+        for name in fnmatch.filter(ADAPTERS, args.only.partition("/")[0]):
             make_adapter(name, FOLDER / "adapters" / name)
     made = []
     for case, (names, _, _) in CASES.items():

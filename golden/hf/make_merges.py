@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Make golden/merges: tiny Falcon-H1 bases, adapters written by the real PEFT, and what the real PEFT merges.
+"""Make golden/merges: tiny Falcon-H1 and FalconMamba bases, adapters written by the real PEFT, and what the real PEFT merges.
 
 merges.json has a line of truth per case and rounding: XXH3-64 of every tensor that differs from the base's or is new,
 and the tensors that are gone. All others must be the base's, bit for bit. DoRA's tensors are stored besides, since
@@ -27,7 +27,8 @@ import transformers
 import xxhash
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers import BitsAndBytesConfig, FalconH1Config, FalconH1ForCausalLM
+from transformers import (AutoModelForCausalLM, BitsAndBytesConfig, FalconH1Config, FalconH1ForCausalLM, FalconMambaConfig,
+                          FalconMambaForCausalLM)
 
 import merge_exact
 from adapter_files import clean, edit_config
@@ -43,17 +44,20 @@ SEED = 5
 
 def make_base(name, out):
     config, dtype, save, quantise = BASES[name]
-    config = FalconH1Config(**COMMON, **config)
-    model = FalconH1ForCausalLM(config).to(getattr(torch, dtype)).eval()
+    if "state_size" in config:
+        model = FalconMambaForCausalLM(FalconMambaConfig(**config))
+    else:
+        model = FalconH1ForCausalLM(FalconH1Config(**COMMON, **config))
+    model.to(getattr(torch, dtype)).eval()
     with torch.no_grad():
         for key, p in model.named_parameters():
-            p.copy_(draw(config, key, tuple(p.shape), SEED))
+            p.copy_(draw(model.config, key, tuple(p.shape), SEED))
     if quantise is None:
         model.save_pretrained(out, **save)
         return
     with tempfile.TemporaryDirectory() as scratch:
         model.save_pretrained(scratch)
-        model = FalconH1ForCausalLM.from_pretrained(scratch, quantization_config=BitsAndBytesConfig(**quantise))
+        model = AutoModelForCausalLM.from_pretrained(scratch, quantization_config=BitsAndBytesConfig(**quantise))
         model.config._name_or_path = ""
         model.save_pretrained(out, **save)
 
@@ -82,7 +86,7 @@ def plain_folder(base, scratch):
 
 
 def load_base(folder):
-    model = FalconH1ForCausalLM.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder)
     return model.eval()
 
 
@@ -265,6 +269,9 @@ def make(folder, only):
                           "initial": f"{case[0]}-initial"})
         n = sum(len(r["tensors"]) for r in line["runs"])
         print(f"{case[0]}: {len(line['runs'])} runs, {n} tensors", flush=True)
+    if only:
+        made = {line["name"] for line in lines}
+        lines = [c for c in json.loads((folder / "merges.json").read_text())["cases"] if c["name"] not in made] + lines
     dump(dict(peft="0.21.2", transformers="5.23.0", bitsandbytes="0.50.2", hash="XXH3-64", cases=lines),
          folder / "merges.json")
     shutil.rmtree(scratch)
@@ -283,7 +290,7 @@ def check_versions():
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-o", "--out", type=Path, default=FOLDER, help="default: golden/merges")
-    parser.add_argument("--only", nargs="*", default=[], metavar="ADAPTER")
+    parser.add_argument("--only", nargs="*", default=[], metavar="ADAPTER", help="cases of these adapters, the others kept")
     args = parser.parse_args()
     check_versions()
     make(args.out, args.only)

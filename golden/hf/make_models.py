@@ -1,24 +1,28 @@
 #!/usr/bin/env python3
-"""Make the golden models: three tiny Falcon-H1 checkpoints, each in float32 and in bfloat16.
+"""Make the golden models: tiny Falcon-H1 and FalconMamba checkpoints, each in float32 and in bfloat16.
 
-They are written by the library's own save_pretrained and left as it writes them. The weights are
-random but behave like trained ones:
+They are written by the library's own save_pretrained and left as it writes them, but for one config.json that is made
+that of a FalconMamba release. The weights are random but behave like trained ones:
   * the linear weights undo the muP multipliers, as training does (||W|| is huge where the
     multiplier is tiny), so that every branch adds something of size 1 to the residual stream;
   * A_log and dt_bias come from Mamba's initialisation, with both ends forced: head 0 forgets within
     three tokens, the last head remembers a thousand;
   * no weight that could hide a fault is trivial: norms are not 1, biases are not 0.
 
-Random means (seed, name): a tensor depends on its own name only, so adding one changes no other.
+Random means (seed, name): a tensor depends on its own name only, so adding one changes no other. FalconMamba's are in
+mamba_models.py.
 """
 import argparse
+import fnmatch
 import math
 import zlib
 from pathlib import Path
 
 import torch
 import transformers
-from transformers import FalconH1Config, FalconH1ForCausalLM
+from transformers import FalconH1Config, FalconH1ForCausalLM, FalconMambaConfig, FalconMambaForCausalLM
+
+import mamba_models
 
 COMMON = dict(
     num_hidden_layers=3,
@@ -117,6 +121,8 @@ def weight_scale(c, key, fan_in):
 
 def draw(c, name, shape, seed):
     """One parameter, in f64."""
+    if c.model_type == "falcon_mamba":
+        return mamba_models.draw(c, name, shape, lambda s: normal(seed, name, s), lambda s, *r: uniform(seed, name, s, *r))
     key = name.split(".")[-2] if name.endswith((".weight", ".bias")) else name.split(".")[-1]
     if key == "embed_tokens":
         # A tied head sees its own token in the residual stream; at full size it would repeat it for ever.
@@ -156,12 +162,16 @@ def draw(c, name, shape, seed):
 
 
 def build(name, seed):
-    config = FalconH1Config(**COMMON, **MODELS[name])
-    config._attn_implementation = "eager"
-    model = FalconH1ForCausalLM(config).to(torch.float32).eval()
+    if name in MODELS:
+        config = FalconH1Config(**COMMON, **MODELS[name])
+        config._attn_implementation = "eager"
+        model = FalconH1ForCausalLM(config)
+    else:
+        model = FalconMambaForCausalLM(FalconMambaConfig(**mamba_models.COMMON, **mamba_models.MODELS[name]))
+    model.to(torch.float32).eval()
     with torch.no_grad():
         for key, p in model.named_parameters():
-            p.copy_(draw(config, key, tuple(p.shape), seed).to(torch.float32))
+            p.copy_(draw(model.config, key, tuple(p.shape), seed).to(torch.float32))
     return model
 
 
@@ -170,14 +180,17 @@ def main():
     parser.add_argument("-o", "--out", default=str(Path(__file__).resolve().parent.parent / "models"),
                         help="folder that receives NAME and NAME-bf16 (default: golden/models)")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--only", default="*", metavar="GLOB", help="models to make, as 'mamba-*'")
     args = parser.parse_args()
     if transformers.__version__ != "5.23.0":
         raise SystemExit(f"make_models.py: transformers 5.23.0 is pinned (found {transformers.__version__}); "
                          "install golden/hf/requirements.txt")
-    for name in MODELS:
+    for name in fnmatch.filter([*MODELS, *mamba_models.MODELS], args.only):
         model = build(name, args.seed)
         model.save_pretrained(Path(args.out) / name)
         model.to(torch.bfloat16).save_pretrained(Path(args.out) / f"{name}-bf16")
+        if f"{name}-bf16" == mamba_models.AS_RELEASED:
+            mamba_models.as_released(Path(args.out) / f"{name}-bf16" / "config.json")
         n = sum(p.numel() for p in model.parameters())
         print(f"{name}: {n} parameters")
 

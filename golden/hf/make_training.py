@@ -30,6 +30,7 @@ RUNS = {
     "mini-0.5b": COMMON | dict(base="mini-0.5b"),
     "mini-34b": COMMON | dict(base="mini-34b", batch=1, accumulate=2),
     "odd": COMMON | dict(base="odd", batch=3, schedule="constant", lr=2e-3, warmup=0, clip=1e3, weight_decay=0.01),
+    "mamba-tied": COMMON | dict(base="mamba-tied", accumulate=2, lr=2e-3),
     "finetune": COMMON | dict(base="mini-0.5b", adapter="finetune/initial", steps=40, seq_len=64, lr=1e-2, warmup=5,
                               betas=[0.9, 0.999], weight_decay=0.01),
 }

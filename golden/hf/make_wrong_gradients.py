@@ -6,6 +6,8 @@ rest is what the library and common training loops do wrong by themselves. Each 
 its line in golden/gradients/suite.json at which parameter it must be found first, in backward order. That order is proven
 here: against the right gradients, everything before that parameter agrees and it does not.
 """
+import argparse
+import fnmatch
 import re
 from contextlib import contextmanager
 
@@ -17,13 +19,16 @@ from transformers.models.falcon_h1 import modeling_falcon_h1 as modeling
 import capture
 import gradients
 import suite
+import wrong_mamba
 from make_gradients import CASES, FOLDER, base_of, documents, load, pinned, some_labels
 from make_traces import quiet
 from packing import arrays, pack
+from planting import PassingClamp, Scaled, Torch, replaced
 
 OF_LAYER = ["feed_forward.down_proj", "feed_forward.up_proj", "feed_forward.gate_proj", "pre_ff_layernorm",
             "self_attn.o_proj", "self_attn.v_proj", "self_attn.k_proj", "self_attn.q_proj", "mamba.out_proj", "mamba.norm",
-            "mamba.D", "mamba.A_log", "mamba.dt_bias", "mamba.conv1d", "mamba.in_proj", "input_layernorm"]
+            "mamba.D", "mamba.A_log", "mamba.dt_bias", "mamba.conv1d", "mamba.in_proj", "input_layernorm",
+            "mixer.out_proj", "mixer.D", "mixer.A_log", "mixer.dt_proj", "mixer.x_proj", "mixer.conv1d", "mixer.in_proj", "norm"]
 SUFFIXES = ["", ".weight", ".bias", ".lora_A.weight", ".lora_embedding_A", ".lora_B.weight", ".lora_embedding_B", ".lora_B.bias"]
 LAST = "model.layers.2"
 
@@ -31,55 +36,12 @@ LAST = "model.layers.2"
 def backward_order(name):
     """Sorts parameters as gradients are judged."""
     path = name.removeprefix("base_model.model.")
-    layer = re.match(r"model\.layers\.(\d+)\.", path)
+    layer = re.match(r"(?:model|backbone)\.layers\.(\d+)\.", path)
     suffix = max((s for s in SUFFIXES if path.endswith(s)), key=len)
     module, part = path[:len(path) - len(suffix)], SUFFIXES.index(suffix)
     if not layer:
-        return {"lm_head": 0, "model.final_layernorm": 1}.get(module, 3), 0, 0, part
+        return {"lm_head": 0, "model.final_layernorm": 1, "backbone.norm_f": 1}.get(module, 3), 0, 0, part
     return 2, -int(layer[1]), OF_LAYER.index(module.split(".", 3)[3]), part
-
-
-class Scaled(torch.autograd.Function):
-    """x, and its gradient times s."""
-
-    @staticmethod
-    def forward(ctx, x, s):
-        ctx.s = s
-        return x.clone()
-
-    @staticmethod
-    def backward(ctx, g):
-        return g * ctx.s, None
-
-
-class PassingClamp(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x, low, high):
-        return torch.clamp(x, low, high)
-
-    @staticmethod
-    def backward(ctx, g):
-        return g, None, None
-
-
-@contextmanager
-def replaced(owner, name, value):
-    kept = getattr(owner, name)
-    setattr(owner, name, value)
-    try:
-        yield
-    finally:
-        setattr(owner, name, kept)
-
-
-class Torch:
-    """Stands for the module `torch` inside the model's source."""
-
-    def __init__(self, **changed):
-        self.__dict__.update(changed)
-
-    def __getattr__(self, name):
-        return getattr(torch, name)
 
 
 # -- what can be wrong: each takes the model and returns a context --------------------------------------------------
@@ -275,6 +237,13 @@ WRONG = {
                           "the library's own: position_ids that restart keep documents apart in attention, not in the mixer"),
     "only-double": ("mini-34b", None, "f64", only_double, "f32_inside", "lm_head.weight",
                     "the library's own: after model.double() it still computes much in f32"),
+    "mamba-leaking-bias": ("mamba-tied", "left3", "f32", leaking_bias, "in_proj_bias_at_pads", "backbone.norm_f.weight",
+                           "the library's own: in_proj's bias at padding reaches the first real tokens"),
+    "mamba-leaking-documents": ("mamba-untied", None, "f32", leaking_documents, "no_packing", "lm_head.weight",
+                                "the library's own: it has nothing that keeps documents apart"),
+    "mamba-only-double": ("mamba-untied", None, "f64", only_double, "f32_inside", "lm_head.weight",
+                          "the library's own: after model.double() it still computes much in f32"),
+    **wrong_mamba.WRONG,
 }
 ITSELF = (mean_of_means, leaking_bias, only_double, leaking_documents)
 
@@ -283,10 +252,12 @@ def run(case, wrong):
     """The trace of one case, or of the right thing for the same inputs."""
     name, golden, dtype, plant, _, first, _ = WRONG[case]
 
-    def keep(step, tap):  # the last layer, what is small, and the place of the fault
-        return tap == "loss" or tap.startswith("grad.") and ("layers." not in tap or ".2." in tap or "lora" in tap or first in tap) \
-            and ("embed" not in tap and "lm_head" not in tap or first in tap)
     model = load(name, dtype)
+    last = f".{model.config.num_hidden_layers - 1}."
+
+    def keep(step, tap):  # the last layer, what is small, and the place of the fault
+        return tap == "loss" or tap.startswith("grad.") and ("layers." not in tap or last in tap or "lora" in tap or first in tap) \
+            and ("embed" not in tap and "lm_head" not in tap or first in tap)
     recorder = capture.Recorder(model, keep)
     if wrong and plant is only_double:
         model = capture.load(suite.GOLDEN / "models" / name).double()
@@ -339,14 +310,18 @@ def make(case, folder=FOLDER):
 
 
 def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default="*", metavar="GLOB", help="cases to make, as 'mamba-*'")
+    args = parser.parse_args()
     pinned("make_wrong_gradients.py")
     quiet()
     made = []
-    for case in WRONG:
+    for case in fnmatch.filter(WRONG, args.only):
         line, error = make(case)
         made.append(line)
         print(f"{line['trace']} {(FOLDER / line['trace']).stat().st_size} {line['expect_tap']} off by {error:.2g}")
-    suite.update(made, lambda name: name.startswith("wrong/"), FOLDER / "suite.json")
+    names = {line["name"] for line in made}
+    suite.update(made, lambda name: name in names, FOLDER / "suite.json")
 
 
 if __name__ == "__main__":

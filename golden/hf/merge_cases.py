@@ -22,6 +22,10 @@ SMALL = dict(hidden_size=27, intermediate_size=35, vocab_size=53, head_dim=6, ma
 # Rows of 64: bitsandbytes' CPU kernel decodes blocks that straddle rows wrongly (FINDINGS.md).
 WIDE = dict(hidden_size=64, intermediate_size=64, vocab_size=48, head_dim=16, mamba_d_ssm=64, mamba_n_heads=4,
             mamba_d_head=16, mamba_d_state=6)
+# FalconMamba: a base with state_size is one.
+MAMBA = dict(num_hidden_layers=2, hidden_act="silu", bos_token_id=1, eos_token_id=11, pad_token_id=0)
+MAMBA_SMALL = dict(**MAMBA, hidden_size=27, intermediate_size=35, vocab_size=53, state_size=7, time_step_rank=5, conv_kernel=4)
+MAMBA_WIDE = dict(**MAMBA, hidden_size=64, intermediate_size=64, vocab_size=48, state_size=8, time_step_rank=64, conv_kernel=4)
 BIASES = dict(attention_bias=True, mlp_bias=True, mamba_proj_bias=True, projectors_bias=True, mamba_rms_norm=True)
 
 # name: config, dtype, options of save_pretrained, quantisation of bitsandbytes
@@ -41,11 +45,17 @@ BASES = {
                         bnb_4bit_quant_storage="bfloat16")),
     "fp4": (dict(**WIDE, **BIASES), "float16", {}, dict(load_in_4bit=True, bnb_4bit_quant_type="fp4")),
     "int8": (dict(**WIDE, mamba_rms_norm=False), "bfloat16", {}, dict(load_in_8bit=True)),
+    "mamba-bf16": (dict(**MAMBA_SMALL, tie_word_embeddings=False), "bfloat16", {}, None),
+    "mamba-f32": (dict(**MAMBA_SMALL, use_bias=True, tie_word_embeddings=False), "float32", dict(max_shard_size="30KB"), None),
+    "mamba-tied-bf16": (dict(**MAMBA_SMALL, tie_word_embeddings=True), "bfloat16", {}, None),
+    "mamba-nf4": (dict(**MAMBA_WIDE, tie_word_embeddings=False), "bfloat16", {},
+                  dict(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True)),
 }
 
 QKV = ["q_proj", "k_proj", "v_proj"]
 LINEAR = ["in_proj", "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 NO_OUT = r".*\.out_proj"
+MIXER = ["in_proj", "x_proj", "dt_proj"]
 
 
 def lora(base, r=4, alpha=6, data="grid", store=None, edit=None, pissa=False, **config):
@@ -122,13 +132,25 @@ ADAPTERS = {
     "fp4": lora("fp4", r=3, target_modules=["q_proj", "gate_proj"], lora_bias=True),
     "int8": lora("int8", r=3, target_modules=["v_proj", "up_proj"]),
     "nf4-dora": lora("nf4", r=2, use_dora=True, target_modules=["v_proj"], layers_to_transform=[0]),
+    "mamba-mixer": lora("mamba-bf16", r=3, alpha=5, target_modules=MIXER),
+    "mamba-all-linear": lora("mamba-f32", r=2, target_modules="all-linear", exclude_modules=NO_OUT),
+    "mamba-free": lora("mamba-f32", r=7, alpha=5, data="free", target_modules=["in_proj", "x_proj"]),
+    "mamba-x": lora("mamba-bf16", r=3, target_modules=["x_proj"], use_rslora=True),
+    "mamba-bias-all": lora("mamba-f32", r=2, target_modules=["in_proj"], bias="all"),
+    "mamba-lora-bias": lora("mamba-f32", r=5, alpha=3, target_modules=["in_proj", "dt_proj"], lora_bias=True),
+    "mamba-save": lora("mamba-bf16", r=2, target_modules=["x_proj"], modules_to_save=["norm_f", "layers.1.mixer"]),
+    "mamba-embed": lora("mamba-bf16", r=3, target_modules=["embeddings", "lm_head"], edit="drop_base_layer"),
+    "mamba-tied-ends": lora("mamba-tied-bf16", r=3, target_modules=r".*(embeddings|lm_head)", edit="drop_base_layer"),
+    "mamba-tokens": lora("mamba-tied-bf16", r=2, target_modules=["x_proj"], trainable_token_indices=[40, 3, 52]),
+    "mamba-dora": lora("mamba-bf16", r=3, use_dora=True, target_modules=["x_proj", "dt_proj"]),
+    "mamba-nf4": lora("mamba-nf4", r=2, target_modules=MIXER),
 }
 
 ALL = ["peft", "peft-safe", "exact"]
 MORE = ["peft", "peft-safe", "peft-noautocast", "peft-low-memory", "exact"]
 SHORT = ["peft", "exact"]
 MORE_FOR = {"qv", "rslora", "embed", "dora", "in-bf16", "free-bf16", "free-f16", "tokens", "bias-all", "lora-bias",
-            "save-norms", "both-tied", "parameters", "save-mamba", "fp4"}
+            "save-norms", "both-tied", "parameters", "save-mamba", "fp4", "mamba-mixer"}
 
 CASES = [(name, [name], MORE if name in MORE_FOR else ALL) for name in ADAPTERS if name not in ("second", "third")] + [
     ("two", ["qv", "second"], MORE),

@@ -7,7 +7,11 @@ import numpy as np
 import torch
 from peft.tuners.lora.layer import Embedding, LoraLayer
 
-EMBED, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+EMBED, HEAD = ("model.embed_tokens.weight", "backbone.embeddings.weight"), "lm_head.weight"
+
+
+def embedding(base):
+    return next(name for name in EMBED if name in base)
 
 
 def round_once(x, dtype):
@@ -47,14 +51,14 @@ def merged_weight(module, w, names):
 
 def replaced(out, files, tied, dtype_of):
     """Full tensors in the adapter files, and rows of embeddings."""
-    touched = set()
+    touched, both = set(), (embedding(out), HEAD)
     for tensors in files:
         for key, t in tensors.items():
             name = key.removeprefix("base_model.model.").replace(".token_adapter", "").replace(".base_layer.", ".")
             if ".lora_" in name or "trainable_tokens_delta" in name:
                 continue
             # What is loaded into the base's own parameter is seen by both ends of a tied embedding.
-            ends = [EMBED, HEAD] if tied and ".base_layer." in key and name in (EMBED, HEAD) else [name]
+            ends = both if tied and ".base_layer." in key and name in both else [name]
             for end in ends:
                 out[end] = t.to(dtype_of(end))
             touched.update(ends)
@@ -71,15 +75,15 @@ def token_rows(model, adapter):
 
 
 def merge(model, names, base, files):
-    tied = HEAD not in base
+    tied, embed = HEAD not in base, embedding(base)
     ends = dict(base)
     if tied:
-        ends[HEAD] = base[EMBED]
+        ends[HEAD] = base[embed]
     out = dict(ends)
     touched = replaced(out, files, tied, lambda name: ends[name].dtype)
     config = model.peft_config[names[0]]
-    if tied and config.ensure_weight_tying and touched & {EMBED, HEAD}:
-        out[HEAD] = out[EMBED]
+    if tied and config.ensure_weight_tying and touched & {embed, HEAD}:
+        out[HEAD] = out[embed]
     for path, module in model.named_modules():
         if not isinstance(module, LoraLayer):
             continue
@@ -97,7 +101,7 @@ def merge(model, names, base, files):
             key = f"{end}.weight"
             out[key] = out[key].clone()
             out[key][list(rows)] = values.detach().to(out[key].dtype)
-    if tied and torch.equal(out[HEAD], out[EMBED]):
+    if tied and torch.equal(out[HEAD], out[embed]):
         del out[HEAD]
     return out, HEAD not in out
 

@@ -17,7 +17,9 @@ from safetensors.torch import load_file
 import suite
 from make_traces import make, quiet
 
-CASES = ["mini-0.5b/t37", "mini-34b/t37", "odd/t37", "mini-0.5b-bf16/left1", "mini-34b-bf16/left1", "odd-bf16/left1"]
+CASES = ["mini-0.5b/t37", "mini-34b/t37", "odd/t37", "mini-0.5b-bf16/left1", "mini-34b-bf16/left1", "odd-bf16/left1",
+         "block-sam/t37", "block-sequential/left3", "block-sam-bf16/t37", "block-sequential-bf16/t37",
+         "mamba-untied/t37", "mamba-tied/left1", "mamba-untied/continue", "mamba-untied-bf16/left1", "mamba-tied-bf16/t37"]
 LIMIT_F32 = 3e-6  # measured 8e-7 between SSE and AVX2 kernels of one machine
 LIMIT_BF16 = 2.0**-7
 
@@ -54,7 +56,7 @@ def main():
     for case in args.cases:
         name, _, short = case.partition("/")
         with tempfile.TemporaryDirectory() as scratch:
-            line = make(name, short, Path(scratch))
+            line = make(name, short, Path(scratch))[0]
             old, new = (load_file(folder / line["trace"]) for folder in (suite.GOLDEN, Path(scratch)))
         print(case)
         bad += compare(old, new, LIMIT_BF16 if name.endswith("-bf16") else LIMIT_F32)

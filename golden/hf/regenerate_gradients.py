@@ -19,9 +19,10 @@ from make_gradients import FOLDER, make, pinned
 from make_traces import quiet
 from regenerate import compare
 
-GRADIENTS = ["mini-34b/packed-f64", "odd/right3-f64", "linear/packed-f64", "mini-0.5b/left3-f32", "tied-ends/packed-f32"]
-WRONG = ["one-head-odd", "mean-of-means"]
-TRAINING = ["mini-34b/f64", "odd/f32", "finetune/f32"]
+GRADIENTS = ["mini-34b/packed-f64", "odd/right3-f64", "linear/packed-f64", "mini-0.5b/left3-f32", "tied-ends/packed-f32",
+             "mamba-untied/packed-f64", "mamba-tied/right3-f64", "mamba-linear/left3-f32"]
+WRONG = ["one-head-odd", "mean-of-means", "mamba-inner-norms"]
+TRAINING = ["mini-34b/f64", "odd/f32", "finetune/f32", "mamba-tied/f64"]
 # Measured between SSE and AVX2 kernels of one machine: gradients 4e-15 and 2e-6, after training 2e-14 and 9e-5.
 LIMIT = {"f64": 1e-12, "f32": 3e-5}
 LIMIT_TRAINED = {"f64": 1e-10, "f32": 1e-3}

@@ -26,13 +26,21 @@ static inline bool close_to(cu_type t, double got, double want, double before)
     return fabs(got - want) <= before + half_ulp(t, fabs(want) + before);
 }
 
-/* Type and path of the four runs of every case. */
+/* Type and path of the four runs of every case; and for what has a residual stream, two more with one of f32. */
 struct way {
     cu_type type;
     cu_path path;
+    bool wide = false;
+    cu_type stream() const
+    {
+        return wide ? CU_F32 : type;
+    }
 };
 static const way ways[] = {{CU_F32, CU_AUTO}, {CU_F32, CU_GENERAL}, {CU_BF16, CU_AUTO}, {CU_BF16, CU_GENERAL}};
 enum { N_WAYS = 4 };
+static const way stream_ways[] = {{CU_F32, CU_AUTO},     {CU_F32, CU_GENERAL},     {CU_BF16, CU_AUTO},
+                                  {CU_BF16, CU_GENERAL}, {CU_BF16, CU_AUTO, true}, {CU_BF16, CU_GENERAL, true}};
+enum { N_STREAM_WAYS = 6 };
 
 /* A suite of one case, run. */
 static inline int run_tests(const char *name, const TTest *const *tests, size_t n)

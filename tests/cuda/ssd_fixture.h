@@ -1,9 +1,12 @@
-/* One call of the scan or the step, its truth in f64 and what an f32 engine may be off by. */
+/* One call of a scan or a step, its truth in f64 and what an f32 engine may be off by. The selective scan is the same
+ * recurrence with heads of one channel, one group, and a rate for each number of the state. */
 #pragma once
 
+#include "cuda/selective_scan.cuh"
 #include "cuda/ssd_step.cuh"
 #include "tests/cuda/harness.h"
 
+#include <algorithm>
 #include <string>
 
 /* A call: rows of tokens, documents, shapes and numbers. begins[t]: token t begins a document. */
@@ -13,6 +16,11 @@ struct ssd_call {
     std::vector<int> row_begin, slot;
     std::vector<bool> begins;
     std::vector<float> xbc, dt, A, D, state; /* state [slots, H, P, N] */
+    bool selective = false;                  /* A is [H, N], P and G are 1 */
+    double rate(int h, int n) const
+    {
+        return A[selective ? static_cast<size_t>(h) * N + n : static_cast<size_t>(h)];
+    }
     int tokens() const
     {
         return row_begin.back();
@@ -49,7 +57,7 @@ static inline std::vector<int> starts(const ssd_call &c)
  * one more that belongs to nobody. */
 static inline ssd_call make_call(cu_type type, std::vector<int> lengths, int H, int P, int N, int G, double dt = 0.05)
 {
-    ssd_call c = {type, H, P, N, G, {0}, {}, {}, {}, {}, {}, {}, {}};
+    ssd_call c = {type, H, P, N, G, {0}, {}, {}, {}, {}, {}, {}, {}, false};
     for (int n : lengths) c.row_begin.push_back(c.row_begin.back() + n);
     const int M = c.tokens(), B = c.rows();
     for (int b = 0; b < B; ++b) c.slot.push_back(B - b);
@@ -62,6 +70,40 @@ static inline ssd_call make_call(cu_type type, std::vector<int> lengths, int H, 
     c.D = draw("D", H);
     c.state = draw("state", static_cast<size_t>(B + 1) * H * P * N);
     return c;
+}
+
+static inline ssd_call make_selective(cu_type type, const std::vector<int> &lengths, int I, int N, double dt = 0.05)
+{
+    ssd_call c = make_call(type, lengths, I, 1, N, 1, dt);
+    c.selective = true;
+    c.A = draw("A", static_cast<size_t>(I) * N);
+    for (float &v : c.A) v = -expf(v);
+    return c;
+}
+
+/* Token t, and the state that a row finds, spoilt. */
+static inline void spoil_token(ssd_call &c, int t, float v)
+{
+    for (int64_t i = 0; i < c.ldx(); ++i) c.xbc[t * c.ldx() + i] = v;
+    for (int h = 0; h < c.H; ++h) c.dt[static_cast<size_t>(t) * c.H + h] = NAN;
+}
+
+static inline void spoil_state(ssd_call &c, int row)
+{
+    const size_t n = static_cast<size_t>(c.H) * c.P * c.N, at = c.slot[row] * n;
+    std::fill(c.state.begin() + at, c.state.begin() + at + n, NAN);
+}
+
+/* Tokens from .. to of a call with one row; what happened before is in `state`. */
+static inline ssd_call part(const ssd_call &c, int from, int to, const std::vector<float> &state)
+{
+    ssd_call r = c;
+    r.row_begin = {0, to - from};
+    r.begins.assign(c.begins.begin() + from, c.begins.begin() + to);
+    r.xbc.assign(c.xbc.begin() + from * c.ldx(), c.xbc.begin() + to * c.ldx());
+    r.dt.assign(c.dt.begin() + from * c.H, c.dt.begin() + to * c.H);
+    r.state = state;
+    return r;
 }
 
 static inline cu_ssd device_call(const ssd_call &c)
@@ -99,10 +141,36 @@ static inline ssd_result run_scan(const ssd_call &c, cu_ssd_way way, cu_path pat
     return r;
 }
 
+/* x, B and C lie side by side here; the kernels take them apart. */
+static inline cu_selective device_selective(const ssd_call &c)
+{
+    const cu_ssd s = device_call(c);
+    cu_selective a = {};
+    a.type = s.type, a.t = s.t, a.I = s.H, a.N = s.N;
+    a.x = s.xbc, a.ldx = a.ldbc = s.ldx;
+    a.B = static_cast<const char *>(s.xbc) + cu_size(s.type) * static_cast<size_t>(c.H);
+    a.C = static_cast<const char *>(a.B) + cu_size(s.type) * static_cast<size_t>(c.N);
+    a.dt = s.dt, a.A = s.A, a.D = s.D, a.state = s.state, a.slot = s.slot, a.y = s.y;
+    return a;
+}
+
+static inline ssd_result run_selective(const ssd_call &c, bool step, cu_path path = CU_AUTO)
+{
+    cu_ctx k = context(path);
+    const cu_selective a = device_selective(c);
+    good(step ? cu_selective_step_fwd(&k, &a) : cu_selective_scan_fwd(&k, &a));
+    cu_ssd s = {};
+    s.y = a.y, s.state = a.state;
+    const ssd_result r = result_of(c, s);
+    free_device();
+    return r;
+}
+
 /* Truth and bounds, with u = 2^-24 and e = 2^-17 for operands that tensor cores take in two parts (0 for f32).
  * Let |S| be the recurrence of the magnitudes. Per token
  *   err(S') = a·err(S) + a·|S|·(4 + |dt·A|)·u + |dt·x·B|·(2u + e):
- * the exponential to 2u plus its rounded argument, a product, a sum; what enters is two products and one split. Over a
+ * the exponential to 2u plus its rounded argument, a product, a sum; what enters is two products and one split. The
+ * selective scan raises 2 to dt·(A·log2 e), an argument that is rounded twice: 2·|dt·A|. Over a
  * chunk the same holds of exp(c_i - c_j), whose argument is good to a rounding of itself, which is Σ |dt·A|·u over the
  * tokens between; and a sum of 64 tokens is no more than a rounding each. Then
  *   err(y) = |C|·err(S) + |S|·|C|·((N + 80)·u + 2e) + 2u·|D·x| + half an ulp of y as stored
@@ -111,7 +179,7 @@ struct ssd_truth {
     std::vector<double> y, y_err, state, state_err;
 };
 
-enum ssd_fault { SSD_RIGHT, SSD_LEAKS, SSD_LATE_DECAY, SSD_NO_SKIP, SSD_GROUPS_TILED };
+enum ssd_fault { SSD_RIGHT, SSD_LEAKS, SSD_LATE_DECAY, SSD_NO_SKIP, SSD_GROUPS_TILED, SSD_A_TRANSPOSED, SSD_B_IS_C };
 
 struct ssd_row_truth {
     double S, err, size;
@@ -125,16 +193,20 @@ static inline void truth_of_row(const ssd_call &c, ssd_fault f, int b, int h, in
     std::vector<ssd_row_truth> S(static_cast<size_t>(c.N));
     for (int n = 0; n < c.N; ++n) S[n] = {c.state[at + n], 0, fabs(c.state[at + n])};
     for (int t = c.row_begin[b]; t < c.row_begin[b + 1]; ++t) {
-        const float *col = c.xbc.data() + t * c.ldx(), *B = col + c.H * c.P + g * c.N, *C = B + c.G * c.N;
+        const float *col = c.xbc.data() + t * c.ldx(), *C = col + c.H * c.P + (c.G + g) * c.N;
+        const float *B = f == SSD_B_IS_C ? C : C - c.G * c.N;
         const double dt = c.dt[static_cast<size_t>(t) * c.H + h], x = col[h * c.P + p];
         const double before =
             f == SSD_LATE_DECAY && t > c.row_begin[b] ? c.dt[static_cast<size_t>(t - 1) * c.H + h] : dt;
-        const double exponent = before * c.A[h], a = exp(exponent), D = f == SSD_NO_SKIP ? 0 : c.D[h];
+        const double D = f == SSD_NO_SKIP ? 0 : c.D[h];
         double y = 0, err = 2 * u * fabs(D * x), size = 0;
         for (int n = 0; n < c.N; ++n) {
             if (c.begins[t] && f != SSD_LEAKS) S[n] = {0, 0, 0};
-            const double in = dt * x * B[n];
-            S[n].err = a * S[n].err + a * S[n].size * (4 + fabs(exponent)) * u + fabs(in) * (2 * u + e);
+            const bool turned = f == SSD_A_TRANSPOSED; /* [H, N] read as [N, H] */
+            const double rate = turned ? c.A[static_cast<size_t>(n) * c.H + h] : c.rate(h, n);
+            const double in = dt * x * B[n], exponent = before * rate, a = exp(exponent);
+            const double argument = c.selective ? 2 * fabs(exponent) : fabs(exponent);
+            S[n].err = a * S[n].err + a * S[n].size * (4 + argument) * u + fabs(in) * (2 * u + e);
             S[n].size = a * S[n].size + fabs(in);
             S[n].S = a * S[n].S + in;
             y += S[n].S * C[n];

@@ -19,9 +19,10 @@ static void run(const way &w, int M, int D, int V, float m_emb, bool want_y)
     a.table = to_device(w.type, table);
     a.m_emb = m_emb;
     a.y = want_y ? device_new(w.type, n) : nullptr;
-    a.x = device_new(w.type, n);
+    a.wide = w.wide;
+    a.x = device_new(w.stream(), n);
     good(cu_embed_fwd(&k, &a));
-    const std::vector<float> x = from_device(w.type, a.x, n);
+    const std::vector<float> x = from_device(w.stream(), a.x, n);
     const std::vector<float> y = want_y ? from_device(w.type, a.y, n) : x;
     for (int m = 0; m < M; ++m)
         for (int i = 0; i < D; ++i) {
@@ -29,9 +30,9 @@ static void run(const way &w, int M, int D, int V, float m_emb, bool want_y)
             const size_t at = static_cast<size_t>(m) * D + i;
             const double want = static_cast<double>(t) * m_emb;
             if (want_y) ck_assert_msg(y[at] == t, "M %d D %d: y[%d, %d] is %g, not %g", M, D, m, i, y[at], t);
-            ck_assert_msg(close_to(w.type, x[at], want, U * fabs(want)), "M %d D %d: x[%d, %d] is %g, not %g", M, D, m,
-                          i, x[at], want);
-            ck_assert(!close_to(w.type, x[at], 2 * want, U * fabs(want))); /* a lost factor of 2 would be seen */
+            ck_assert_msg(close_to(w.stream(), x[at], want, U * fabs(want)), "M %d D %d: x[%d, %d] is %g, not %g", M, D,
+                          m, i, x[at], want);
+            ck_assert(!close_to(w.stream(), x[at], 2 * want, U * fabs(want))); /* a lost factor of 2 would be seen */
         }
     free_device();
 }
@@ -40,10 +41,10 @@ START_TEST(rows_of_the_table)
 {
     static const int shape[][3] = {{1, 8, 5},    {3, 7, 4}, {37, 130, 11}, {5, 1024, 9},
                                    {2, 2049, 3}, {1, 1, 2}, {4, 1256, 6}};
-    for (int i = 0; i < N_WAYS; ++i)
+    for (int i = 0; i < N_STREAM_WAYS; ++i)
         for (const int *s : shape) {
-            run(ways[i], s[0], s[1], s[2], 5.656854249492381f, true);
-            run(ways[i], s[0], s[1], s[2], 1.f, false);
+            run(stream_ways[i], s[0], s[1], s[2], 5.656854249492381f, true);
+            run(stream_ways[i], s[0], s[1], s[2], 1.f, false);
         }
 }
 END_TEST

@@ -83,14 +83,16 @@ fh1_status add(void *user, const char *name, int rank, const int64_t *shape)
 /* The config says the same as the model, whatever is switched on. */
 START_TEST(weights_as_they_are_loaded)
 {
-    for (unsigned bits = 0; bits < 128; ++bits) {
-        fh1_config c = small_config();
-        c.attention_bias = bits & 1;
+    for (unsigned bits = 0; bits < 256; ++bits) {
+        fh1_config c = bits & 128 ? small_mamba_config() : small_config();
+        static const fh1_block blocks[] = {FH1_BLOCK_SA_M, FH1_BLOCK_SAM, FH1_BLOCK_S_A_M};
+        if (!(bits & 128)) c.block = blocks[bits % 3];
+        c.attention_bias = !(bits & 128) && bits & 1;
         c.mamba_proj_bias = bits & 2;
         c.mlp_bias = bits & 4;
         c.projectors_bias = bits & 8;
         c.mamba_conv_bias = bits & 16;
-        c.mamba_rms_norm = bits & 32;
+        c.mamba_rms_norm = !(bits & 128) && bits & 32;
         c.tied = bits & 64;
         table t = {NULL, 0};
         fh1_model m = {};
@@ -103,10 +105,29 @@ START_TEST(weights_as_they_are_loaded)
 }
 END_TEST
 
-/* The cache takes what was planned, and its tables. */
-START_TEST(a_cache_as_it_is_made)
+/* Falcon-Mamba-7B: 7272665088 parameters, no keys; a state of 8192 · 16 and a window of 8192 · 3 a layer. */
+START_TEST(a_released_model_without_attention)
 {
-    const fh1_config c = small_config();
+    fh1_config c = small_mamba_config();
+    c.n_layers = 64;
+    c.D = 4096;
+    c.V = 65024;
+    c.H = c.d_ssm = 8192;
+    c.N = 16;
+    c.R = 256;
+    const cu_plan p = cu_plan_make(&c, CU_BF16, 8, 512, 4096, 1);
+    const size_t small = 64 * (size_t{8192} * (5 + 16 + 2) + 4096) + 4096; /* conv with bias, A, D, dt_bias; norms */
+    ck_assert_uint_eq(p.bytes[CU_PLAN_WEIGHTS], (size_t{7272665088} - small) * 2 + small * 4);
+    ck_assert_uint_eq(p.bytes[CU_PLAN_KV], size_t{8} * 64 * 4); /* tables alone */
+    ck_assert_uint_eq(p.bytes[CU_PLAN_STATE], size_t{8} * 64 * (8192 * 16 + 8192 * 3) * 4 + 8 * 4);
+    /* in f32 the stream and the step sizes; in_proj, conv, dt_proj, scan, gate */
+    ck_assert(p.bytes[CU_PLAN_WORK] > size_t{8} * 512 * (4096 * 4 + 8192 * 4 + 6 * 8192 * 2));
+}
+END_TEST
+
+/* The cache takes what was planned, and its tables. */
+static void check_cache(const fh1_config &c)
+{
     const int64_t ids[3 * 70] = {};
     fh1_batch batch = {};
     batch.B = 3;
@@ -122,6 +143,12 @@ START_TEST(a_cache_as_it_is_made)
     ck_assert_uint_eq(cu_cache_store.bytes(store), p.bytes[CU_PLAN_KV] + p.bytes[CU_PLAN_STATE]);
     fh1_tokens_free(&t);
     fh1_cache_free(cache);
+}
+
+START_TEST(a_cache_as_it_is_made)
+{
+    check_cache(small_config());
+    check_cache(small_mamba_config());
 }
 END_TEST
 
@@ -171,6 +198,7 @@ int main(void)
 {
     TCase *t = tcase_create("plan");
     tcase_add_test(t, a_released_model);
+    tcase_add_test(t, a_released_model_without_attention);
     tcase_add_test(t, pages_are_whole);
     tcase_add_test(t, weights_as_they_are_loaded);
     tcase_add_test(t, a_cache_as_it_is_made);

@@ -8,29 +8,30 @@ static void run(const way &w, int64_t n, bool two, int shift)
 {
     const float m_a = 0.37f, m_b = -1.9f;
     const size_t all = static_cast<size_t>(n + shift);
-    const std::vector<float> x = as_stored(w.type, draw("x", all, 3)), a = as_stored(w.type, draw("a", all)),
+    const std::vector<float> x = as_stored(w.stream(), draw("x", all, 3)), a = as_stored(w.type, draw("a", all)),
                              b = as_stored(w.type, draw("b", all));
     cu_ctx k = context(w.path);
     cu_residual r = {};
     const size_t off = static_cast<size_t>(shift) * cu_size(w.type);
-    char *base = static_cast<char *>(to_device(w.type, x));
+    char *base = static_cast<char *>(to_device(w.stream(), x));
     r.type = w.type;
+    r.wide = w.wide;
     r.n = n;
     r.a = static_cast<char *>(to_device(w.type, a)) + off;
     r.b = two ? static_cast<char *>(to_device(w.type, b)) + off : nullptr;
     r.m_a = m_a;
     r.m_b = m_b;
-    r.x = base + off;
+    r.x = base + static_cast<size_t>(shift) * cu_size(w.stream());
     good(cu_residual_fwd(&k, &r));
-    const std::vector<float> y = from_device(w.type, base, all);
+    const std::vector<float> y = from_device(w.stream(), base, all);
     for (int i = 0; i < shift; ++i) ck_assert(y[i] == x[i]);
     int64_t seen = 0;
     for (size_t i = static_cast<size_t>(shift); i < all; ++i) {
         const double p = static_cast<double>(a[i]) * m_a, q = two ? static_cast<double>(b[i]) * m_b : 0;
         const double before = 5 * U * (fabs(x[i]) + fabs(p) + fabs(q));
-        ck_assert_msg(close_to(w.type, y[i], x[i] + p + q, before), "n %lld, %zu: %g, not %g",
+        ck_assert_msg(close_to(w.stream(), y[i], x[i] + p + q, before), "n %lld, %zu: %g, not %g",
                       static_cast<long long>(n), i, y[i], x[i] + p + q);
-        seen += !close_to(w.type, y[i], x[i] + p - q, before) || !two; /* the sign of a branch shows */
+        seen += !close_to(w.stream(), y[i], x[i] + p - q, before) || !two; /* the sign of a branch shows */
     }
     ck_assert(seen * 10 >= n * 8);
     free_device();
@@ -39,10 +40,10 @@ static void run(const way &w, int64_t n, bool two, int shift)
 START_TEST(sums)
 {
     static const int64_t sizes[] = {1, 7, 8, 33, 255, 256, 1031, 16384, 70000};
-    for (int i = 0; i < N_WAYS; ++i)
+    for (int i = 0; i < N_STREAM_WAYS; ++i)
         for (const int64_t n : sizes)
             for (int two = 0; two < 2; ++two)
-                for (int shift = 0; shift < 2; ++shift) run(ways[i], n, two != 0, shift);
+                for (int shift = 0; shift < 2; ++shift) run(stream_ways[i], n, two != 0, shift);
 }
 END_TEST
 

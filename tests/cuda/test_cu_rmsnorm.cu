@@ -9,13 +9,13 @@ struct arrays {
     float m_a, m_b, eps;
 };
 
-static arrays drawn(cu_type t, int M, int D, double scale)
+static arrays drawn(const way &w, int M, int D, double scale)
 {
     const size_t n = static_cast<size_t>(M) * D;
     arrays v;
-    v.x = as_stored(t, draw("x", n, scale));
-    v.a = as_stored(t, draw("a", n, scale));
-    v.b = as_stored(t, draw("b", n, scale));
+    v.x = as_stored(w.stream(), draw("x", n, scale));
+    v.a = as_stored(w.type, draw("a", n, scale));
+    v.b = as_stored(w.type, draw("b", n, scale));
     v.w = draw("w", static_cast<size_t>(D), 0.2, 1);
     v.m_a = 0.7f;
     v.m_b = -1.3f;
@@ -34,7 +34,8 @@ static results run(const way &w, int M, int D, const arrays &v, int what)
     r.type = w.type;
     r.M = M;
     r.D = D;
-    r.x = to_device(w.type, v.x);
+    r.wide = w.wide;
+    r.x = to_device(w.stream(), v.x);
     r.a = what & (ONE | TWO) ? to_device(w.type, v.a) : nullptr;
     r.b = what & TWO ? to_device(w.type, v.b) : nullptr;
     r.m_a = v.m_a;
@@ -44,7 +45,7 @@ static results run(const way &w, int M, int D, const arrays &v, int what)
     r.n = what & NORM ? device_new(w.type, v.x.size()) : nullptr;
     good(cu_rmsnorm_fwd(&k, &r));
     results out;
-    out.x = from_device(w.type, r.x, v.x.size());
+    out.x = from_device(w.stream(), r.x, v.x.size());
     if (r.n) out.n = from_device(w.type, r.n, v.x.size());
     free_device();
     return out;
@@ -77,7 +78,7 @@ static void check_sum(const way &w, const arrays &v, const results &r, bool two)
     for (size_t i = 0; i < v.x.size(); ++i) {
         const double p = static_cast<double>(v.a[i]) * v.m_a, q = two ? static_cast<double>(v.b[i]) * v.m_b : 0;
         const double want = v.x[i] + p + q, before = 5 * U * (fabs(v.x[i]) + fabs(p) + fabs(q));
-        ck_assert_msg(close_to(w.type, r.x[i], want, before), "x[%zu] is %g, not %g", i, r.x[i], want);
+        ck_assert_msg(close_to(w.stream(), r.x[i], want, before), "x[%zu] is %g, not %g", i, r.x[i], want);
     }
 }
 
@@ -86,15 +87,15 @@ START_TEST(shapes)
 {
     static const int shape[][2] = {{1, 1},    {1, 8},    {3, 7},    {37, 24},   {2, 260},   {5, 1024}, {20, 1032},
                                    {2, 2560}, {1, 8192}, {1, 8200}, {20, 4096}, {1, 16392}, {2, 1031}, {1, 5121}};
-    for (int i = 0; i < N_WAYS; ++i)
+    for (int i = 0; i < N_STREAM_WAYS; ++i)
         for (const int *s : shape)
             for (int what = 0; what < 6; ++what) {
                 static const int kinds[6] = {NORM, NORM | ONE, NORM | TWO, ONE, TWO, 0};
                 if (s[0] * s[1] > 4000 && what != 2) continue;
-                const arrays v = drawn(ways[i].type, s[0], s[1], 2);
-                const results r = run(ways[i], s[0], s[1], v, kinds[what]);
-                if (kinds[what] & NORM) check_norm(ways[i], s[0], s[1], v, r);
-                if (kinds[what] & (ONE | TWO)) check_sum(ways[i], v, r, (kinds[what] & TWO) != 0);
+                const arrays v = drawn(stream_ways[i], s[0], s[1], 2);
+                const results r = run(stream_ways[i], s[0], s[1], v, kinds[what]);
+                if (kinds[what] & NORM) check_norm(stream_ways[i], s[0], s[1], v, r);
+                if (kinds[what] & (ONE | TWO)) check_sum(stream_ways[i], v, r, (kinds[what] & TWO) != 0);
                 else ck_assert(r.x == v.x);
             }
 }
@@ -107,7 +108,7 @@ START_TEST(the_stored_sum_is_normalised)
     enum { D = 64 };
     for (int path = 0; path < 2; ++path) {
         const way w = {CU_BF16, static_cast<cu_path>(path)};
-        arrays v = drawn(CU_BF16, 1, D, 1);
+        arrays v = drawn(w, 1, D, 1);
         v.x.assign(D, 1.f);
         for (int i = 0; i < D; ++i) v.a[i] = i % 2 ? 0x1p-8f : 0.f;
         v.w.assign(D, 1 + 0x1p-8f);
@@ -123,7 +124,7 @@ END_TEST
 START_TEST(eps_counts)
 {
     for (int i = 0; i < N_WAYS; ++i) {
-        arrays v = drawn(ways[i].type, 2, 24, 1);
+        arrays v = drawn(ways[i], 2, 24, 1);
         v.x.assign(48, 0x1p-20f);
         v.w.assign(24, 1.f);
         v.eps = 3 * 0x1p-40f;
@@ -138,7 +139,7 @@ START_TEST(special_values)
 {
     for (int i = 0; i < N_WAYS; ++i)
         for (int D = 16; D < 18; ++D) {
-            arrays v = drawn(ways[i].type, 3, D, 1);
+            arrays v = drawn(ways[i], 3, D, 1);
             v.x[1] = NAN;
             v.a[D + 3] = INFINITY;
             const results r = run(ways[i], 3, D, v, NORM | ONE);
@@ -152,8 +153,48 @@ START_TEST(special_values)
 }
 END_TEST
 
+/* Columns `at` .. at + D of rows that are `ld` long, without a weight, in place or beside: what they give as rows of
+ * their own with a weight of 1, to the bit; the columns around them stay. */
+static void check_columns(const way &w, int M, int D, int at, int ld, bool in_place)
+{
+    const arrays all = drawn(w, M, ld, 1);
+    arrays own = {{}, {}, {}, std::vector<float>(D, 1.f), 1, 1, 1e-6f};
+    for (int m = 0; m < M; ++m) own.x.insert(own.x.end(), &all.x[m * ld + at], &all.x[m * ld + at] + D);
+    const bool aligned = at % 8 == 0 && ld % 8 == 0 && D % 8 == 0; /* else the kernel that takes any row */
+    const results want = run({w.type, aligned ? w.path : CU_GENERAL}, M, D, own, NORM);
+    cu_ctx k = context(w.path);
+    cu_rmsnorm r = {};
+    const size_t off = static_cast<size_t>(at) * cu_size(w.type);
+    void *x = to_device(w.type, all.x), *n = to_device(w.type, all.x);
+    r.type = w.type, r.M = M, r.D = D, r.eps = own.eps;
+    r.x = static_cast<char *>(x) + off, r.ldx = r.ldn = ld;
+    r.n = in_place ? r.x : static_cast<char *>(n) + off;
+    good(cu_rmsnorm_fwd(&k, &r));
+    const std::vector<float> got = from_device(w.type, in_place ? x : n, all.x.size());
+    free_device();
+    for (int m = 0; m < M; ++m)
+        for (int i = 0; i < ld; ++i) {
+            const bool inside = i >= at && i < at + D;
+            const float here = got[m * ld + i];
+            ck_assert(here == (inside ? want.n[m * D + i - at] : all.x[m * ld + i]));
+        }
+}
+
+START_TEST(columns_without_a_weight)
+{
+    for (int i = 0; i < N_WAYS; ++i)
+        for (bool in_place : {false, true}) {
+            check_columns(ways[i], 5, 16, 32, 64, in_place);
+            check_columns(ways[i], 3, 16, 3, 37, in_place);
+            check_columns(ways[i], 40, 256, 0, 288, in_place);
+            check_columns(ways[i], 2, 7, 8, 24, in_place);
+        }
+}
+END_TEST
+
 int main(void)
 {
-    const TTest *const tests[] = {shapes, the_stored_sum_is_normalised, eps_counts, special_values};
-    return run_tests("rmsnorm", tests, 4);
+    const TTest *const tests[] = {shapes, the_stored_sum_is_normalised, eps_counts, special_values,
+                                  columns_without_a_weight};
+    return run_tests("rmsnorm", tests, 5);
 }

@@ -87,8 +87,33 @@ START_TEST(special_values)
 }
 END_TEST
 
+/* Rows that are longer than the norm, without a weight: what they give on their own with a weight of 1, to the bit. */
+START_TEST(columns_without_a_weight)
+{
+    enum { M = 5, D = 12, LDX = 20, LDDY = 15, LDDX = 17 };
+    inputs v = drawn(M, D);
+    v.w.assign(D, 1.f);
+    const std::vector<floats> want = run(M, D, v, 1e-6f, false);
+    floats x(M * LDX, 3.f), dy(M * LDDY, 3.f);
+    for (int m = 0; m < M; ++m)
+        for (int i = 0; i < D; ++i) x[m * LDX + i] = v.x[m * D + i], dy[m * LDDY + i] = v.dy[m * D + i];
+    cu_ctx k = context();
+    cu_rmsnorm_bwd_args a = {};
+    a.M = M, a.D = D, a.eps = 1e-6f;
+    a.x = to_device(x), a.dy = to_device(dy), a.dx = to_device(floats(M * LDDX, 3.f)), a.dw = to_device(v.dw);
+    a.ldx = LDX, a.lddy = LDDY, a.lddx = LDDX;
+    a.scratch = device_new<float>(cu_rmsnorm_bwd_scratch(&a) / sizeof(float));
+    good(cu_rmsnorm_bwd(&k, &a));
+    const floats dx = from_device(a.dx, M * LDDX), dw = from_device(a.dw, D);
+    free_device();
+    ck_assert(dw == want[1]);
+    for (int m = 0; m < M; ++m)
+        for (int i = 0; i < LDDX; ++i) ck_assert(dx[m * LDDX + i] == (i < D ? want[0][m * D + i] : 3.f));
+}
+END_TEST
+
 int main(void)
 {
-    const TTest *const tests[] = {shapes, special_values};
-    return run_tests("rmsnorm_bwd", tests, 2);
+    const TTest *const tests[] = {shapes, special_values, columns_without_a_weight};
+    return run_tests("rmsnorm_bwd", tests, 3);
 }

@@ -110,18 +110,6 @@ END_TEST
 
 /* ---- documents ---- */
 
-static void spoil_token(ssd_call &c, int t, float v)
-{
-    for (int64_t i = 0; i < c.ldx(); ++i) c.xbc[t * c.ldx() + i] = v;
-    for (int h = 0; h < c.H; ++h) c.dt[static_cast<size_t>(t) * c.H + h] = NAN;
-}
-
-static void spoil_state(ssd_call &c, int row)
-{
-    const size_t n = static_cast<size_t>(c.H) * c.P * c.N, at = c.slot[row] * n;
-    std::fill(c.state.begin() + at, c.state.begin() + at + n, NAN);
-}
-
 START_TEST(documents_stand_alone)
 {
     ssd_call c = make_call(CU_BF16, {150, 66, 20}, 2, 32, 32, 1);
@@ -164,18 +152,6 @@ START_TEST(one_bad_number)
 END_TEST
 
 /* ---- splits ---- */
-
-/* Tokens from .. to of a call with one row; what happened before is in `state`. */
-static ssd_call part(const ssd_call &c, int from, int to, const std::vector<float> &state)
-{
-    ssd_call r = c;
-    r.row_begin = {0, to - from};
-    r.begins.assign(c.begins.begin() + from, c.begins.begin() + to);
-    r.xbc.assign(c.xbc.begin() + from * c.ldx(), c.xbc.begin() + to * c.ldx());
-    r.dt.assign(c.dt.begin() + from * c.H, c.dt.begin() + to * c.H);
-    r.state = state;
-    return r;
-}
 
 /* One sequence in two calls, cut anywhere, and one token at a time: the bound of the whole holds of the parts too, for
  * the state between them is stored in f32 as it is within a call. */

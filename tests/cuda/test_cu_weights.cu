@@ -45,6 +45,17 @@ fh1_config switched(unsigned bits)
     c.mamba_conv_bias = bits & 16;
     c.mamba_rms_norm = bits & 32;
     c.tied = bits & 64;
+    static const fh1_block blocks[] = {FH1_BLOCK_SA_M, FH1_BLOCK_SAM, FH1_BLOCK_S_A_M};
+    c.block = blocks[bits % 3];
+    return c;
+}
+
+fh1_config switched_mamba(unsigned bits)
+{
+    fh1_config c = small_mamba_config();
+    c.mamba_proj_bias = c.projectors_bias = bits & 1;
+    c.mamba_conv_bias = bits & 2;
+    c.tied = bits & 4;
     return c;
 }
 
@@ -83,6 +94,7 @@ bool same(const std::vector<float> &a, const std::vector<float> &b)
 
 bool holds(cu_type type, const void *p, std::initializer_list<const fh1_tensor *> parts)
 {
+    if (!(*parts.begin())->data) return p == NULL; /* the family has no such matrix */
     const std::vector<float> want = expected(parts, {});
     return same(from_device(type, p, want.size()), want);
 }
@@ -107,14 +119,18 @@ bool bias_holds(const float *p, std::initializer_list<const fh1_tensor *> parts,
 const char *wrong_in_layer(const fh1_config *c, cu_type type, const fh1_layer *l, const cu_layer *d)
 {
     const int64_t q = c->Hq * c->A, kv = c->Hkv * c->A;
-    if (!holds(type, d->in_qkv, {&l->in_w, &l->q_w, &l->k_w, &l->v_w})) return "in_qkv";
+    const bool alone = c->family == FH1_FALCON_MAMBA;
+    if (alone ? !holds(type, d->in_qkv, {&l->in_w}) : !holds(type, d->in_qkv, {&l->in_w, &l->q_w, &l->k_w, &l->v_w}))
+        return "in_qkv";
     if (!bias_holds(d->in_qkv_b, {&l->in_b, &l->q_b, &l->k_b, &l->v_b}, {fh1_in_proj_dim(c), q, kv, kv}))
         return "in_qkv_b";
+    if (!holds(type, d->x_proj, {&l->x_w}) || !holds(type, d->dt_proj, {&l->dt_w})) return "x_proj, dt_proj";
     if (!holds(type, d->gate_up, {&l->gate_w, &l->up_w})) return "gate_up";
     if (!bias_holds(d->gate_up_b, {&l->gate_b, &l->up_b}, {c->F, c->F})) return "gate_up_b";
     if (!holds(type, d->out, {&l->out_w}) || !holds(type, d->o, {&l->o_w})) return "out, o";
     if (!holds(type, d->down, {&l->down_w})) return "down";
     const fh1_tensor *small[] = {&l->input_layernorm,
+                                 &l->attn_layernorm,
                                  &l->pre_ff_layernorm,
                                  &l->conv_w,
                                  &l->conv_b,
@@ -124,14 +140,22 @@ const char *wrong_in_layer(const fh1_config *c, cu_type type, const fh1_layer *l
                                  &l->out_b,
                                  &l->o_b,
                                  &l->down_b};
-    const float *at[] = {
-        d->input_layernorm, d->pre_ff_layernorm, d->conv_w, d->conv_b, d->dt_bias, d->D, d->norm, d->out_b, d->o_b,
-        d->down_b};
-    for (int i = 0; i < 10; ++i)
+    const float *at[] = {d->input_layernorm,
+                         d->attn_layernorm,
+                         d->pre_ff_layernorm,
+                         d->conv_w,
+                         d->conv_b,
+                         d->dt_bias,
+                         d->D,
+                         d->norm,
+                         d->out_b,
+                         d->o_b,
+                         d->down_b};
+    for (int i = 0; i < 11; ++i)
         if (!vector_holds(at[i], small[i])) return "a small parameter";
-    const std::vector<float> A = from_device(d->A, static_cast<size_t>(c->H));
-    for (int64_t h = 0; h < c->H; ++h)
-        if (!(A[static_cast<size_t>(h)] == static_cast<float>(-exp(fh1_get(&l->A_log, h))))) return "A";
+    const std::vector<float> A = from_device(d->A, static_cast<size_t>(fh1_n_elems(&l->A_log)));
+    for (size_t i = 0; i < A.size(); ++i)
+        if (!(A[i] == static_cast<float>(-exp(fh1_get(&l->A_log, static_cast<int64_t>(i)))))) return "A";
     return NULL;
 }
 
@@ -147,7 +171,8 @@ const char *wrong_in(const fh1_model *m, const cu_weights *w)
     }
     std::vector<double> f(static_cast<size_t>(c->A / 2));
     double scale;
-    fh1_rope_frequencies(c, 0, f.data(), &scale);
+    if (c->A) fh1_rope_frequencies(c, 0, f.data(), &scale);
+    else scale = 1;
     if (from_device(w->inv_freq, f.size()) != f || !(w->rope_scale == scale)) return "inv_freq";
     return NULL;
 }
@@ -166,8 +191,8 @@ START_TEST(every_switch_and_type)
         {FH1_BF16, FH1_BF16}, {FH1_BF16, FH1_F32}, {FH1_F32, FH1_F32}, {FH1_F16, FH1_F16}, {FH1_F64, FH1_BF16}};
     cudaStream_t stream;
     good(cudaStreamCreate(&stream));
-    for (unsigned bits = 0; bits < 128; bits += 1 + (bits % 3)) {
-        const fh1_config c = switched(bits);
+    for (unsigned bits = 0; bits < 128 + 8; bits += bits < 128 ? 1 + (bits % 3) : 1) {
+        const fh1_config c = bits < 128 ? switched(bits) : switched_mamba(bits);
         const fh1_dtype *t = types[bits % 5];
         model k;
         make(&k, &c, t[0], t[1]);
@@ -297,6 +322,16 @@ START_TEST(contracts)
     k.m.head_lora = &lora;
     ck_assert(says(cu_contract(&k.m, narrow, &p, &type), "lm_head"));
     k.m.head_lora = NULL;
+    fh1_model_free(&k.m);
+
+    const fh1_config mamba = switched_mamba(0); /* dt_proj has no tap of its own, and counts */
+    make(&k, &mamba, FH1_BF16, FH1_F32);
+    good(cu_contract(&k.m, NULL, &p, &type));
+    ck_assert(p == narrow && type == CU_BF16);
+    k.m.layers[1].dt_w.dtype = FH1_F16;
+    good(cu_contract(&k.m, NULL, &p, &type));
+    ck_assert(p == fp32 && type == CU_F32);
+    ck_assert(says(cu_contract(&k.m, narrow, &p, &type), "backbone.layers.1.mixer.dt"));
     fh1_model_free(&k.m);
 }
 END_TEST

@@ -82,6 +82,12 @@ const char *edge_model_text(int i)
     return i >= 0 && (size_t)i < sizeof text / sizeof *text ? text[i] : NULL;
 }
 
+const char *edge_mamba_text(void)
+{
+    return "family=falcon_mamba,layers=3,D=24,V=29,I=36,N=8,R=5,K=4,conv_bias=1,use_bias=1,mixer_eps=1e-3,weights="
+           "trained";
+}
+
 fh1_status edge_model(edge_run *r, const char *spec, fh1_model *out)
 {
     gld_seeded_spec s;
@@ -152,7 +158,7 @@ static fh1_status verdict_of(edge_run *r, const gld_law_result *law)
 }
 
 /* gld_law_judge asks that something be noticed only where the case says so. */
-fh1_status edge_law(edge_run *r, const fh1_model *m, int64_t tokens, law_walk walk, unsigned notices, void *data)
+fh1_status edge_law(edge_run *r, const fh1_model *m, int64_t tokens, law_walk walk, uint64_t notices, void *data)
 {
     gld_law_args a;
     gld_law_result result;
@@ -164,7 +170,7 @@ fh1_status edge_law(edge_run *r, const fh1_model *m, int64_t tokens, law_walk wa
 typedef struct {
     int64_t tokens;
     law_walk walk;
-    unsigned notices;
+    uint64_t notices;
     void *data;
     const char *law;
 } on_model;
@@ -182,7 +188,7 @@ static fh1_status run_on(edge_run *r, const fh1_model *m, void *data)
     return verdict_of(r, &result);
 }
 
-fh1_status edge_law_all(edge_run *r, int64_t tokens, law_walk walk, unsigned notices, void *data)
+fh1_status edge_law_all(edge_run *r, int64_t tokens, law_walk walk, uint64_t notices, void *data)
 {
     return edge_each_model(r, run_on, &(on_model){tokens, walk, notices, data, NULL});
 }

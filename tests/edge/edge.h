@@ -1,4 +1,4 @@
-/* The fixed catalogue of edge cases, D-01 to D-112: each is a set-up, an invariant, and the planted faults that must
+/* The fixed catalogue of edge cases, D-01 to D-114: each is a set-up, an invariant, and the planted faults that must
  * turn it red. `ctest -R D-36` runs one; docs/edge_cases.md is printed from here (edge_cases --markdown). */
 #pragma once
 
@@ -23,6 +23,7 @@ typedef struct {
     const char *why;  /* which engines are left out and why; NULL with EDGE_ALL */
     /* FH1_E_WRONG where the invariant does not hold, the message says where; any other error is the test's own. */
     fh1_status (*run)(edge_run *r);
+    bool falcon_mamba; /* edge_each_model runs it on edge_mamba_text too: caches, padding, documents */
 } edge_case;
 
 /* One case on one engine with at most one fault. */
@@ -62,6 +63,8 @@ fh1_status edge_truth(edge_run *r, fh1_engine **out);
  * 8, K = 4, heads times width unlike D, all 14 multipliers distinct and not 1, conv bias. NULL past the last. `spec` is
  * what gld_seeded_parse takes. */
 const char *edge_model_text(int i);
+/* A Falcon-Mamba of as many layers and the same V and K, biases everywhere. */
+const char *edge_mamba_text(void);
 /* The model of a spec and the seed of the run; released by fh1_model_free. */
 fh1_status edge_model(edge_run *r, const char *spec, fh1_model *out);
 
@@ -72,9 +75,9 @@ fh1_status edge_model(edge_run *r, const char *spec, fh1_model *out);
  * without a fault is first asked for the logits of a short prompt, which must be near the truth's. `walk` is called per
  * road (LAW_LEFT, LAW_RIGHT, and LAW_PLANTED on the truth, a mistake that must show in each tap of `notices`; 0: none).
  * FH1_E_WRONG with the place where they differ. A verdict of MISTRUSTED is FH1_E_WRONG too. `tokens`: longest row. */
-fh1_status edge_law(edge_run *r, const fh1_model *m, int64_t tokens, law_walk walk, unsigned notices, void *data);
+fh1_status edge_law(edge_run *r, const fh1_model *m, int64_t tokens, law_walk walk, uint64_t notices, void *data);
 /* The same on every usual model. */
-fh1_status edge_law_all(edge_run *r, int64_t tokens, law_walk walk, unsigned notices, void *data);
+fh1_status edge_law_all(edge_run *r, int64_t tokens, law_walk walk, uint64_t notices, void *data);
 /* A law of golden/laws.h by its name, on every usual model. */
 fh1_status edge_named_law(edge_run *r, const char *law, int64_t tokens);
 /* The judged engine's trace over a schedule (golden/calls.h) against the truth, tap by tap, as `fh1 check` does. */
@@ -91,4 +94,4 @@ typedef struct {
     const edge_case *cases; /* ends with id NULL */
 } edge_chapter;
 extern const edge_case edge_prefill[], edge_padding[], edge_positions[], edge_state[], edge_branching[], edge_packing[],
-    edge_mixer[], edge_gradients[], edge_files[], edge_found[];
+    edge_mixer[], edge_gradients[], edge_files[], edge_found[], edge_families[];

@@ -73,10 +73,11 @@ static int64_t rows_moved(const double *a, const double *b, int64_t width, int64
 /* In layer 0 a changed token reaches its branches only through its own key, value, column and state: the token itself
  * moves, and tokens behind it do: `all` of them, or half in f64 with weights of heavy tails, beside which a small
  * attention weight vanishes, or some of many in a type that rounds. */
-static fh1_status judge_probe(edge_run *r, bool all, int64_t t, const branches *a, const branches *b)
+static fh1_status judge_probe(edge_run *r, const fh1_model *m, bool all, int64_t t, const branches *a,
+                              const branches *b)
 {
     static const char *const name[] = {"mixer", "attention"};
-    for (int branch = 0; branch < 2; ++branch) {
+    for (int branch = 0; branch < (m->config.Hq > 0 ? 2 : 1); ++branch) {
         for (int64_t layer = 0; layer < LAYERS; ++layer) {
             const int64_t at = first_moved(a->branch[branch][layer], b->branch[branch][layer], a->width);
             FH1_TRY(edge_require(r, at == t, "another token %lld: %s of layer %lld moves from token %lld on",
@@ -100,7 +101,7 @@ static fh1_status probes_on(edge_run *r, const fh1_model *m, void *data)
     for (int64_t i = 0; i < (edge_is_slow(r) ? 3 : T); ++i) {
         const int64_t t = edge_is_slow(r) ? some[i] : i;
         FH1_TRY(observe(r, m, t, &moved));
-        FH1_TRY(judge_probe(r, data != NULL, t, &plain, &moved));
+        FH1_TRY(judge_probe(r, m, data != NULL, t, &plain, &moved));
         const int64_t at = first_moved(plain.logits, moved.logits, m->config.V);
         FH1_TRY(edge_require(r, at == t, "another token %lld: logits move from token %lld on", (long long)t,
                              (long long)at));

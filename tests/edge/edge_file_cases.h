@@ -30,6 +30,9 @@ fh1_status edge_conv_widths(edge_run *r); /* D-105 */
 fh1_status edge_config_forms(edge_run *r);    /* D-103 */
 fh1_status edge_loaded_types(edge_run *r);    /* D-104 */
 fh1_status edge_init_statistics(edge_run *r); /* D-112 */
+/* edge_families.c */
+fh1_status edge_mamba_configs(edge_run *r); /* D-113 */
+fh1_status edge_block_configs(edge_run *r); /* D-114 */
 /* edge_tensors.c */
 fh1_status edge_each_tensor(edge_run *r);     /* D-106 */
 fh1_status edge_ranges(edge_run *r);          /* D-107 */

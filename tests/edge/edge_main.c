@@ -21,6 +21,7 @@ const edge_chapter edge_chapters[] = {
     {"Gradient edge cases", edge_gradients},
     {"Adapter and file cases", edge_files},
     {"Found by running the libraries", edge_found},
+    {"Falcon-Mamba and the other blocks", edge_families},
     {NULL, NULL},
 };
 

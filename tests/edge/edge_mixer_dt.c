@@ -189,7 +189,7 @@ static fh1_status with_limits(edge_run *r, double lo, double hi, int i)
     limits l = {.unlimited = lo > 0 || isfinite(hi) ? &unlimited : NULL, .T = edge_is_cuda(r) ? 14 : 21, .first = 9};
     /* A step in bf16 hides the limits of the first heads under its own rounding; the state of the engine's taps does
      * not. */
-    const unsigned notices = r->bit == EDGE_BF16 ? 0 : LAW_BIT(FH1_TAP_CACHE_SSM) | LAW_BIT(FH1_TAP_LOGITS);
+    const uint64_t notices = r->bit == EDGE_BF16 ? 0 : LAW_BIT(FH1_TAP_CACHE_SSM) | LAW_BIT(FH1_TAP_LOGITS);
     fh1_status s = edge_law(r, &m, 16, walk_limits, notices, &l);
     if (!s) s = edge_check(r, &m, edge_is_cuda(r) ? "p9;d1" : "p9x3;d3;c4", r->seed);
     edge_contract(r, NULL);

@@ -17,7 +17,7 @@ bool edge_slow(const edge_run *r)
     return r->bit & (EDGE_CUDA_HOST | EDGE_CUDA);
 }
 
-fh1_status edge_walks(edge_run *r, int64_t tokens, law_walk walk, unsigned notices)
+fh1_status edge_walks(edge_run *r, int64_t tokens, law_walk walk, uint64_t notices)
 {
     if (!edge_slow(r)) return edge_law_all(r, tokens, walk, notices, r);
     fh1_model m;

@@ -11,7 +11,7 @@ bool edge_mistake(const law_run *run, const fh1_engine *e, law_road road, const 
 /* Kernels that run on the CPU take their time: such an engine gets fewer combinations, on the second usual model. */
 bool edge_slow(const edge_run *r);
 /* edge_law with the run as the data of the walk, on the usual models that the engine gets. */
-fh1_status edge_walks(edge_run *r, int64_t tokens, law_walk walk, unsigned notices);
+fh1_status edge_walks(edge_run *r, int64_t tokens, law_walk walk, uint64_t notices);
 
 /* ---- calls ---- */
 

@@ -9,7 +9,7 @@
 #define BIASES ",attention_bias=1,mlp_bias=1,mamba_proj_bias=1,projectors_bias=1"
 
 /* The two usual models, both with every bias. */
-static fh1_status with_biases(edge_run *r, int64_t tokens, law_walk walk, unsigned notices)
+static fh1_status with_biases(edge_run *r, int64_t tokens, law_walk walk, uint64_t notices)
 {
     char spec[2][1024];
     snprintf(spec[0], sizeof spec[0], "%s" BIASES, edge_model_text(0));

@@ -15,7 +15,8 @@ static const char head[] =
     "the case makes\nitself; `build/release/tests/edge_cases D-89 --fault NAME` runs one. *Usual models* have 3 "
     "layers, "
     "Q = 8, K = 4, widths that\nare not heads times head width and 14 different multipliers: one plain, one with two "
-    "groups, a gated norm and every bias\n(`tests/edge/edge.c`). A *gauge* is what an honest engine may be off by "
+    "groups, a gated norm and every bias\n(`tests/edge/edge.c`). Cases of *both families* run what they run on the "
+    "usual models on a small Falcon-Mamba too. A *gauge* is what an honest engine may be off by "
     "([numerics.md](numerics.md)), *books* are what a cache notes\nof its rows beside numbers, a *column* is a place "
     "of a "
     "padded row. Threads are named as reported, some without an owner.\n\n"
@@ -49,8 +50,10 @@ static void names(FILE *out, const char *faults)
 
 static void row(FILE *out, const edge_case *c)
 {
+    char title[160];
+    snprintf(title, sizeof title, "%s%s", c->title, c->falcon_mamba ? " (both families)" : "");
     fprintf(out, "| %s |", c->id);
-    cell(out, c->title);
+    cell(out, title);
     cell(out, c->setup);
     cell(out, c->invariant);
     cell(out, c->catches);

@@ -200,7 +200,7 @@ static fh1_status left_padded_on(edge_run *r, const fh1_model *m, void *data)
     for (size_t i = edge_is_slow(r) ? 2 : 0; i < 4; ++i) {
         left_padded k = all[i];
         k.r = r;
-        const unsigned keys = k.columns ? 0 : LAW_BIT(FH1_TAP_CACHE_KEY);
+        const uint64_t keys = k.columns ? 0 : LAW_BIT(FH1_TAP_CACHE_KEY);
         FH1_TRY(edge_law(r, m, 24, walk_left_padded, LAW_BIT(FH1_TAP_LOGITS) | keys, &k));
     }
     const edge_plan plans[] = {{.calls = "p12x3l:5,0,1;d3", .looks = ~0ull, .engines = EDGE_REFERENCE},

@@ -37,7 +37,7 @@ static fh1_status keep_columns(void *user, const fh1_tap_event *e)
         double *to = seen->column + (e->layer * seen->room + seen->n + t) * width;
         fh1_to_f64(to,
                    (const char *)e->value.data +
-                       (t * from + (post_conv ? 0 : c->d_ssm)) * (e->value.dtype == FH1_F64 ? 8 : 4),
+                       (t * from + (post_conv ? 0 : fh1_in_proj_conv(c))) * (e->value.dtype == FH1_F64 ? 8 : 4),
                    e->value.dtype, width);
         for (int64_t j = 0; !post_conv && j < width; ++j)
             to[j] *= c->m_ssm[j < c->d_ssm ? 1 : j < c->d_ssm + GN ? 2 : 3];

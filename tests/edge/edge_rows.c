@@ -203,13 +203,20 @@ fh1_status edge_on_model(edge_run *r, const char *spec, edge_judge judge, void *
     return s;
 }
 
+/* A fault is planted in models of a family that has the op. */
+static bool can_have(const edge_run *r, fh1_family family)
+{
+    return r->fault == FH1_FAULT_NONE || fh1_fault_acts_on(r->fault, family);
+}
+
 fh1_status edge_each_model(edge_run *r, edge_judge judge, void *data)
 {
-    for (int i = 0; edge_model_text(i); ++i) {
+    for (int i = 0; edge_model_text(i) && can_have(r, FH1_FALCON_H1); ++i) {
         fh1_status s = edge_on_model(r, edge_model_text(i), judge, data);
         if (s) return fh1_where(s, "model %d", i);
     }
-    return NULL;
+    if (!r->the_case->falcon_mamba || !can_have(r, FH1_FALCON_MAMBA)) return NULL;
+    return fh1_where(edge_on_model(r, edge_mamba_text(), judge, data), "Falcon-Mamba");
 }
 
 void edge_ids(const edge_run *r, const char *name, int64_t first, int64_t V, int64_t n, int64_t *ids)

@@ -28,7 +28,7 @@ static inline bool edge_is_slow(const edge_run *r)
     return r->bit & (EDGE_CUDA_HOST | EDGE_CUDA);
 }
 
-/* `judge` on each usual model, with engines of its own. */
+/* `judge` on each usual model, with engines of its own; on Falcon-Mamba too where the case says so. */
 typedef fh1_status (*edge_judge)(edge_run *r, const fh1_model *m, void *data);
 fh1_status edge_each_model(edge_run *r, edge_judge judge, void *data);
 fh1_status edge_on_model(edge_run *r, const char *spec, edge_judge judge, void *data);

@@ -274,7 +274,7 @@ static fh1_status report(edge_run *r, const fh1_model *m, const fh1_tap_id *over
         char name[FH1_TAP_NAME_SIZE];
         bool expected = false;
         for (int k = 0; k < n; ++k) expected |= over[k] == (fh1_tap_id)id;
-        fh1_tap_name((fh1_tap_id)id, 0, name);
+        fh1_tap_name(FH1_FALCON_H1, (fh1_tap_id)id, 0, name);
         FH1_TRY(edge_require(r, (w.largest[id] > F16_MOST) == expected, "%s reaches %.4g: %s by f16", name,
                              w.largest[id], expected ? "held" : "not held"));
         FH1_TRY(edge_require(r, w.largest[id] <= BF16_MOST, "%s reaches %.4g: not held by bf16", name, w.largest[id]));

@@ -1,0 +1,100 @@
+/* Which families a planted fault belongs to (oracle/fault_mamba.h): those that Falcon-Mamba cannot have change no bit
+ * of it, those that it can have name a tap and a case of it. That they show there is the matter of `fh1 faults --run`.
+ */
+#include "tests/faults_fixture.h"
+
+static bool is_of_forward(fh1_fault f)
+{
+    return !fh1_fault_is_gradient(f) && fault_has_rule(fh1_fault_get(f), "check");
+}
+
+/* The first tap that differs in a bit; FH1_TAP_COUNT: none. */
+static fh1_tap_id first_change(const gld_trace *a, const gld_trace *b)
+{
+    for (int64_t j = 0; j < a->n_steps; j++)
+        for (int64_t k = 0; k < a->steps[j].n_taps; k++) {
+            const gld_tap *left = &a->steps[j].taps[k];
+            const gld_tap *right = gld_trace_find(b, j, left->id, left->layer);
+            const size_t bytes = (size_t)(fh1_n_elems(&left->t) * (fh1_dtype_bits(left->t.dtype) / 8));
+            if (!right || memcmp(left->t.data, right->t.data, bytes) != 0) return left->id;
+        }
+    return FH1_TAP_COUNT;
+}
+
+static gld_trace run(fh1_fault f, const char *model, int inputs)
+{
+    const fh1_model *m = fault_model(model);
+    gld_trace in;
+    OK(gld_fault_inputs(&m->config, inputs, &in));
+    gld_trace t = fault_record(ref_faulty_engine_new("ref-f32", NULL, 0, f), m, &in);
+    gld_trace_free(&in);
+    return t;
+}
+
+START_TEST(what_falcon_mamba_cannot_have_changes_no_bit)
+{
+    static const struct {
+        const char *model;
+        int inputs;
+    } cases[] = {{"mamba-untied", GLD_RAGGED}, {"mamba-tied", GLD_MIXED_PADDING}, {"mamba-tied", GLD_PACKED}};
+    int n = 0;
+    for (int i = 0; i < N_OF(cases); i++) {
+        gld_trace honest = run(FH1_FAULT_NONE, cases[i].model, cases[i].inputs);
+        for (int f = 1; f < FH1_FAULT_COUNT; f++) {
+            if (!is_of_forward((fh1_fault)f) || fh1_fault_acts_on((fh1_fault)f, FH1_FALCON_MAMBA)) continue;
+            gld_trace t = run((fh1_fault)f, cases[i].model, cases[i].inputs);
+            char tap[FH1_TAP_NAME_SIZE];
+            const fh1_tap_id at = first_change(&honest, &t);
+            ck_assert_msg(at == FH1_TAP_COUNT, "%s acts on %s: %s", fh1_fault_get((fh1_fault)f)->name, cases[i].model,
+                          fh1_tap_name(FH1_FALCON_MAMBA, at, 0, tap));
+            gld_trace_free(&t);
+            n++;
+        }
+        gld_trace acting =
+            run(FH1_FAULT_CONV_OFF_BY_ONE, cases[i].model, cases[i].inputs); /* the comparison can fail */
+        ck_assert_int_eq(first_change(&honest, &acting), FH1_TAP_CONV_ACT);
+        gld_trace_free(&acting);
+        gld_trace_free(&honest);
+    }
+    ck_assert_int_gt(n, 300);
+    close_fault_models();
+}
+END_TEST
+
+START_TEST(what_it_can_have_has_a_tap_and_a_case_of_it)
+{
+    int both = 0, own = 0;
+    for (int i = 1; i < FH1_FAULT_COUNT; i++) {
+        const fh1_fault f = (fh1_fault)i;
+        const bool h1 = fh1_fault_acts_on(f, FH1_FALCON_H1), mamba = fh1_fault_acts_on(f, FH1_FALCON_MAMBA);
+        ck_assert_msg(h1 || mamba, "%s acts on nothing", fh1_fault_get(f)->name);
+        ck_assert_int_eq(gld_fault_family(f), h1 ? FH1_FALCON_H1 : FH1_FALCON_MAMBA);
+        ck_assert_int_eq(fh1_fault_tap(f, gld_fault_family(f)), fh1_fault_get(f)->tap);
+        if (!mamba) continue;
+        const fh1_config c = {.family = FH1_FALCON_MAMBA};
+        ck_assert_msg(fh1_tap_exists(&c, fh1_fault_tap(f, FH1_FALCON_MAMBA)), "%s names no tap of Falcon-Mamba",
+                      fh1_fault_get(f)->name);
+        ck_assert_msg(strncmp(gld_fault_case_of(f, FH1_FALCON_MAMBA).model, "mamba-", 6) == 0, "%s",
+                      fh1_fault_get(f)->name);
+        both += h1;
+        own += !h1;
+    }
+    ck_assert_int_gt(both, 120);
+    ck_assert_int_gt(own, 20);
+}
+END_TEST
+
+int main(void)
+{
+    const TTest *tests[] = {what_falcon_mamba_cannot_have_changes_no_bit, what_it_can_have_has_a_tap_and_a_case_of_it};
+    Suite *suite = suite_create("families of faults");
+    TCase *tc = tcase_create("families of faults");
+    tcase_set_timeout(tc, 120);
+    for (int i = 0; i < N_OF(tests); i++) tcase_add_test(tc, tests[i]);
+    suite_add_tcase(suite, tc);
+    SRunner *runner = srunner_create(suite);
+    srunner_run_all(runner, CK_NORMAL);
+    const int failed = srunner_ntests_failed(runner), ran = srunner_ntests_run(runner);
+    srunner_free(runner);
+    return failed || !ran;
+}
