@@ -28,7 +28,7 @@ __global__ void residual_k(int64_t n, branch<T> a, branch<T> b, branch<T> c, X *
 {
     const int64_t step = static_cast<int64_t>(gridDim.x) * blockDim.x * N;
     for (int64_t i = (static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) * N; i < n; i += step) {
-        float v[N], s[N];
+        float v[N], s[N] = {};
         load_n(x + i, v);
         add(a, i, true, s);
         add(b, i, false, s);

@@ -203,6 +203,11 @@ static bool gauge_wanted(void *user, fh1_tap_id id, int64_t layer)
     return s && s->judged;
 }
 
+static bool gauge_hidden(void *user, fh1_tap_id id, int64_t layer)
+{
+    return !gld_recorded(((run_sink *)user)->j, id, layer);
+}
+
 /* The scaled input of in_proj and of q/k/v_proj is rounded by the contract between two taps. Since the
  * input itself is recorded, that rounding is known bit for bit and truth repeats it (q_proj stands for all
  * three, which read the same scaled input). */
@@ -228,6 +233,7 @@ fh1_status gld_run_step(gld_judgement *j, fh1_engine *e, fh1_cache *cache, gld_r
     const fh1_gauge_request gauges = {.user = &user,
                                       .contract = j->o->profile,
                                       .wanted = gauge_wanted,
+                                      .hidden = gauge_hidden,
                                       .cache = &j->errors,
                                       .merged = j->o->merged,
                                       .merged_halves = j->o->merged_halves};

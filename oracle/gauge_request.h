@@ -25,6 +25,9 @@ typedef struct fh1_gauge_request {
     const fh1_profile *contract; /* of the judged engine */
     /* Whether the gauge of this tap is wanted: the inputs of its op must be the judged engine's own. */
     bool (*wanted)(void *user, fh1_tap_id id, int64_t layer);
+    /* Optional: the judged engine's own value of this tap is not known. Where truth goes on from it through a norm,
+     * which makes much of little near zero, the tap's gauge is carried into what the norm feeds. */
+    bool (*hidden)(void *user, fh1_tap_id id, int64_t layer);
     fh1_gauge_cache *cache; /* read and updated by the call; NULL only where nothing is wanted */
     /* Optional: the judged engine computes with this model, whose weights are those of the truth with its adapters,
      * rounded to their type: each is off by merged_halves half ulps at most, of itself or of what the adapters add,

@@ -35,6 +35,7 @@ typedef struct {
         fh1_tap_id id;
         fh1_gauge g;
     } gauge[2];
+    fh1_gauge hidden_xp; /* of xp in this layer, where the judged engine's own is not known; else worst == NULL */
 } REF(ref_call);
 
 /* Columns [first, first + n) of rows [rows, width], dense to out [rows, n]. */

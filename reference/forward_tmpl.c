@@ -197,6 +197,7 @@ fh1_status REF(ref_forward)(fh1_engine *e, const fh1_model *m, const fh1_batch *
     fh1_status s = run(&k, b, n_logits, logits);
     free(k.memory);
     for (int i = 0; i < 2; ++i) fh1_gauge_free(&k.gauge[i].g);
+    fh1_gauge_free(&k.hidden_xp);
     fh1_tokens_free(&k.t);
     return s;
 }

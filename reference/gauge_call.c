@@ -98,17 +98,28 @@ static bool is_scaled(const fh1_config *c, fh1_tap_id id)
     }
 }
 
-fh1_status ref_gauge_linear(ref_call_f64 *k, fh1_tap_id id, int64_t layer, int64_t rows, const double *x,
-                            const fh1_tensor *w, const fh1_tensor *b, const double *y)
+static fh1_status linear_gauge(const ref_call_f64 *k, fh1_tap_id id, int64_t layer, int64_t rows, const double *x,
+                               const fh1_tensor *w, const fh1_tensor *b, const double *y, const fh1_gauge *g)
 {
-    const fh1_gauge *g;
     const fh1_lora *lora = fh1_lora_of(k->m, id, layer);
-    FH1_TRY(ref_gauge_open(k, id, layer, rows * w->shape[0], &g));
-    if (!g) return NULL;
     const fh1_profile contract = fh1_profile_linear(ref_gauge_request(k)->contract, k->c, id, k->t.T);
     FH1_TRY((is_scaled(k->c, id) ? ref_linear_scaled_gauge : ref_linear_gauge)(&contract, rows, x, w, b, y, g));
     if (lora) FH1_TRY(ref_lora_gauge(&contract, rows, x, lora, b, y, g));
     return ref_gauge_request(k)->merged ? ref_merged_gauge(ref_gauge_request(k), id, layer, rows, x, w, b, g) : NULL;
+}
+
+fh1_status ref_gauge_linear(ref_call_f64 *k, fh1_tap_id id, int64_t layer, int64_t rows, const double *x,
+                            const fh1_tensor *w, const fh1_tensor *b, const double *y)
+{
+    const fh1_gauge *g;
+    FH1_TRY(ref_gauge_open(k, id, layer, rows * w->shape[0], &g));
+    if (g) FH1_TRY(linear_gauge(k, id, layer, rows, x, w, b, y, g));
+    const fh1_gauge_request *r = ref_gauge_request(k);
+    if (id != FH1_TAP_X_PROJ || !r || !r->hidden) return NULL;
+    fh1_gauge_free(&k->hidden_xp);
+    if (!r->hidden(r->user, id, layer)) return NULL;
+    FH1_TRY(fh1_gauge_new(rows * w->shape[0], &k->hidden_xp));
+    return linear_gauge(k, id, layer, rows, x, w, b, y, &k->hidden_xp);
 }
 
 fh1_status ref_gauge_logits(ref_call_f64 *k, int64_t rows, double m, const double *product)

@@ -18,6 +18,22 @@
 
 static const fh1_tensor none;
 
+/* Adds what the hidden error of x_proj's columns does to their norm. */
+static fh1_status add_hidden(const ref_call_f64 *k, int64_t begin, int64_t rows, int64_t first, int64_t n,
+                             const double *x, const fh1_gauge *g)
+{
+    const int64_t width = fh1_x_proj_dim(k->c), from = begin * width;
+    if (!k->hidden_xp.worst) return NULL;
+    fh1_gauge in;
+    FH1_TRY(fh1_gauge_new(rows * n, &in));
+    ref_columns_f64(rows, width, k->hidden_xp.worst + from, first, n, in.worst);
+    ref_columns_f64(rows, width, k->hidden_xp.variance + from, first, n, in.variance);
+    ref_columns_f64(rows, width, k->hidden_xp.shared + from, first, n, in.shared);
+    ref_rmsnorm_input_gauge(rows, n, x, k->c->mixer_eps, &in, g);
+    fh1_gauge_free(&in);
+    return NULL;
+}
+
 /* The norm of columns [first, first + n) of x_proj, for `rows` tokens from `begin` on: its error, dense. */
 static fh1_status norm_error(const ref_call_f64 *k, int64_t begin, int64_t rows, int64_t first, int64_t n, fh1_gauge *g)
 {
@@ -27,11 +43,13 @@ static fh1_status norm_error(const ref_call_f64 *k, int64_t begin, int64_t rows,
     ref_columns_f64(rows, width, k->xp + begin * width, first, n, x);
     fh1_status s = fh1_gauge_new(rows * n, g);
     if (!s) s = ref_rmsnorm_gauge(ref_gauge_request(k)->contract, rows, n, x, &none, k->c->mixer_eps, g);
+    if (!s) s = add_hidden(k, begin, rows, first, n, x, g);
     free(x);
     return s;
 }
 
-/* Adds what errors of the inputs [M,K] do to a product, |W| times the bounds and W² times the variances. */
+/* Adds what errors of the inputs [M,K] do to a product, |W| times the bounds and W² times the variances. All outputs of
+ * a token share its K errors, and an RMS over them scatters as one over K: λ/√(2K) of their deviation is in common. */
 static fh1_status through_product(int64_t M, const fh1_tensor *w, const fh1_gauge *in, const fh1_gauge *g)
 {
     const int64_t n = M * w->shape[0], k = M * w->shape[1];
@@ -43,7 +61,11 @@ static fh1_status through_product(int64_t M, const fh1_tensor *w, const fh1_gaug
     for (int64_t i = 0; !s && i < n; ++i) g->shared[i] += sum[i];
     for (int64_t i = 0; !s && i < k; ++i) deviation[i] = sqrt(in->variance[i]);
     if (!s) s = ref_linear_square_sum_f64(M, deviation, w, sum);
-    for (int64_t i = 0; !s && i < n; ++i) g->variance[i] += sum[i];
+    const double scatter = fh1_gauge_sigmas(M) / sqrt(2 * (double)w->shape[1]);
+    for (int64_t i = 0; !s && i < n; ++i) {
+        g->variance[i] += sum[i];
+        g->shared[i] = fmin(g->shared[i] + scatter * sqrt(sum[i]), g->worst[i]);
+    }
     free(sum);
     return s;
 }

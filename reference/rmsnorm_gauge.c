@@ -3,6 +3,7 @@
 #include "oracle/thread.h"
 #include "reference/gauge_parts.h"
 
+#include <math.h>
 #include <stdlib.h>
 
 typedef struct {
@@ -46,4 +47,58 @@ fh1_status ref_rmsnorm_gauge(const fh1_profile *contract, int64_t M, int64_t D, 
     fh1_parallel_for(M, 4, rows, &j);
     free(weight);
     return NULL;
+}
+
+/* Adds Σ_j |J_ij|·e_j, J = (1 - a·aᵀ)/r. */
+static void through(int64_t D, const double *x, double r, const double *e, double *sum)
+{
+    const double n = (double)D * r * r; /* a_i·a_j = x_i·x_j/n */
+    double all = 0;
+    for (int64_t j = 0; j < D; ++j) all += fabs(x[j]) * e[j];
+    for (int64_t i = 0; i < D; ++i) {
+        const double others = all - fabs(x[i]) * e[i];
+        sum[i] += (fabs(1 - x[i] * x[i] / n) * e[i] + fabs(x[i]) / n * fmax(0, others)) / r;
+    }
+}
+
+/* Adds Σ_j J_ij²·v_j. */
+static void variance_through(int64_t D, const double *x, double r, const double *v, double *sum)
+{
+    const double n = (double)D * r * r;
+    double all = 0;
+    for (int64_t j = 0; j < D; ++j) all += x[j] * x[j] * v[j];
+    for (int64_t i = 0; i < D; ++i) {
+        const double own = 1 - x[i] * x[i] / n, others = all - x[i] * x[i] * v[i];
+        sum[i] += (own * own * v[i] + x[i] * x[i] / n / n * fmax(0, others)) / (r * r);
+    }
+}
+
+/* x' = x + e, |e_i| <= worst_i with RMS ρ·r: r' >= (1 - ρ)·r, and with h = <x,e>/(D·r²) + <e,e>/(2D·r²)
+ *     r/r' = (1 + 2h)^(-1/2) = 1 - h + 3/2·h²·(1 + 2θh)^(-5/2),   |h| <= ρ + ρ²/2.
+ * What the Jacobian lacks is x times all of that but <x,e>, and e_i times r/r' - 1. No value of a norm exceeds √D. */
+static void second_order(int64_t D, const double *x, double r, const double *worst, double *sum)
+{
+    double square = 0;
+    for (int64_t i = 0; i < D; ++i) square += worst[i] * worst[i];
+    const double rho = sqrt(square / (double)D) / r, most = sqrt((double)D), h = rho + rho * rho / 2;
+    const double bend = rho * rho / 2 + 1.5 * h * h / pow(1 - rho, 5), root = rho / (1 - rho);
+    for (int64_t i = 0; i < D; ++i) {
+        const double bounded = most + fabs(x[i]) / r;
+        sum[i] = rho < 1 ? fmin(sum[i] + (fabs(x[i]) * bend + worst[i] * root) / r, bounded) : bounded;
+    }
+}
+
+void ref_rmsnorm_input_gauge(int64_t M, int64_t D, const double *x, double eps, const fh1_gauge *in, const fh1_gauge *g)
+{
+    for (int64_t m = 0; m < M; ++m, x += D) {
+        const int64_t at = m * D;
+        double mean = 0;
+        for (int64_t i = 0; i < D; ++i) mean += x[i] * x[i];
+        const double r = sqrt(mean / (double)D + eps);
+        if (!(r > 0)) continue;
+        through(D, x, r, in->worst + at, g->worst + at);
+        through(D, x, r, in->shared + at, g->shared + at);
+        variance_through(D, x, r, in->variance + at, g->variance + at);
+        second_order(D, x, r, in->worst + at, g->worst + at);
+    }
 }

@@ -4,6 +4,7 @@
 #include "reference/gated_norm_gauge.h"
 #include "reference/gauge_parts.h"
 #include "reference/linear_gauge.h"
+#include "reference/rmsnorm_gauge.h"
 
 enum { N_SEEDS = 3 };
 
@@ -244,6 +245,42 @@ START_TEST(rmsnorm_faults)
 END_TEST
 
 typedef enum { NO_NORM, GATE_FIRST, NORM_FIRST, N_FORMS } gate_form;
+/* Errors of what a norm without a weight reads, each anywhere in its bound or all at their bounds; x from far below
+ * √eps to far above, and errors as large as x. */
+START_TEST(rmsnorm_carries_the_error_of_its_input)
+{
+    static const int64_t width[] = {1, 2, 7, 64};
+    const double eps = 1e-6;
+    for (size_t s = 0; s < sizeof width / sizeof *width; ++s)
+        for (int size = -14; size < 3; ++size)
+            for (int share = -20; share < 1; share += 5) {
+                const int64_t M = 16, D = width[s], n = M * D;
+                const fh1_stream dice = fh1_stream_open((uint64_t)(100 * size + share), "errors");
+                const fh1_tensor none = {0};
+                double *x = g_data(FP32, NORMAL, "x", (uint64_t)share, n, ldexp(1, size), 1), *y = w_new(n);
+                double *off = w_new(n), *bad = w_new(n);
+                const fh1_gauge in = g_new(n), g = g_new(n), no_gauge = g_new(n);
+                for (int64_t i = 0; i < n; ++i) {
+                    const double bound = ldexp(1, size + share), u = 2 * fh1_random_uniform(dice, (uint64_t)i) - 1;
+                    fh1_gauge_set(&in, i, (fh1_err){bound, bound * bound / 3, 0});
+                    fh1_gauge_set(&g, i, (fh1_err){0});
+                    fh1_gauge_set(&no_gauge, i, (fh1_err){0});
+                    off[i] = x[i] + (size % 2 ? copysign(bound, u) : bound * u);
+                }
+                w_fine(w_f64->ops->rmsnorm(w_f64, M, D, x, &none, eps, y));
+                w_fine(w_f64->ops->rmsnorm(w_f64, M, D, off, &none, eps, bad));
+                ref_rmsnorm_input_gauge(M, D, x, eps, &in, &g);
+                for (int64_t i = 0; i < n; ++i)
+                    ck_assert_msg(fabs(bad[i] - y[i]) <= g.worst[i] * (1 + 1e-9) + 1e-12,
+                                  "D %d, x around 2^%d, errors 2^%d of it: off by %g, bound %g", (int)D, size, share,
+                                  fabs(bad[i] - y[i]), g.worst[i]);
+                if (size % 2 == 0 && share < -9) g_honest(FP32, "errors of the input", n, bad, y, &g);
+                if (share == -10 && size < -6) ck_assert(g_catches(FP32, n, bad, y, &no_gauge));
+            }
+    g_summary("norm of errors");
+}
+END_TEST
+
 static const char *const form_name[] = {"no norm", "gate first", "norm first"};
 
 /* z is what in_proj gave, rounded, times the mup factor, rounded once more: that error comes in with z. */
@@ -391,6 +428,7 @@ int main(void)
                             lm_head_multiplies_a_rounded_product,
                             rmsnorm_holds_every_order,
                             rmsnorm_faults,
+                            rmsnorm_carries_the_error_of_its_input,
                             gated_norm_carries_the_error_of_its_gate,
                             swiglu_with_other_exponentials,
                             what_f32_cannot_hold,
