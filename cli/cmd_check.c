@@ -32,7 +32,7 @@ static const char help[] =
     "                  instead of what the trace declares ('' = none). Here, as for --contract, an unknown\n"
     "                  name lists the known ones\n"
     "  --map FILE      renames and transposes the taps of a foreign trace (docs/traces.md)\n"
-    "  --taps GLOB     judge only taps whose name matches, as '*.mamba.*'; several with commas\n"
+    "  --taps GLOB     judge only taps whose name matches, as '*.layers.1.*'; several with commas\n"
     "  --seed N        of the seeded schedule (default 1)\n"
     "  --verbose       one line per tap instead of failures only\n"
     "  --json          JSON lines: one object per tap and subject, the summary last\n\n"

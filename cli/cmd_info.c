@@ -87,59 +87,76 @@ static void print_limits(const fh1_config *c, bool json)
 }
 
 /* Integers and booleans of the config, named as the letters of docs/numerics.md; sizes that its family lacks are 0. */
-static void print_geometry(const fh1_config *c, bool json)
+enum { H1 = 1 << FH1_FALCON_H1, MAMBA = 1 << FH1_FALCON_MAMBA, BOTH = H1 | MAMBA };
+
+static void print_sizes(const fh1_config *c, bool json)
 {
     const struct {
+        unsigned families;
         const char *name;
         int64_t v;
-    } numbers[] = {
-        {"layers", c->n_layers},
-        {"D", c->D},
-        {"V", c->V},
-        {"F", c->F},
-        {"Hq", c->Hq},
-        {"Hkv", c->Hkv},
-        {"A", c->A},
-        {"H", c->H},
-        {"P", c->P},
-        {"N", c->N},
-        {"G", c->G},
-        {"K", c->K},
-        {"Q", c->Q},
-        {"d_ssm", c->d_ssm},
-        {"R", c->R},
+    } sizes[] = {
+        {BOTH, "layers", c->n_layers},
+        {BOTH, "D", c->D},
+        {BOTH, "V", c->V},
+        {H1, "F", c->F},
+        {H1, "Hq", c->Hq},
+        {H1, "Hkv", c->Hkv},
+        {H1, "A", c->A},
+        {H1, "H", c->H},
+        {H1, "P", c->P},
+        {MAMBA, "I", c->H},
+        {BOTH, "N", c->N},
+        {H1, "G", c->G},
+        {BOTH, "K", c->K},
+        {H1, "Q", c->Q},
+        {H1, "d_ssm", c->d_ssm},
+        {MAMBA, "R", c->R},
     };
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
+        if (sizes[i].families >> c->family & 1)
+            printf(json ? ",\"%s\":%" PRId64 : " %s=%" PRId64, sizes[i].name, sizes[i].v);
+}
+
+static void print_switches(const fh1_config *c, bool json)
+{
     const struct {
+        unsigned families;
         const char *name;
         bool v;
     } switches[] = {
-        {"attention_bias", c->attention_bias},     {"mlp_bias", c->mlp_bias},
-        {"mamba_proj_bias", c->mamba_proj_bias},   {"projectors_bias", c->projectors_bias},
-        {"mamba_conv_bias", c->mamba_conv_bias},   {"mamba_rms_norm", c->mamba_rms_norm},
-        {"norm_before_gate", c->norm_before_gate}, {"tied_head", c->tied},
+        {H1, "attention_bias", c->attention_bias},     {H1, "mlp_bias", c->mlp_bias},
+        {H1, "mamba_proj_bias", c->mamba_proj_bias},   {H1, "projectors_bias", c->projectors_bias},
+        {H1, "mamba_conv_bias", c->mamba_conv_bias},   {H1, "mamba_rms_norm", c->mamba_rms_norm},
+        {H1, "norm_before_gate", c->norm_before_gate}, {MAMBA, "use_bias", c->mamba_proj_bias},
+        {MAMBA, "use_conv_bias", c->mamba_conv_bias},  {BOTH, "tied_head", c->tied},
     };
-    const size_t n_numbers = sizeof numbers / sizeof numbers[0], n_switches = sizeof switches / sizeof switches[0];
+    for (size_t i = 0; i < sizeof switches / sizeof *switches; i++) {
+        if (!(switches[i].families >> c->family & 1)) continue;
+        if (json) printf(",\"%s\":%s", switches[i].name, switches[i].v ? "true" : "false");
+        else if (switches[i].v) printf(" %s", switches[i].name);
+    }
+}
+
+static void print_geometry(const fh1_config *c, bool json)
+{
+    const char *family = fh1_family_name(c->family),
+               *block = c->family == FH1_FALCON_H1 ? fh1_block_name(c->block) : "";
     if (json) {
-        printf(",\"model_type\":\"%s\"", fh1_family_name(c->family));
-        if (c->family == FH1_FALCON_H1) printf(",\"block\":\"%s\"", fh1_block_name(c->block));
-        for (size_t i = 0; i < n_numbers; i++)
-            if (numbers[i].v) printf(",\"%s\":%" PRId64, numbers[i].name, numbers[i].v);
-        for (size_t i = 0; i < n_switches; i++)
-            printf(",\"%s\":%s", switches[i].name, switches[i].v ? "true" : "false");
+        printf(",\"model_type\":\"%s\"", family);
+        if (*block) printf(",\"block\":\"%s\"", block);
+        print_sizes(c, true);
+        print_switches(c, true);
         print_limits(c, true);
         return;
     }
-    printf("geometry\n  %s", fh1_family_name(c->family));
-    if (c->family == FH1_FALCON_H1) printf(", block %s", fh1_block_name(c->block));
-    fputs("\n ", stdout);
-    for (size_t i = 0; i < n_numbers; i++)
-        if (numbers[i].v) printf(" %s=%" PRId64, numbers[i].name, numbers[i].v);
+    printf("geometry\n  %s%s%s\n ", family, *block ? ", block " : "", block);
+    print_sizes(c, false);
     if (c->family == FH1_FALCON_H1)
         printf("\n  heads x width: attention %" PRId64 ", mixer %" PRId64 "; model width %" PRId64, c->Hq * c->A,
                c->H * c->P, c->D);
     fputs("\n  on:", stdout);
-    for (size_t i = 0; i < n_switches; i++)
-        if (switches[i].v) printf(" %s", switches[i].name);
+    print_switches(c, false);
     print_limits(c, false);
     putchar('\n');
 }
@@ -182,7 +199,9 @@ static void print_flops(const fh1_config *c, int64_t context, bool json)
         fputs("}", stdout);
         return;
     }
-    printf("FLOPs of a token that attends to %" PRId64 "\n  %-26s %.0f\n", context, "total", k.total);
+    if (c->family == FH1_FALCON_MAMBA) puts("FLOPs of a token");
+    else printf("FLOPs of a token that attends to %" PRId64 "\n", context);
+    printf("  %-26s %.0f\n", "total", k.total);
     for (int i = 0; i < CLI_N_PARTS; i++)
         printf("  %-26s %-14.0f %5.1f %%\n", cli_part_name(i), k.parts[i], 100 * k.parts[i] / k.total);
 }

@@ -60,7 +60,7 @@ static fh1_status read_block(const char *text, fh1_block *out)
 
 static fh1_status read_space(const request *r, cli_space *out)
 {
-    *out = (cli_space){.D = r->width, .layers = r->layers, .N = r->state, .V = r->vocab};
+    *out = (cli_space){.has_block = r->block, .D = r->width, .layers = r->layers, .N = r->state, .V = r->vocab};
     FH1_TRY(read_block(r->block, &out->block));
     if (r->fractions) FH1_TRY(cli_fractions_read(r->fractions, &out->f));
     if (r->list && r->fractions) return FH1_BAD("--list shows all fractions: --fractions has no meaning with it");
@@ -93,6 +93,11 @@ static void print_division(const cli_fractions *f, const fh1_config *c, const cl
     puts("}");
 }
 
+static int64_t context_of(const request *r)
+{
+    return r->context ? r->context : 4096;
+}
+
 static fh1_status list_one(const request *r, cli_space *p, cli_fractions f, bool print, fh1_config *c)
 {
     char *text;
@@ -102,8 +107,8 @@ static fh1_status list_one(const request *r, cli_space *p, cli_fractions f, bool
     FH1_TRY(cli_space_config(r->config, p, &text, &n, c));
     free(text);
     FH1_TRY(cli_parameters_of(c, &parameters));
-    const cli_count flops = cli_flops_of(c, (double)r->context);
-    if (print) print_division(&f, c, &parameters, &flops, r->context, r->json);
+    const cli_count flops = cli_flops_of(c, (double)context_of(r));
+    if (print) print_division(&f, c, &parameters, &flops, context_of(r), r->json);
     return NULL;
 }
 
@@ -118,7 +123,7 @@ static fh1_status list_all(const request *r, cli_space *p)
     if (!s && !r->json)
         printf("block %s; s,a,m: eighths of mixer, attention, MLP; FLOPs of a token that attends to %" PRId64 "\n"
                "s,a,m  d_ssm = heads   attention = heads     MLP     parameters  FLOPs per token   %% s    a    m\n",
-               fh1_block_name(p->block), r->context);
+               fh1_block_name(c->block), context_of(r));
     for (int i = 0; i < CLI_N_FRACTIONS && !s; i++) s = list_one(r, p, all[i], true, c);
     free(c);
     return s;
@@ -139,18 +144,28 @@ static fh1_status make_of_space(const request *r, const cli_space *p, fh1_dtype 
                                    (uint64_t)r->seed, t, r->force);
 }
 
+/* What belongs to a list only, or to a folder only. */
+static fh1_status check_options(const request *r)
+{
+    if (!r->list && (r->json || r->context)) return FH1_BAD("%s belongs to --list", r->json ? "--json" : "--context");
+    if (r->list && (r->out || r->seed >= 0 || r->dtype || r->force))
+        return fh1_hint(FH1_BAD("--list writes nothing"), "leave out -o, --seed, --dtype and --force");
+    return NULL;
+}
+
 static fh1_status run(const request *r)
 {
     const bool space =
         r->block || r->fractions || r->layers || r->width || r->state || r->vocab || r->list; /* else FILE as it is */
     cli_space p;
     fh1_dtype t;
+    FH1_TRY(check_options(r));
     if (space) FH1_TRY(read_space(r, &p));
     if (r->list) return list_all(r, &p);
     if (!space && !r->config) return missing("--config");
     if (!r->out) return missing("-o");
     if (r->seed < 0) return missing("--seed");
-    FH1_TRY(cli_dtype("--dtype", r->dtype, &t));
+    FH1_TRY(cli_dtype("--dtype", r->dtype ? r->dtype : "bf16", &t));
     if (t == FH1_F64)
         return fh1_found(fh1_expected(FH1_BAD("--dtype: no checkpoint is stored so"), "bf16, f32 or f16"), "'f64'");
     if (space) return make_of_space(r, &p, t);
@@ -159,7 +174,7 @@ static fh1_status run(const request *r)
 
 fh1_status cmd_init(int argc, char **argv, int *code)
 {
-    request r = {.dtype = "bf16", .seed = -1, .context = 4096};
+    request r = {.seed = -1};
     bool done;
     const cli_option options[] = {
         {"config", 0, CLI_TEXT, &r.config, 0, 0},        {"out", 'o', CLI_TEXT, &r.out, 0, 0},

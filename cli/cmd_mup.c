@@ -94,8 +94,10 @@ static void print_finding(int i, double value, double law, const fh1_mup_finding
     gld_number_text(value, v);
     gld_number_text(law, l);
     if (json) {
-        printf("{\"multiplier\":\"%s\",\"value\":%s,\"law\":%s,\"relative\":%.6g,\"verdict\":\"%s\",\"rounded_to\":",
-               fh1_multiplier_name(i), v, l, f->relative, verdict_name(f->verdict));
+        char relative[32] = "null";
+        if (isfinite(f->relative)) snprintf(relative, sizeof relative, "%.6g", f->relative);
+        printf("{\"multiplier\":\"%s\",\"value\":%s,\"law\":%s,\"relative\":%s,\"verdict\":\"%s\",\"rounded_to\":",
+               fh1_multiplier_name(i), v, l, relative, verdict_name(f->verdict));
         if (*f->rounded) cli_json_string(stdout, f->rounded);
         else fputs("null", stdout);
         puts("}");

@@ -148,17 +148,10 @@ static fh1_status print_grads(fh1_model *m, bool json)
     return NULL;
 }
 
-/* All taps in the order of first divergence, which is the block's: the model's, a layer's, the end of the model, a
- * layer's caches, the loss. */
-static void in_order(const fh1_config *c, fh1_tap_id ids[FH1_TAP_COUNT])
-{
-    for (int id = 0; id < FH1_TAP_COUNT; id++) ids[fh1_tap_order(c, (fh1_tap_id)id, 0, 1)] = (fh1_tap_id)id;
-}
-
 static void print_all_json(const fh1_config *c)
 {
     fh1_tap_id ids[FH1_TAP_COUNT];
-    in_order(c, ids);
+    fh1_taps_in_order(c, ids);
     for (int first = 0, end; first < FH1_TAP_COUNT; first = end) {
         const bool layers = fh1_tap_is_per_layer(ids[first]), cache = fh1_tap_is_cache(ids[first]);
         end = first + 1;
@@ -182,7 +175,7 @@ static void print_table(const fh1_config *c)
     char name[FH1_TAP_NAME_SIZE], shape[160];
     printf("%-42s %-18s %-16s %s\n", "tap", "letters", "shape", "definition");
     fh1_tap_id ids[FH1_TAP_COUNT];
-    in_order(c, ids);
+    fh1_taps_in_order(c, ids);
     for (int k = 0; k < FH1_TAP_COUNT; k++) {
         if (!fh1_tap_exists(c, ids[k])) continue;
         generic_name(c, ids[k], name);

@@ -21,7 +21,7 @@ static const char help[] =
     "  --decode K     K greedy one-token steps after the ids\n"
     "  --profile P    rounding profile that the engine runs, see docs/numerics.md (default: its own)\n"
     "  --variant V    departures from the consistent semantics, separated by commas\n"
-    "  --taps GLOB    only taps whose name matches, as '*.mamba.*'\n"
+    "  --taps GLOB    only taps whose name matches, as '*.layers.1.*'\n"
     "  --backward     the gradients of every parameter, and the loss, instead of taps: of the first call of --like, "
     "or\n"
     "                 of the ids, each of which is a label too (fh1 gradcheck judges them)\n"

@@ -13,8 +13,8 @@ extern void openblas_set_num_threads(int);
 
 /* -- the work -------------------------------------------------------------------------------------------------- */
 
-/* Of all layers, and the last norm. */
-static double layer_parameters(const fh1_config *c)
+/* And of the last norm. */
+static double parameters_of_layers(const fh1_config *c)
 {
     cli_count k = {0};
     (void)cli_parameters_of(c, &k); /* only a visit that fails could fail, and its own does not */
@@ -24,7 +24,7 @@ static double layer_parameters(const fh1_config *c)
 cli_work cli_work_of(const fh1_config *c, int64_t B, int64_t T, int64_t past, int64_t bits)
 {
     const double size = (double)bits / 8, L = (double)c->n_layers, rows = (double)B, n = (double)T, tokens = rows * n;
-    const double layers = layer_parameters(c);
+    const double layers = parameters_of_layers(c);
     const double state = 4 * (double)(c->H * c->P * c->N + (c->K - 1) * fh1_conv_dim(c));
     const double kv = 2 * size * (double)(c->Hkv * c->A), head = (double)c->V * (double)c->D;
     const double keys = (double)past + (n + 1) / 2; /* that a new token sees, on average */

@@ -11,7 +11,8 @@
 #include <string.h>
 
 typedef struct {
-    int64_t tensors, parameters;
+    int64_t tensors;
+    double parameters; /* of all layers together there may be more than an int64_t counts */
     int64_t undecayed; /* tensors that transformers' Trainer does not decay */
 } tally;
 
@@ -42,8 +43,8 @@ static fh1_status count(void *user, const char *name, int rank, const int64_t *s
         if (!taken) t = &k->of_group[i];
         taken = true;
     }
-    int64_t n = 1;
-    for (int i = 0; i < rank; i++) n *= shape[i]; /* fh1_config_check bounds it */
+    double n = 1;
+    for (int i = 0; i < rank; i++) n *= (double)shape[i];
     t->tensors++;
     t->parameters += n;
     t->undecayed += !cli_decays_in_hf(name);
@@ -64,7 +65,7 @@ static void print_line(int group, const char *match, const char *kind, cli_facto
     if (match && kind) snprintf(fits, sizeof fits, "%.80s, kind %.40s", match, kind);
     else snprintf(fits, sizeof fits, "%.140s", match ? match : kind);
     if (t->undecayed && t->undecayed < t->tensors) snprintf(some, sizeof some, "%" PRId64 " ", t->undecayed);
-    printf("  %-5s %-34s %-8s %-8s %8" PRId64 " %14" PRId64, name, fits, gld_number_text(f.lr, lr),
+    printf("  %-5s %-34s %-8s %-8s %8" PRId64 " %14.0f", name, fits, gld_number_text(f.lr, lr),
            gld_number_text(f.decay, decay), t->tensors, t->parameters);
     if (t->undecayed) printf("  %snot decayed under --decay hf", some);
     putchar('\n');
@@ -78,7 +79,7 @@ static void print_object(int group, const char *match, const char *kind, cli_fac
     print_string(match);
     fputs(",\"kind\":", stdout);
     print_string(kind);
-    printf(",\"lr\":%s,\"weight_decay\":%s,\"tensors\":%" PRId64 ",\"parameters\":%" PRId64
+    printf(",\"lr\":%s,\"weight_decay\":%s,\"tensors\":%" PRId64 ",\"parameters\":%.0f"
            ",\"undecayed_in_hf\":%" PRId64 "}\n",
            gld_number_text(f.lr, lr), gld_number_text(f.decay, decay), t->tensors, t->parameters, t->undecayed);
 }

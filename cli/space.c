@@ -217,9 +217,11 @@ static fh1_status parse(const char *text, size_t n, const char *name, fh1_config
 
 static fh1_status edit(const fh1_config *base, const cli_space *p, char **text, size_t *n)
 {
-    char block[16];
-    snprintf(block, sizeof block, "\"%s\"", fh1_block_name(p->block));
-    FH1_TRY(set_key(text, n, "fh1_block", block));
+    if (p->has_block) {
+        char block[16];
+        snprintf(block, sizeof block, "\"%s\"", fh1_block_name(p->block));
+        FH1_TRY(set_key(text, n, "fh1_block", block));
+    }
     if (p->layers) FH1_TRY(set_int(text, n, "num_hidden_layers", p->layers));
     if (p->layers) FH1_TRY(set_key(text, n, "attn_layer_indices", "null")); /* it lists all of them, or none */
     if (p->N) FH1_TRY(set_int(text, n, "mamba_d_state", p->N));
@@ -236,8 +238,9 @@ fh1_status cli_space_config(const char *base, const cli_space *p, char **text, s
     else *n = sizeof report_model - 1;
     fh1_status s = parse(*text, *n, name, config);
     if (!s && config->family != FH1_FALCON_H1)
-        s = fh1_hint(fh1_where(FH1_BAD("%s has one block only", fh1_family_name(config->family)), "%s", name),
-                     "--block and --fractions are for falcon_h1");
+        s = fh1_hint(fh1_where(FH1_BAD("%s has no search space", fh1_family_name(config->family)), "%s", name),
+                     "--block, --fractions, --layers, --width, --state, --vocab and --list are for falcon_h1; change "
+                     "config.json itself");
     if (!s) s = edit(config, p, text, n);
     if (!s) s = parse(*text, *n, name, config);
     if (s) {

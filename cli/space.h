@@ -19,6 +19,7 @@ fh1_status cli_fractions_read(const char *text, cli_fractions *out);
 void cli_fractions_all(cli_fractions out[CLI_N_FRACTIONS]); /* by s, then a */
 
 typedef struct {
+    bool has_block; /* else as in the base */
     fh1_block block;
     cli_fractions f;
     int64_t D, layers, N, V; /* 0: as in the base */

@@ -161,8 +161,7 @@ static fh1_status add_linear(builder *b, fh1_tap_id tap, int64_t layer)
     char module[FH1_TAP_NAME_SIZE];
     const fh1_linear x = fh1_model_linear(b->m, tap, layer);
     if (!x.w->data) return NULL;
-    const char *name = tap == FH1_TAP_LOGITS ? "lm_head" : fh1_tap_name(b->m->config.family, tap, layer, module);
-    if (tap == FH1_TAP_DT) strncat(module, "_proj", sizeof module - strlen(module) - 1); /* ….mixer.dt is behind it */
+    const char *name = fh1_tap_linear_module(b->m->config.family, tap, layer, module);
     return add_pair(b, name, x.w->shape[1], x.w->shape[0], false, x.lora);
 }
 

@@ -283,8 +283,8 @@ fh1_status cli_globs_check(const char *option, const cli_globs *g, const fh1_gra
             p += n + (p[n] == ',');
             if (n > 0 && n < sizeof glob && glob_fits_some(glob, params)) continue;
             return fh1_hint(fh1_found(FH1_BAD("%s: the pattern fits no parameter", option), "'%.200s'", glob),
-                            "patterns are over names such as model.layers.0.mamba.in_proj.weight; the head of a tied "
-                            "model is model.embed_tokens.weight");
+                            "patterns are over names such as %s and %s; a tied head is the embedding",
+                            params->params[0].name, params->params[params->n / 2].name);
         }
     return NULL;
 }

@@ -26,7 +26,7 @@ const char cli_train_help[] =
     "  --lora R,ALPHA,TARGETS  a new adapter on modules such as in_proj+q_proj+v_proj; --rslora scales by "
     "ALPHA/sqrt(R)\n"
     "  --adapter DIR       go on with this adapter\n"
-    "  --train GLOBS, --freeze GLOBS  only these weights, all but these: '*.mamba.*,*norm*'\n"
+    "  --train GLOBS, --freeze GLOBS  only these weights, all but these: '*norm*,*.A_log'\n"
     "  --engine E          ref-f32 (default), ref-f64, ref-bf16, cuda, cuda-host (slow)\n"
     "a step\n"
     "  --batch B           rows (default 1) of --seq-len T columns (default 512)\n"

@@ -6,9 +6,11 @@
  * tied to holds the embedding's. */
 static const cli_slot *slot_of(const cli_train_state *s, const char *tensor)
 {
-    if (s->grads->tied_head && strcmp(tensor, "lm_head.weight") == 0) tensor = "model.embed_tokens.weight";
-    for (int64_t i = 0; i < s->n; i++)
-        if (strcmp(s->grads->params[s->slots[i].param].name, tensor) == 0) return &s->slots[i];
+    const bool head = s->grads->tied_head && strcmp(tensor, "lm_head.weight") == 0;
+    for (int64_t i = 0; i < s->n; i++) {
+        const fh1_param *p = &s->grads->params[s->slots[i].param];
+        if (head ? p->value == s->grads->embed : strcmp(p->name, tensor) == 0) return &s->slots[i];
+    }
     return NULL;
 }
 

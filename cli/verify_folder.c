@@ -188,8 +188,8 @@ static fh1_status check_model(cvt_ckpt *c, cli_verified *out)
     fh1_status s = config ? NULL : fh1_no_memory(sizeof *config, "a config");
     if (!s) s = cvt_ckpt_config_json(c, &json);
     const cJSON *type = s ? NULL : cJSON_GetObjectItemCaseSensitive(json, "model_type");
-    bool ours = !cJSON_IsString(type) || strcmp(type->valuestring, fh1_family_name(FH1_FALCON_H1)) == 0 ||
-                strcmp(type->valuestring, fh1_family_name(FH1_FALCON_MAMBA)) == 0;
+    fh1_family family;
+    bool ours = !cJSON_IsString(type) || fh1_family_find(type->valuestring, &family);
     if (!s && !ours)
         cli_verify_note(out, "model_type is %.60s: names and shapes of the tensors were not checked",
                         type->valuestring);

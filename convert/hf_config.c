@@ -16,12 +16,9 @@ static fh1_status read_model_type(const cvt_fields *f, fh1_config *c)
 {
     const char *type;
     FH1_TRY(cvt_need_string(f, "model_type", &type));
-    if (strcmp(type, fh1_family_name(FH1_FALCON_H1)) == 0) c->family = FH1_FALCON_H1;
-    else if (strcmp(type, fh1_family_name(FH1_FALCON_MAMBA)) == 0) c->family = FH1_FALCON_MAMBA;
-    else
-        return cvt_bad_value(f, "model_type", cvt_optional(f, "model_type"), "this model type is not supported",
-                             "\"falcon_h1\" or \"falcon_mamba\"");
-    return NULL;
+    if (fh1_family_find(type, &c->family)) return NULL;
+    return cvt_bad_value(f, "model_type", cvt_optional(f, "model_type"), "this model type is not supported",
+                         "\"falcon_h1\" or \"falcon_mamba\"");
 }
 
 /* fh1_block is a key of ours: the library knows no order of the parts but SA_M. */

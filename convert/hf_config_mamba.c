@@ -1,10 +1,17 @@
 /* config.json of model_type falcon_mamba. transformers 4.57.6 and 5.23.0 read the same keys in the same way:
- *   intermediate_size   wins over expand (the released 7B says expand 16 and twice the width); int(expand *
- * hidden_size) only where it is absent time_step_rank      a number, or "auto", ceil(hidden_size / 16) mixer_rms_eps
- * 1e-6 where absent: the released 7B does not have the key tie_word_embeddings true where absent: 4.57.6 leaves the key
- * out when it writes a tied model use_mambapy, use_falcon_mambapy, use_associative_scan choose between implementations
- * of the same sum, time_step_min, _max, _floor, _scale, _init_scheme, initializer_range and rescale_prenorm_residual
- * only make new weights. */
+ *
+ * intermediate_size wins over expand, which the released 7B has as 16 beside twice the width; int(expand·hidden_size)
+ * only where it is absent.
+ *
+ * time_step_rank is a number, or "auto": ceil(hidden_size / 16).
+ *
+ * mixer_rms_eps is 1e-6 where absent; the released 7B does not have the key.
+ *
+ * tie_word_embeddings is true where absent: 4.57.6 leaves the key out when it writes a tied model.
+ *
+ * use_mambapy, use_falcon_mambapy and use_associative_scan choose between implementations of the same sum;
+ * time_step_min, _max, _floor, _scale, _init_scheme, initializer_range and rescale_prenorm_residual only make new
+ * weights. */
 #include "convert/hf_config_mamba.h"
 
 #include "convert/fault.h"

@@ -22,8 +22,7 @@ const fh1_tensor *first_not_bf16(const fh1_model *m, char name[FH1_TAP_NAME_SIZE
         for (int64_t i = 0; i < n_layers; ++i) {
             const fh1_tensor *w = fh1_model_linear(borrowed, tap, i).w;
             if (!w || !w->data || w->dtype == FH1_BF16) continue;
-            fh1_tap_name(m->config.family, tap, i, name);
-            if (tap == FH1_TAP_LOGITS) snprintf(name, FH1_TAP_NAME_SIZE, "lm_head");
+            fh1_tap_linear_module(m->config.family, tap, i, name);
             return w;
         }
     }

@@ -25,13 +25,11 @@ struct counting {
     size_t bytes;
 };
 
-/* Matrices have two axes, everything else is a small parameter, and so are Falcon-Mamba's decay rates. */
+/* What is no matrix is a small parameter, in f32. */
 fh1_status count_weight(void *user, const char *name, int rank, const int64_t *shape)
 {
     counting *k = static_cast<counting *>(user);
-    const char *last = strrchr(name, '.');
-    const bool matrix = rank == 2 && !(last && strcmp(last, ".A_log") == 0);
-    size_t n = matrix ? cu_size(k->type) : sizeof(float);
+    size_t n = fh1_weight_is_matrix(name, rank) ? cu_size(k->type) : sizeof(float);
     for (int i = 0; i < rank; ++i) n *= static_cast<size_t>(shape[i]);
     k->bytes += n;
     return NULL;

@@ -118,7 +118,7 @@ void gld_explain_shape(const gld_residual *r, const gld_slot *s, char *text, siz
         add_up(r, s, &unit, &row, &column);
         describe(&unit, text, size);
         describe(&row, text, size);
-        if (s->column && !periodic(&column, r->j->c->Q, text, size)) describe(&column, text, size);
+        if (s->column && !periodic(&column, fh1_scan_chunk(r->j->c), text, size)) describe(&column, text, size);
         if (!text[0]) snprintf(text, size, "spread over all heads or channels, rows and tokens");
         if (r->n_other > 0)
             say(text, size, r->n_other > 1 ? "%s%s in %lld elements" : "%s%s in one element", r->n_other, 0,

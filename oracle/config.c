@@ -77,6 +77,16 @@ const char *fh1_family_name(fh1_family f)
     return f == FH1_FALCON_MAMBA ? "falcon_mamba" : "falcon_h1";
 }
 
+bool fh1_family_find(const char *name, fh1_family *out)
+{
+    for (int i = FH1_FALCON_H1; i <= FH1_FALCON_MAMBA; i++) {
+        if (strcmp(name, fh1_family_name((fh1_family)i)) != 0) continue;
+        *out = (fh1_family)i;
+        return true;
+    }
+    return false;
+}
+
 int64_t fh1_padding_idx(const fh1_config *c)
 {
     return c->family == FH1_FALCON_MAMBA ? -1 : c->pad;

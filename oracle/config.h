@@ -51,8 +51,9 @@ const char *fh1_embed_weight(fh1_family f);
 const char *fh1_layers_module(fh1_family f);
 /* The key of config.json that `eps` comes from: "rms_norm_eps", "layer_norm_epsilon". */
 const char *fh1_eps_key(fh1_family f);
-const char *fh1_block_name(fh1_block b);               /* "SA_M" */
-bool fh1_block_find(const char *name, fh1_block *out); /* false: no such block */
+bool fh1_family_find(const char *name, fh1_family *out); /* by model_type; false: no such family */
+const char *fh1_block_name(fh1_block b);                 /* "SA_M" */
+bool fh1_block_find(const char *name, fh1_block *out);   /* false: no such block */
 
 typedef struct {
     fh1_family family;

@@ -150,7 +150,8 @@ static const fh1_variant_info variants[] = {
      "time_step_limit ignored in one-token steps (transformers 5.15 to 5.23, CUDA kernels of all versions)"},
     {"no_dt_limit", FH1_VAR_NO_DT_LIMIT, "time_step_limit ignored everywhere (transformers 4.53 to 5.3)"},
     {"in_proj_bias_at_pads", FH1_VAR_IN_PROJ_BIAS_AT_PADS,
-     "the bias of in_proj at left pads enters the conv window (transformers, all versions up to 5.23)"},
+     "the bias of in_proj at left pads enters the conv window (transformers, all versions up to 5.23; falcon_mamba in "
+     "5.23)"},
     {"right_pad_cache", FH1_VAR_RIGHT_PAD_CACHE,
      "after right padding: conv window of the last columns, state decayed over the pads (transformers, all "
      "versions up to 5.23)"},

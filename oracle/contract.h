@@ -139,12 +139,12 @@ const fh1_profile *fh1_profile_for_dtype(fh1_dtype t);
 const fh1_profile *fh1_profile_for(const fh1_profile *p, const fh1_config *c);
 /* The rounding of the scan output: a one-token step on a cache has its own (FH1_RP_STEP), or that of a prefill. */
 fh1_round fh1_profile_scan_output(const fh1_profile *p, bool one_token);
-/* The same contract as the product of lm_head rounds: at FH1_RP_HEAD instead of FH1_RP_LINEAR; and as the last norm
- * does: not at all where the residual stays in f32. */
+/* The same contract as the product of lm_head rounds: at FH1_RP_HEAD instead of FH1_RP_LINEAR. */
 fh1_profile fh1_profile_head(const fh1_profile *p);
 /* The same contract as the product of a tap rounds in a call of T columns: lm_head's as above, and FH1_RP_OUT_PRODUCT.
  */
 fh1_profile fh1_profile_linear(const fh1_profile *p, const fh1_config *c, fh1_tap_id id, int64_t T);
+/* The same contract as the last norm rounds: not at all where the residual stays in f32. */
 fh1_profile fh1_profile_final_norm(const fh1_profile *p);
 
 /* The type in which a tap is stored under a profile: what one ulp of it means. `one_token` tells a

@@ -23,7 +23,7 @@ typedef enum {
 } need;
 
 typedef struct {
-    const char *name; /* behind "model.layers.<i>." for those of a layer */
+    const char *name; /* behind "model.layers.<i>." or "backbone.layers.<i>." for those of a layer */
     size_t offset;    /* in fh1_layer, or in fh1_model */
     need when;
     dim shape[3];
@@ -198,6 +198,12 @@ static fh1_status pass_on(void *user, const entry *e, int64_t layer, const char 
     (void)e;
     (void)layer;
     return o->visit(o->user, name, rank, shape);
+}
+
+bool fh1_weight_is_matrix(const char *name, int rank)
+{
+    const char *last = strrchr(name, '.');
+    return rank == 2 && !(last && strcmp(last, ".A_log") == 0);
 }
 
 fh1_status fh1_config_weights(const fh1_config *c, fh1_weight_visit visit, void *user)

@@ -64,7 +64,7 @@ typedef struct {
  * free_owner, path and revision to the caller, also when it fails. */
 fh1_status fh1_model_bind(fh1_model *m, const fh1_config *config, fh1_weight *weights, int64_t n);
 /* A linear layer by the tap of its output (logits: the head, without a bias; FH1_TAP_DT: dt_proj of Falcon-Mamba, whose
- * bias is dt_bias and whose output goes on through softplus). w NULL: the model has none. */
+ * bias is dt_bias and whose output goes on through softplus). w->data NULL: the model has none. */
 typedef struct {
     fh1_tensor *w, *b; /* b NULL: it never has one */
     fh1_lora **lora;   /* the first one attached */
@@ -82,3 +82,6 @@ void fh1_model_free(fh1_model *m); /* releases tables and the owner; m itself is
  * at the first error. Used by bind, init and info. */
 typedef fh1_status (*fh1_weight_visit)(void *user, const char *name, int rank, const int64_t *shape);
 fh1_status fh1_config_weights(const fh1_config *c, fh1_weight_visit visit, void *user);
+/* Whether tokens are multiplied with a weight of that name: it has two axes, and is no table of rates (Falcon-Mamba's
+ * A_log [I,N]). The embedding counts. */
+bool fh1_weight_is_matrix(const char *name, int rank);

@@ -126,7 +126,7 @@ static void in_order(const fh1_report_subject *s, fh1_tap_id ids[FH1_TAP_COUNT])
     const fh1_config *c = NULL;
     for (size_t i = 0; i < s->n_taps; i++)
         if (s->taps[i].id == FH1_TAP_MID_SSM || s->taps[i].id == FH1_TAP_ATTN_LAYERNORM) c = &mixer_first;
-    for (int id = 0; id < FH1_TAP_COUNT; id++) ids[fh1_tap_order(c, (fh1_tap_id)id, 0, 1)] = (fh1_tap_id)id;
+    fh1_taps_in_order(c, ids);
 }
 
 fh1_status fh1_report_fold(const fh1_report_subject *s, fh1_report_kind_row **out, int *n)

@@ -13,7 +13,7 @@ enum {
 #define NO_INPUT FH1_TAP_COUNT
 
 /* The table of docs/taps.md. `name` is the whole name for model-level taps, what follows
- * "model.layers.<i>" for per-layer taps, and what follows "cache.<i>" for cache taps. */
+ * "model.layers.<i>" or "backbone.layers.<i>" for per-layer taps, and what follows "cache.<i>" for cache taps. */
 typedef struct {
     const char *name;
     fh1_tap_id input; /* of a linear tap */
@@ -147,6 +147,14 @@ const char *fh1_tap_name(fh1_family family, fh1_tap_id id, int64_t layer, char b
     return buf;
 }
 
+const char *fh1_tap_linear_module(fh1_family family, fh1_tap_id id, int64_t layer, char buf[FH1_TAP_NAME_SIZE])
+{
+    if (id == FH1_TAP_LOGITS) snprintf(buf, FH1_TAP_NAME_SIZE, "lm_head");
+    else fh1_tap_name(family, id, layer, buf);
+    if (id == FH1_TAP_DT) strncat(buf, "_proj", FH1_TAP_NAME_SIZE - 1 - strlen(buf));
+    return buf;
+}
+
 /* A layer number as it is printed: digits only, no leading zero, below n. */
 static bool parse_layer(const char **s, int64_t n, int64_t *out)
 {
@@ -225,6 +233,11 @@ int64_t fh1_tap_order(const fh1_config *c, fh1_tap_id id, int64_t layer, int64_t
     if (id <= FH1_TAP_LOGITS) return after_layers + (id - FH1_TAP_FINAL_LAYERNORM);
     if (fh1_tap_is_cache(id)) return after_logits + N_CACHE * layer + (id - FH1_TAP_CACHE_KEY);
     return after_logits + N_CACHE * n_layers;
+}
+
+void fh1_taps_in_order(const fh1_config *c, fh1_tap_id ids[FH1_TAP_COUNT])
+{
+    for (int id = 0; id < FH1_TAP_COUNT; ++id) ids[fh1_tap_order(c, (fh1_tap_id)id, 0, 1)] = (fh1_tap_id)id;
 }
 
 /* The axes of one token (of one batch row for cache taps, n_cols slots). Units lie along the first of

@@ -60,13 +60,18 @@ fh1_tap_id fh1_tap_linear_input(const fh1_config *c, fh1_tap_id id);
 /* "model.layers.3.mamba.ssd" into buf, in the module names of the family; layer is ignored for model-level taps. A tap
  * that the family does not have is named as the other one does. */
 const char *fh1_tap_name(fh1_family family, fh1_tap_id id, int64_t layer, char buf[FH1_TAP_NAME_SIZE]);
-/* The reverse; false for a name that is no tap of a model of that family with n_layers layers. */
+/* The module whose product a linear tap is: its name, but lm_head for the logits, and for FH1_TAP_DT (Falcon-Mamba)
+ * dt_proj, which stands in front of it. */
+const char *fh1_tap_linear_module(fh1_family family, fh1_tap_id id, int64_t layer, char buf[FH1_TAP_NAME_SIZE]);
+/* The reverse of fh1_tap_name; false for a name that is no tap of a model of that family with n_layers layers. */
 bool fh1_tap_parse(fh1_family family, const char *name, int64_t n_layers, fh1_tap_id *id, int64_t *layer);
 /* The same where no model is at hand: the families are tried in turn (cache.*, logits and loss are those of both). */
 bool fh1_tap_parse_any(const char *name, int64_t n_layers, fh1_tap_id *id, int64_t *layer);
 /* Rank of a tap in the order of first divergence within one step: the order of computation. Where no model is at hand
  * (c NULL) that of the released block, for n_layers layers. */
 int64_t fh1_tap_order(const fh1_config *c, fh1_tap_id id, int64_t layer, int64_t n_layers);
+/* All taps in that order, for one layer. */
+void fh1_taps_in_order(const fh1_config *c, fh1_tap_id ids[FH1_TAP_COUNT]);
 /* One line that defines it, for `fh1 taps`. */
 const char *fh1_tap_definition(fh1_family family, fh1_tap_id id);
 

@@ -99,7 +99,7 @@ bad 'SA_M, SAM or S_A_M' init --block SMA --fractions 2,1,5 -o "$dir/x" --seed 1
 bad 'a multiple of 40' init --fractions 2,1,5 --width 100 -o "$dir/x" --seed 1
 bad '--width needs --fractions' init --config "$base" --block SAM --width 80 -o "$dir/x" --seed 1
 bad '--fractions or --config is missing' init --block SAM -o "$dir/x" --seed 1
-bad 'falcon_mamba has one block only' init --config "$dir/mamba.json" --block SAM -o "$dir/x" --seed 1
+bad 'falcon_mamba has no search space' init --config "$dir/mamba.json" --block SAM -o "$dir/x" --seed 1
 bad 'exists' init --fractions 2,1,5 --width 40 --layers 1 --state 8 --vocab 64 -o "$dir/small" --seed 1
 [[ ! -e $dir/x ]] || complain 'a refused init leaves a folder'
 run 0 init --config golden/models/mini-0.5b/config.json --block S_A_M -o "$dir/other" --seed 1

@@ -50,3 +50,30 @@ static inline void faults_are_found_in_block(const elsewhere *table, int n, int 
     ck_assert_msg(used == 0, "%s", missed);
     ck_assert_int_gt(found_some, N_OF(all_faults) / parts / 2);
 }
+
+enum { PARTS = 3 };
+
+#define FAULTS_PART(i)                                           \
+    START_TEST(faults_are_found_##i)                             \
+    {                                                            \
+        faults_are_found_in_block(table, N_OF(table), i, PARTS); \
+    }                                                            \
+    END_TEST
+
+/* The program of one block, with its `table`; one program each, so that they run side by side. */
+#define FAULTS_OF_BLOCK(block, title)                                                       \
+    FAULTS_PART(0)                                                                          \
+    FAULTS_PART(1)                                                                          \
+    FAULTS_PART(2)                                                                          \
+    START_TEST(the_second_copy_without_a_fault_is_the_first)                                \
+    {                                                                                       \
+        no_fault_is_no_change(all_faults, N_OF(all_faults));                                \
+    }                                                                                       \
+    END_TEST                                                                                \
+    int main(void)                                                                          \
+    {                                                                                       \
+        const TTest *tests[] = {faults_are_found_0, faults_are_found_1, faults_are_found_2, \
+                                the_second_copy_without_a_fault_is_the_first, NULL};        \
+        fault_block = block;                                                                \
+        return faults_main(title, tests);                                                   \
+    }

@@ -239,6 +239,33 @@ bad 'is not replaced' train "$base" "${few[@]}" --lr 1e-3 --lora 2,2,q_proj --st
 [[ $(cat "$dir/mine/letter") == mine ]] || complain 'a letter is gone'
 clean
 
+# --- a head that is stored beside the embedding it is tied to learns with it ---
+# store_head MODEL EMBEDDING OUT: MODEL with a copy of the embedding as lm_head.weight.
+store_head() {
+    cp -r "$1" "$3"
+    local file=$3/model.safetensors n header entry begin end size
+    n=$(od -An -t u8 -N 8 "$file" | tr -d ' ')
+    header=$(head -c $((8 + n)) "$file" | tail -c "$n" | sed 's/ *$//')
+    entry=$(grep -o "\"$2\":{[^}]*}" <<< "$header" | sed "s/\"$2\"/\"lm_head.weight\"/")
+    IFS=, read -r begin end <<< "$(sed 's/.*"data_offsets":\[\([^]]*\)\].*/\1/' <<< "$entry")"
+    size=$(($(stat -c %s "$file") - 8 - n))
+    header="${header%\}},$(sed "s/\[$begin,$end\]/[$size,$((size + end - begin))]/" <<< "$entry")}"
+    while ((${#header} % 8)); do header+=' '; done
+    printf '%b' "$(printf '\\x%02x\\x%02x\\x00\\x00\\x00\\x00\\x00\\x00' $((${#header} % 256)) $((${#header} / 256)))" > "$dir/spliced.n"
+    {
+        cat "$dir/spliced.n"
+        printf %s "$header"
+        tail -c +$((9 + n)) "$file"
+        head -c $((8 + n + end)) "$file" | tail -c $((end - begin))
+    } > "$dir/spliced"
+    mv "$dir/spliced" "$file"
+}
+for pair in mamba-tied:backbone.embeddings.weight odd:model.embed_tokens.weight; do
+    store_head "golden/models/${pair%:*}" "${pair#*:}" "$dir/stored-${pair%:*}"
+    run 0 train "$dir/stored-${pair%:*}" "${few[@]}" --lr 1e-2 --steps 2 -o "$dir/trained-${pair%:*}"
+    run 0 check "$dir/trained-${pair%:*}" --engine ref-f32 # opens: both are still the same
+done
+
 # --- groups ---
 echo '{"groups": [{"kind": "A_log", "lr": 0, "weight_decay": 0}, {"match": "*.0.*", "lr": 0}]}' > "$dir/mup.json"
 run 0 train "$model" "${small[@]}" --weight-decay 0 --steps 2 --mup "$dir/mup.json" -o "$dir/groups"

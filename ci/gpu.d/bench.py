@@ -19,7 +19,7 @@ SIZES = ["7B", "0.5B", "1.5B-Deep"]
 DECODE = [(1, 2048), (32, 2048), (8, 2048), (64, 2048), (256, 2048), (1, 32768), (8, 32768), (32, 32768), (64, 32768),
           (256, 32768)]
 PREFILL = [(1, 2048), (8, 2048), (1, 32768), (1, 131072)]
-# What was asked for: milliseconds, or for prompts the share of the product's rate.
+# Targets: milliseconds, or for prompts the share of the product's rate.
 GOALS = {("decode", "7B", 1, 2048): 4.1, ("decode", "7B", 32, 2048): 7.4, ("decode", "0.5B", 1, 2048): 0.45,
          ("prefill", "7B"): 0.60, ("prefill", "0.5B"): 0.45}
 RATIO = 1.5  # over the fastest path of transformers
@@ -256,7 +256,7 @@ class Stage:
             self.attention()
         if self.o.cells:
             cells = [tuple(map(int, c.split("x"))) for c in self.o.cells]
-        # Short contexts of all sizes first: they hold the figures that were asked for.
+        # Short contexts of all sizes first: they hold the targets.
         for long in (False, True):
             for size in sizes:
                 for B, T in cells:

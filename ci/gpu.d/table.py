@@ -34,7 +34,7 @@ def tables(stage, lines, verdict):
            f"{machine.get('date', '')}, commit {machine.get('commit', '')}, {machine.get('device', '')}, "
            f"{machine.get('nvcc', '')}, kernel {machine.get('kernel', '')}", ""]
     if figures:
-        out += ["| figure | value | floor or limit | share | of the product | asked for | peers | times faster |",
+        out += ["| figure | value | floor or limit | share | of the product | target | peers | times faster |",
                 "|---|---|---|---|---|---|---|---|"]
         for f in figures:
             value = f.get("note") if f.get("value") is None else f"{number(f['value'])} {f['unit']}"

@@ -72,13 +72,7 @@ typedef struct {
     double p32[BENCH_MAX_ROUNDS], p64[BENCH_MAX_ROUNDS], dec[BENCH_MAX_ROUNDS];
 } subject;
 
-/* Matrices that multiply every token; A_log [I,N] is one of rates. */
-static bool is_product(const fh1_weight *w)
-{
-    const char *dot = strrchr(w->name, '.');
-    return w->t.rank == 2 && strcmp(w->name, "lm_head.weight") != 0 && dot && strcmp(dot, ".A_log") != 0;
-}
-
+/* Matrices that multiply every token. */
 static void measure_model(subject *s)
 {
     const fh1_model *m = &s->model;
@@ -87,7 +81,8 @@ static void measure_model(subject *s)
         const bool table = strcmp(m->weights[i].name, fh1_embed_weight(m->config.family)) == 0;
         s->file_bytes += bytes;
         if (!table || m->config.tied) s->step_bytes += bytes;
-        if (!table && is_product(&m->weights[i])) s->gemm_flops += 2 * n;
+        const bool head = strcmp(m->weights[i].name, "lm_head.weight") == 0;
+        if (!table && !head && fh1_weight_is_matrix(m->weights[i].name, m->weights[i].t.rank)) s->gemm_flops += 2 * n;
     }
 }
 

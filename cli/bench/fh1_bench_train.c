@@ -44,8 +44,9 @@ static void measure_model(subject *s)
     fh1_model m;
     bench_must(cvt_model_open(s->model, &m));
     for (int64_t i = 0; i < m.n_weights; i++) {
-        const bool table = strcmp(m.weights[i].name, "model.embed_tokens.weight") == 0 && !m.config.tied;
-        if (m.weights[i].t.rank == 2 && !table) s->matrices += (double)fh1_n_elems(&m.weights[i].t);
+        const bool table = strcmp(m.weights[i].name, fh1_embed_weight(m.config.family)) == 0 && !m.config.tied;
+        if (fh1_weight_is_matrix(m.weights[i].name, m.weights[i].t.rank) && !table)
+            s->matrices += (double)fh1_n_elems(&m.weights[i].t);
     }
     write_ids(s, m.config.V);
     fh1_model_free(&m);

@@ -5,7 +5,7 @@
  *     fh1 check golden/models/mini-0.5b --trace trace.safetensors
  *
  * Take write_trace() into your engine. The rest is a stand-in for one: it computes the first three
- * taps of a float32 model, reading what it needs from the folder in the shortest way.
+ * taps of a float32 Falcon-H1, reading what it needs from the folder in the shortest way.
  *
  * A trace is a .safetensors file:
  *     8 bytes   length n of the header, little-endian
@@ -152,6 +152,8 @@ int main(int argc, char **argv)
     size_t n_config, n_file;
     char *config = read_file(argv[1], "config.json", &n_config);
     char *file = read_file(argv[1], "model.safetensors", &n_file);
+    if (!strstr(config, "\"falcon_h1\""))
+        fail("this example computes a falcon_h1; write_trace() takes the taps of any model");
     size_t D = (size_t)config_number(config, "\"hidden_size\"");
     size_t V = (size_t)config_number(config, "\"vocab_size\"");
     double multiplier = config_number(config, "\"embedding_multiplier\"");

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Capture the taps of a Falcon-H1 or FalconMamba model in Hugging Face transformers and write them as an fh1 trace."""
+"""Capture the taps of a Falcon-H1 or Falcon-Mamba model in Hugging Face transformers and write them as an fh1 trace."""
 import argparse
 import fnmatch
 import json

@@ -9,7 +9,7 @@
 
 then: fh1 check MODEL --trace mine.safetensors
 
-Run as a program it is a demo: a three-tap engine in plain Python on a float32 model folder:
+Run as a program it is a demo: a three-tap engine in plain Python on a float32 folder of a Falcon-H1:
 
     python golden/hf/write_trace.py golden/models/mini-0.5b trace.safetensors
 """
@@ -76,6 +76,9 @@ def read_f32(path, name):
 def demo(folder, out):
     """The first three taps of a model, each computed as the table of taps defines it."""
     config = json.loads((Path(folder) / "config.json").read_text())
+    if config["model_type"] != "falcon_h1":
+        raise SystemExit(f"write_trace.py: {folder}: the demo computes a falcon_h1, not a {config['model_type']}; "
+                         "write_trace() writes the taps of any model")
     weights = Path(folder) / "model.safetensors"
     (_, width), table = read_f32(weights, "model.embed_tokens.weight")
     norm = read_f32(weights, "model.layers.0.input_layernorm.weight")[1]
