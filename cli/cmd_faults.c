@@ -272,11 +272,10 @@ static bool concerns(const fault_options *o, fh1_fault f)
     return !is_cuda(o) || fault_cuda_has(f);
 }
 
-/* A row for each family that can have the fault and is wanted; gradients and cuda-host know one. */
+/* A row for each family that can have the fault and is wanted; cuda-host knows one. */
 static bool has_row(const fault_options *o, fh1_fault f, fh1_family family)
 {
-    const bool one = is_cuda(o) || fh1_fault_is_gradient(f);
-    return fh1_fault_acts_on(f, family) && wants(o, family) && (!one || family == gld_fault_family(f));
+    return fh1_fault_acts_on(f, family) && wants(o, family) && (!is_cuda(o) || family == gld_fault_family(f));
 }
 
 static void add_rows(const fault_options *o, fh1_fault f, int *jobs, int *n)
