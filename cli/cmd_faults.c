@@ -272,11 +272,10 @@ static bool concerns(const fault_options *o, fh1_fault f)
     return !is_cuda(o) || fault_cuda_has(f);
 }
 
-/* A row for each family that can have the fault and is wanted; gradients and cuda-host know one. */
+/* A row for each family that can have the fault and is wanted; cuda-host knows one. */
 static bool has_row(const fault_options *o, fh1_fault f, fh1_family family)
 {
-    const bool one = is_cuda(o) || fh1_fault_is_gradient(f);
-    return fh1_fault_acts_on(f, family) && wants(o, family) && (!one || family == gld_fault_family(f));
+    return fh1_fault_acts_on(f, family) && wants(o, family) && (!is_cuda(o) || family == gld_fault_family(f));
 }
 
 static void add_rows(const fault_options *o, fh1_fault f, int *jobs, int *n)
@@ -288,25 +287,31 @@ static void add_rows(const fault_options *o, fh1_fault f, int *jobs, int *n)
     }
 }
 
+/* A name without a row would be dropped in silence. */
+static fh1_status check_name(const fault_options *o, const char *name)
+{
+    const fh1_fault f = fh1_fault_find(name);
+    if (f == FH1_FAULT_NONE)
+        return fh1_hint(fh1_found(FH1_BAD("unknown fault"), "'%s'", name), "fh1 faults lists them all");
+    const char *why = is_cuda(o) ? fault_cuda_lacks(f) : NULL;
+    if (is_cuda(o) && !fault_cuda_has(f))
+        return fh1_hint(fh1_found(FH1_BAD("a fault that engine cuda-host cannot have"), "'%s'", name), "%s",
+                        why ? why : "only faults of ops are planted there");
+    if (has_row(o, f, FH1_FALCON_H1) || has_row(o, f, FH1_FALCON_MAMBA)) return NULL;
+    const fh1_family asked = wants(o, FH1_FALCON_MAMBA) ? FH1_FALCON_MAMBA : FH1_FALCON_H1;
+    const char *main_one = fh1_family_name(gld_fault_family(f));
+    fh1_status s = fh1_fault_acts_on(f, asked) ? FH1_BAD("a fault that cuda-host runs on models of %s alone", main_one)
+                                               : FH1_BAD("a fault that models of %s cannot have", o->family);
+    return fh1_hint(fh1_found(s, "'%s'", name), "leave --family out");
+}
+
 /* Those named, else all; with --run the honest engines too. */
 static fh1_status choose(const fault_options *o, int *jobs, int *n)
 {
     *n = 0;
     for (int i = 0; i < o->names.n; ++i) {
-        const fh1_fault f = fh1_fault_find(o->names.items[i]);
-        if (f == FH1_FAULT_NONE)
-            return fh1_hint(fh1_found(FH1_BAD("unknown fault"), "'%s'", o->names.items[i]),
-                            "fh1 faults lists them all");
-        const char *why = is_cuda(o) ? fault_cuda_lacks(f) : NULL;
-        if (is_cuda(o) && !fault_cuda_has(f))
-            return fh1_hint(fh1_found(FH1_BAD("a fault that engine cuda-host cannot have"), "'%s'", o->names.items[i]),
-                            "%s", why ? why : "only faults of ops are planted there");
-        const int before = *n;
-        add_rows(o, f, jobs, n);
-        if (*n == before && i == 0) /* of the first name: later ones may be there already */
-            return fh1_hint(
-                fh1_found(FH1_BAD("a fault that models of %s cannot have", o->family), "'%s'", o->names.items[i]),
-                "leave --family out");
+        FH1_TRY(check_name(o, o->names.items[i]));
+        add_rows(o, fh1_fault_find(o->names.items[i]), jobs, n);
     }
     if (o->names.n > 0) return NULL;
     for (int i = 0; o->run && fault_honest_name(i); ++i)

@@ -60,8 +60,10 @@ fh1_status fault_horizon_run(fault_bench *b, fh1_family family, fh1_engine *e, f
 
 /* ---- gradients ---- */
 
-/* The judge of gradients on models and batches, in a fixed order, until one is red; then the backward ops alone. */
-fh1_status fault_gradient_run(fault_bench *b, fh1_fault f, const fh1_fault_info *info, fault_row *row);
+/* The judge of gradients on models of `family` and batches, in a fixed order, until one is red; if none is, the
+ * backward ops alone. */
+fh1_status fault_gradient_run(fault_bench *b, fh1_fault f, fh1_family family, const fh1_fault_info *info,
+                              fault_row *row);
 /* An engine on all of them, and on all backward ops; `first` receives what rejects it. */
 fh1_status fault_gradient_honest(fault_bench *b, fh1_engine *e, fault_row *row, char *first, size_t size);
 void fault_gradients_free(struct fault_gradients *g);

@@ -15,20 +15,36 @@
 /* Ordinals of gradcheck_batch_name. */
 enum { TWO_CHUNKS = 4, LEFT = 5, RIGHT = 6, PACKED = 7 };
 
-/* `adapter`: a folder beside the golden gradients, or "out_proj": one that PEFT refuses to make. */
+/* `adapter`: a folder beside the golden gradients, or "out_proj": one that PEFT refuses to make. A fault meets those of
+ * the family of its row, in this order. */
 static const struct {
     const char *model, *adapter;
     int batch;
 } wanted[] = {
-    {"mini-0.5b", NULL, LEFT},      {"odd", NULL, PACKED},
-    {"mini-34b", NULL, TWO_CHUNKS}, {"odd", NULL, RIGHT},
-    {"mini-0.5b", NULL, PACKED},    {"mini-34b", "linear", LEFT},
-    {"odd", "bias", PACKED},        {"mini-0.5b", "ends", PACKED},
-    {"odd", "tied-ends", PACKED},   {"mini-34b", "out_proj", LEFT},
-    {"mamba-untied", NULL, PACKED}, {"mamba-tied", NULL, LEFT},
-    {"block-sam", NULL, PACKED},    {"block-sequential", NULL, LEFT},
+    {"mini-0.5b", NULL, LEFT},
+    {"odd", NULL, PACKED},
+    {"mini-34b", NULL, TWO_CHUNKS},
+    {"odd", NULL, RIGHT},
+    {"mini-0.5b", NULL, PACKED},
+    {"mini-34b", "linear", LEFT},
+    {"odd", "bias", PACKED},
+    {"mini-0.5b", "ends", PACKED},
+    {"odd", "tied-ends", PACKED},
+    {"mini-34b", "out_proj", LEFT},
+    {"block-sam", NULL, PACKED},
+    {"block-sequential", NULL, LEFT},
+    {"mamba-untied", NULL, PACKED},
+    {"mamba-tied", NULL, LEFT},
+    {"mamba-untied", "mamba-linear", LEFT},
+    {"mamba-tied", "mamba-tied-ends", PACKED},
+    {"mamba-untied", "out_proj", LEFT},
 };
 enum { SETTINGS = sizeof wanted / sizeof *wanted, MOST_PROFILES = 6 };
+
+static bool is_of(int i, fh1_family family)
+{
+    return (strncmp(wanted[i].model, "mamba-", 6) == 0) == (family == FH1_FALCON_MAMBA);
+}
 
 typedef struct {
     bool open;
@@ -206,6 +222,12 @@ static void fill(const setting *s, const fh1_grads *g, fh1_fault f, const fh1_fa
     }
 }
 
+/* A registry entry of both families names the op as Falcon-H1 has it. */
+static const char *op_of(const fh1_fault_info *info, fh1_family family)
+{
+    return family == FH1_FALCON_MAMBA && strcmp(info->op, "ssd_scan") == 0 ? "selective_scan" : info->op;
+}
+
 /* The op of the fault, or all (NULL); what is red is told in row->found. */
 static fh1_status run_ops(fault_bench *b, fh1_engine *e, const char *op, fault_row *row)
 {
@@ -223,7 +245,8 @@ static fh1_status run_ops(fault_bench *b, fh1_engine *e, const char *op, fault_r
     return NULL;
 }
 
-fh1_status fault_gradient_run(fault_bench *b, fh1_fault f, const fh1_fault_info *info, fault_row *row)
+fh1_status fault_gradient_run(fault_bench *b, fh1_fault f, fh1_family family, const fh1_fault_info *info,
+                              fault_row *row)
 {
     fh1_engine *e = ref_faulty_engine_new("ref-f32", NULL, 0, f);
     if (!e) return fh1_no_memory(sizeof *e, "a faulty engine");
@@ -232,6 +255,7 @@ fh1_status fault_gradient_run(fault_bench *b, fh1_fault f, const fh1_fault_info 
     for (int i = 0; i < SETTINGS && !st && !first.failed; ++i) {
         setting *s = NULL;
         fh1_grads *g = NULL;
+        if (!is_of(i, family)) continue;
         st = open_setting(b, i, &s);
         if (!st) st = judge(s, e, true, &g, &first);
         row->runs[FAULT_RULE_GRADIENT]++;
@@ -239,7 +263,7 @@ fh1_status fault_gradient_run(fault_bench *b, fh1_fault f, const fh1_fault_info 
         fh1_grads_free(g);
     }
     row->red[FAULT_RULE_GRADIENT] = first.failed;
-    if (!st && !first.failed) st = run_ops(b, e, info->op, row);
+    if (!st && !first.failed) st = run_ops(b, e, op_of(info, family), row);
     e->free(e);
     return st;
 }

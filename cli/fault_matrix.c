@@ -213,7 +213,7 @@ static fh1_status run_rules(fault_bench *b, const target *t, const fh1_fault_inf
 {
     row->right_tap = row->right_step = true;
     if (fh1_fault_is_gradient(t->f)) {
-        FH1_TRY(fault_gradient_run(b, t->f, info, row));
+        FH1_TRY(fault_gradient_run(b, t->f, t->family, info, row));
         row->owes[FAULT_RULE_GRADIENT] = row->red[FAULT_RULE_GRADIENT] == 0;
         row->killed = !row->owes[FAULT_RULE_GRADIENT];
         return NULL;

@@ -113,12 +113,18 @@ static double work_of(const gld_grad_truth *t)
 static bool is_near(const search *s, fh1_fault f)
 {
     enum { FEW = 6 };
-    const fh1_fault_info *info = fh1_fault_get(f);
+    const char *op = fh1_fault_get(f)->op;
     const fh1_grads *g = s->t->grads;
-    const int64_t layer = g->params[s->first].layer, last = s->t->model->config.n_layers - 1;
-    const int64_t at = gld_grad_first_of(g, info->tap, layer < 0 && s->first < g->n / 2 ? last : layer < 0 ? 0 : layer);
-    if (strcmp(info->op, "linear") == 0 || strcmp(info->op, "rmsnorm") == 0) return true;
+    const fh1_config *c = &s->t->model->config;
+    const int64_t layer = g->params[s->first].layer, of_none = s->first < g->n / 2 ? c->n_layers - 1 : 0;
+    const int64_t at = gld_grad_first_of(g, fh1_fault_tap(f, c->family), layer < 0 ? of_none : layer);
+    if (strcmp(op, "linear") == 0 || strcmp(op, "rmsnorm") == 0) return true;
     return at <= s->first && s->first - at < FEW;
+}
+
+static bool concerns(const search *s, fh1_fault f)
+{
+    return fh1_fault_is_gradient(f) && fh1_fault_acts_on(f, s->t->model->config.family);
 }
 
 /* First the faults whose op is near, then all others while nothing explains it and the cost allows. */
@@ -131,7 +137,7 @@ static fh1_status try_faults(search *s)
     for (int near = 1; near >= 0 && !st; --near) {
         if (!near && s->n > 0 && s->list[0].score >= fh1_rule.explained) break;
         for (int f = FH1_FAULT_NONE + 1; f < FH1_FAULT_COUNT && !st; ++f) {
-            if (!fh1_fault_is_gradient((fh1_fault)f) || is_near(s, (fh1_fault)f) != near) continue;
+            if (!concerns(s, (fh1_fault)f) || is_near(s, (fh1_fault)f) != near) continue;
             if ((left -= work_of(s->t)) < 0) break;
             st = try_fault(s, (fh1_fault)f, g);
         }

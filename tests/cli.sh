@@ -67,6 +67,16 @@ bad '--run' faults --jobs 2
 run 0 faults --run key_multiplier_dropped reorder_keys_only && says '3 faults: 3 killed (100 %)' && says '1 of 1 (100.0 %)'
 run 0 faults --run --family falcon_h1 key_multiplier_dropped reorder_keys_only && says '2 faults: 2 killed (100 %)'
 run 0 faults --run --json reorder_keys_only && says '"killed":true' && says '"summary":true'
+# each name has a row in the family that is asked for, wherever it stands
+run 0 faults --family falcon_mamba inner_norms_dropped dt_bias_dropped && says 'inner_norms_dropped' && says 'dt_bias_dropped'
+for names in 'key_multiplier_dropped inner_norms_dropped' 'inner_norms_dropped key_multiplier_dropped'; do
+    bad "models of falcon_mamba cannot have (found 'key_multiplier_dropped')" faults --family falcon_mamba $names
+    bad "models of falcon_h1 cannot have (found 'inner_norms_dropped')" faults --family falcon_h1 $names
+done
+bad "cuda-host runs on models of falcon_h1 alone (found 'dt_bias_dropped')" \
+    faults --run --engine cuda-host --family falcon_mamba dt_bias_dropped
+run 0 faults --run --family falcon_mamba grad_conv_taps_reversed dt_bias_dropped && says '2 faults: 2 killed (100 %)'
+bad "models of falcon_mamba cannot have (found 'grad_groups_tiled')" faults --family falcon_mamba grad_groups_tiled
 bad "$dir/mini-0.5b" faults --run --models "$dir" key_multiplier_dropped
 
 # -- good paths

@@ -19,16 +19,21 @@ static void close_bench(void)
     fault_bench_free(bench);
 }
 
-static fault_row row_of(const char *name, fh1_tap_id tap, const char *caught_by)
+static fault_row row_on(fh1_family family, const char *name, fh1_tap_id tap, const char *caught_by)
 {
     const fh1_fault f = fh1_fault_find(name);
     ck_assert_msg(f != FH1_FAULT_NONE, "%s", name);
-    fh1_fault_info info = *fh1_fault_get(f);
+    fh1_fault_info info = fault_info_of(f, family);
     if (tap != FH1_TAP_COUNT) info.tap = tap;
     if (caught_by) info.caught_by = caught_by;
     fault_row row;
-    OK(fault_row_run(bench, f, gld_fault_family(f), &info, &row));
+    OK(fault_row_run(bench, f, family, &info, &row));
     return row;
+}
+
+static fault_row row_of(const char *name, fh1_tap_id tap, const char *caught_by)
+{
+    return row_on(gld_fault_family(fh1_fault_find(name)), name, tap, caught_by);
 }
 
 START_TEST(a_true_entry_is_proven)
@@ -109,6 +114,25 @@ START_TEST(gradients_have_a_rule_of_their_own)
 }
 END_TEST
 
+/* A fault that both families can have: on models of Falcon-Mamba, with the tap that it has there. */
+START_TEST(gradients_of_falcon_mamba_are_held_too)
+{
+    const fault_row scan = row_on(FH1_FALCON_MAMBA, "grad_dt_decay_dropped", FH1_TAP_COUNT, NULL);
+    ck_assert(scan.killed && scan.judged && scan.right_tap && scan.right_step && scan.rank == 1);
+    ck_assert_str_eq(scan.found, "layers.2.mixer.dt_proj.weight");
+    const fault_row adapter = row_on(FH1_FALCON_MAMBA, "grad_out_proj_adapter_not_seen", FH1_TAP_COUNT, NULL);
+    ck_assert(adapter.killed && adapter.right_tap && adapter.rank == 1);
+    /* the scan alone is that of the family */
+    const fault_row op = row_on(FH1_FALCON_MAMBA, "grad_initial_state_lost", FH1_TAP_COUNT, NULL);
+    ck_assert(op.killed && !op.judged);
+    ck_assert_str_eq(op.found, "backward.selective_scan");
+    /* an entry that points behind where it shows first, and one of what it cannot have */
+    const fault_row wrong = row_on(FH1_FALCON_MAMBA, "grad_dt_decay_dropped", FH1_TAP_CONV_ACT, NULL);
+    ck_assert(wrong.killed && !wrong.right_tap);
+    ck_assert(!row_on(FH1_FALCON_MAMBA, "grad_groups_tiled", FH1_TAP_COUNT, NULL).killed);
+}
+END_TEST
+
 START_TEST(what_catches_a_fault_is_told)
 {
     char buf[256], cut[12];
@@ -162,6 +186,7 @@ int main(void)
                                   a_rule_that_sees_nothing_is_red,
                                   a_dishonest_engine_is_rejected_by_every_rule,
                                   gradients_have_a_rule_of_their_own,
+                                  gradients_of_falcon_mamba_are_held_too,
                                   what_catches_a_fault_is_told,
                                   rows_come_in_order};
     Suite *suite = suite_create("fault_matrix");

@@ -1,7 +1,10 @@
 /* Which families a planted fault belongs to (oracle/fault_mamba.h): those that Falcon-Mamba cannot have change no bit
- * of it, those that it can have name a tap and a case of it. That they show there is the matter of `fh1 faults --run`.
- */
+ * of it, those that it can have name a tap and a case of it. That they show there is the matter of `fh1 faults --run`;
+ * of backward passes most show here. */
 #include "tests/faults_fixture.h"
+
+#include "cli/gradcheck.h"
+#include "convert/model_attach.h"
 
 static bool is_of_forward(fh1_fault f)
 {
@@ -61,6 +64,83 @@ START_TEST(what_falcon_mamba_cannot_have_changes_no_bit)
 }
 END_TEST
 
+/* ---- backward passes ---- */
+
+static const struct {
+    const char *model, *adapter; /* NULL: without one */
+    int batch;                   /* of gradcheck_batch_name */
+} trained[] = {{"mamba-untied", NULL, 7},
+               {"mamba-tied", NULL, 5},
+               {"mamba-untied", "mamba-linear", 5},
+               {"mamba-tied", "mamba-tied-ends", 7}};
+
+static void open_trained(int i, fh1_model *m, gradcheck_batch *batch)
+{
+    char model[128], adapter[128];
+    const char *list[] = {adapter};
+    snprintf(model, sizeof model, "golden/models/%s", trained[i].model);
+    snprintf(adapter, sizeof adapter, "golden/gradients/adapters/%s", trained[i].adapter ? trained[i].adapter : "");
+    const cvt_attach a = {.adapters = list, .n = trained[i].adapter ? 1 : 0};
+    OK(cvt_model_open_attached(model, &a, m));
+    OK(gradcheck_batch_new(&m->config, 1, trained[i].batch, batch));
+}
+
+static fh1_grads *gradients(fh1_fault f, const fh1_model *m, const fh1_batch *b)
+{
+    fh1_engine *e = ref_faulty_engine_new("ref-f32", NULL, 0, f);
+    fh1_backward o = {0};
+    ck_assert_ptr_nonnull(e);
+    OK(gld_grads_new(m, FH1_F32, &o.grads));
+    OK(e->backward(e, m, b, &o));
+    e->free(e);
+    return o.grads;
+}
+
+/* The first parameter whose gradient differs in a bit; g->n: none. */
+static int64_t first_gradient(fh1_fault f, const fh1_model *m, const fh1_batch *b, const fh1_grads *honest)
+{
+    fh1_grads *g = gradients(f, m, b);
+    int64_t k = 0;
+    while (k < g->n && memcmp(g->params[k].grad.data, honest->params[k].grad.data,
+                              (size_t)fh1_n_elems(&g->params[k].grad) * sizeof(float)) == 0)
+        k++;
+    fh1_grads_free(g);
+    return k;
+}
+
+/* Of those it can have, windows, states, square weights, large dt and the optimiser are beyond these passes. */
+START_TEST(gradients_of_falcon_mamba_know_its_faults_alone)
+{
+    bool acts[FH1_FAULT_COUNT] = {false};
+    int can = 0, cannot = 0, seen = 0;
+    for (int i = 0; i < N_OF(trained); i++) {
+        fh1_model m;
+        gradcheck_batch batch;
+        open_trained(i, &m, &batch);
+        fh1_grads *honest = gradients(FH1_FAULT_NONE, &m, &batch.batch);
+        for (int f = 1; f < FH1_FAULT_COUNT; f++) {
+            if (!fh1_fault_is_gradient((fh1_fault)f) || acts[f]) continue;
+            const int64_t at = first_gradient((fh1_fault)f, &m, &batch.batch, honest);
+            acts[f] = at < honest->n;
+            ck_assert_msg(!acts[f] || fh1_fault_acts_on((fh1_fault)f, FH1_FALCON_MAMBA), "%s acts on %s: %s",
+                          fh1_fault_get((fh1_fault)f)->name, trained[i].model,
+                          acts[f] ? honest->params[at].name : "nothing");
+        }
+        fh1_grads_free(honest);
+        gradcheck_batch_free(&batch);
+        fh1_model_free(&m);
+    }
+    for (int f = 1; f < FH1_FAULT_COUNT; f++) {
+        if (!fh1_fault_is_gradient((fh1_fault)f)) continue;
+        seen += acts[f];
+        *(fh1_fault_acts_on((fh1_fault)f, FH1_FALCON_MAMBA) ? &can : &cannot) += 1;
+    }
+    ck_assert_int_ge(seen, 40);
+    ck_assert_int_gt(can, seen);
+    ck_assert_int_gt(cannot, 30);
+}
+END_TEST
+
 START_TEST(what_it_can_have_has_a_tap_and_a_case_of_it)
 {
     int both = 0, own = 0;
@@ -86,7 +166,9 @@ END_TEST
 
 int main(void)
 {
-    const TTest *tests[] = {what_falcon_mamba_cannot_have_changes_no_bit, what_it_can_have_has_a_tap_and_a_case_of_it};
+    const TTest *tests[] = {what_falcon_mamba_cannot_have_changes_no_bit,
+                            gradients_of_falcon_mamba_know_its_faults_alone,
+                            what_it_can_have_has_a_tap_and_a_case_of_it};
     Suite *suite = suite_create("families of faults");
     TCase *tc = tcase_create("families of faults");
     tcase_set_timeout(tc, 120);

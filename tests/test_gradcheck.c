@@ -264,6 +264,60 @@ START_TEST(a_constant_factor_is_told_with_its_meaning)
 }
 END_TEST
 
+/* How often each fault was planted in the search for causes. */
+static int planted[FH1_FAULT_COUNT];
+
+static fh1_engine *counting(const char *name, const fh1_profile *p, unsigned variants, fh1_fault f)
+{
+    planted[f]++;
+    return ref_faulty_engine_new(name, p, variants, f);
+}
+
+/* Gradients that no known fault explains: each that the model can have is tried, and none else. */
+static void search_for_causes(const char *path)
+{
+    fh1_model model;
+    gradcheck_batch b;
+    gld_grad_truth truth;
+    gld_grad_first first;
+    FILE *out;
+    fh1_report *report = no_report(&out);
+    OK(cvt_model_open(path, &model));
+    OK(gradcheck_batch_new(&model.config, 1, 0, &b));
+    OK(gld_grad_truth_new(&model, &b.batch, fh1_profile_find("fp32"), 0, 0, ref_engine_new, &truth));
+    fh1_tensor *grads = calloc((size_t)truth.grads->n, sizeof *grads);
+    fh1_grads *judged;
+    OK(gld_grads_new(&model, FH1_F64, &judged));
+    for (int64_t k = 0; k < judged->n; k++) {
+        const fh1_tensor *from = &truth.grads->params[k].grad;
+        for (int64_t i = 0; i < fh1_n_elems(from); i++)
+            fh1_set(&judged->params[k].grad, i, fh1_get(from, i) * (i % 2 ? -3 : 5));
+        grads[k] = judged->params[k].grad;
+    }
+    memset(planted, 0, sizeof planted);
+    const gld_grad_judged j = {.subject = "noise", .grads = grads, .make_faulty = counting};
+    OK(gld_grad_judge(&truth, &j, report, &first));
+    ck_assert(first.failed && first.param == 0);
+    for (int f = 1; f < FH1_FAULT_COUNT; f++)
+        ck_assert_msg(planted[f] ==
+                          (fh1_fault_is_gradient((fh1_fault)f) && fh1_fault_acts_on((fh1_fault)f, model.config.family)),
+                      "%s, %s: %d times", path, fh1_fault_get((fh1_fault)f)->name, planted[f]);
+    fh1_report_free(report);
+    fclose(out);
+    fh1_grads_free(judged);
+    free(grads);
+    gld_grad_truth_free(&truth);
+    gradcheck_batch_free(&b);
+    fh1_model_free(&model);
+}
+
+START_TEST(only_faults_of_the_family_are_suspects)
+{
+    search_for_causes("golden/models/odd");
+    search_for_causes("golden/models/mamba-tied");
+}
+END_TEST
+
 /* ---- traces ---- */
 
 START_TEST(gradients_travel_in_a_trace)
@@ -369,6 +423,7 @@ int main(void)
     tcase_add_test(engines, honest_engines_pass_every_check);
     tcase_add_test(engines, each_check_sees_the_fault_that_is_its_own);
     tcase_add_test(engines, a_constant_factor_is_told_with_its_meaning);
+    tcase_add_test(engines, only_faults_of_the_family_are_suspects);
     tcase_add_test(engines, gradients_travel_in_a_trace);
     tcase_add_test(engines, a_wrong_gradient_points_to_an_op);
     tcase_add_test(engines, ops_are_checked_where_no_model_reaches);
