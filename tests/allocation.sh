@@ -104,8 +104,30 @@ bad 'exists' init --fractions 2,1,5 --width 40 --layers 1 --state 8 --vocab 64 -
 [[ ! -e $dir/x ]] || complain 'a refused init leaves a folder'
 run 0 init --config golden/models/mini-0.5b/config.json --block S_A_M -o "$dir/other" --seed 1
 grep -q '"fh1_block": "S_A_M"' "$dir/other/config.json" && grep -q '"mamba_d_ssm"' "$dir/other/config.json" || complain 'another block of a config'
+# Other sizes leave the block of the config alone, named there or not.
+run 0 init --config golden/models/block-sam/config.json --layers 1 -o "$dir/sam1" --seed 1
+grep -q '"fh1_block": "SAM"' "$dir/sam1/config.json" || complain 'another depth makes another block'
+run 0 init --config golden/models/mini-0.5b/config.json --layers 1 -o "$dir/plain1" --seed 1
+! grep -q fh1_block "$dir/plain1/config.json" || complain 'another depth names a block'
+run 0 init --config golden/models/block-sam/config.json --fractions 3,2,3 --width 80 -o "$dir/sam2" --seed 1
+grep -q '"fh1_block": "SAM"' "$dir/sam2/config.json" || complain 'other widths make another block'
+bad '--json belongs to --list' init --config "$base" --json -o "$dir/x" --seed 1
+bad '--context belongs to --list' init --block SAM --fractions 2,1,5 --context 9 -o "$dir/x" --seed 1
+bad '--list writes nothing' init --list -o "$dir/x"
+bad '--list writes nothing' init --list --dtype nonsense
+
+# -- numbers at the end of their range
+sed -e 's/"num_hidden_layers": [0-9]*/"num_hidden_layers": 16384/; s/"hidden_size": [0-9]*/"hidden_size": 16777216/
+    s/"intermediate_size": [0-9]*/"intermediate_size": 16777216/' golden/models/mini-0.5b/config.json > "$dir/huge.json"
+echo '{"groups": [{"match": "*_proj.weight"}]}' > "$dir/all.json"
+run 0 mup "$dir/huge.json" --groups "$dir/all.json" --json && json_lines
+! grep -q '"parameters":-' "$dir/out" || complain 'a count of parameters is negative'
+sed -e 's/"lm_head_multiplier": [0-9.e-]*/"lm_head_multiplier": 1e308/' "$base" > "$dir/loud.json"
+run 1 mup "$dir/loud.json" --json && json_lines && says '"relative":null'
 
 # -- info
+run 0 info golden/models/mamba-tied && says 'I=45 N=5 K=3 R=6' && says 'use_bias' && ! grep -q 'attends' "$dir/out"
+run 0 info golden/models/mamba-tied --json && says '"I":45,"N":5,"K":3,"R":6,"use_bias":'
 run 0 info "$dir/small" --context 1000 && says 'FLOPs of a token that attends to 1000' && says ' %'
 run 0 info "$dir/small" --json --tokens 64 && says '"flops_per_token":{"context":64,"total":' && says '"shares":{"embedding":{"parameters":'
 # total FILE-KEY: the first number of the object is the sum of the others.
