@@ -102,25 +102,6 @@ fh1_status ref_gauge_op_ssd_step(const fh1_profile *contract, int64_t H, int64_t
     return s;
 }
 
-static REF(ref_selective_args)
-    selective(int64_t T, int64_t I, int64_t N, const double *x, const double *B, const double *C, const double *dt,
-              const fh1_tensor *A_log, const fh1_tensor *D, const double *state)
-{
-    return (REF(ref_selective_args)){.T = T,
-                                     .I = I,
-                                     .N = N,
-                                     .ldx = I,
-                                     .ldb = N,
-                                     .ldc = N,
-                                     .x = x,
-                                     .B = B,
-                                     .C = C,
-                                     .dt = dt,
-                                     .A_log = A_log,
-                                     .D = D,
-                                     .state = unchanged(state)};
-}
-
 fh1_status ref_gauge_op_selective_scan(const fh1_profile *contract, int64_t T, int64_t I, int64_t N, const double *x,
                                        const double *B, const double *C, const double *dt, const fh1_tensor *A_log,
                                        const fh1_tensor *D, const int64_t *doc, int64_t state_doc, const double *state,
@@ -128,7 +109,7 @@ fh1_status ref_gauge_op_selective_scan(const fh1_profile *contract, int64_t T, i
                                        const fh1_gauge *g_state, const fh1_gauge *g)
 {
     (void)y;
-    REF(ref_selective_args) a = selective(T, I, N, x, B, C, dt, A_log, D, state);
+    REF(ref_selective_args) a = REF(ref_selective_dense)(T, I, N, x, B, C, dt, A_log, D, unchanged(state), NULL);
     a.doc = doc;
     a.state_doc = state_doc;
     return ref_selective_scan_gauge(contract, &a, g_B, g_C, g_state, g);
@@ -140,6 +121,6 @@ fh1_status ref_gauge_op_selective_step(const fh1_profile *contract, int64_t I, i
                                        const fh1_gauge *g_C, const fh1_gauge *g_state, const fh1_gauge *g)
 {
     (void)y;
-    const REF(ref_selective_args) a = selective(1, I, N, x, B, C, dt, A_log, D, state);
+    const REF(ref_selective_args) a = REF(ref_selective_dense)(1, I, N, x, B, C, dt, A_log, D, unchanged(state), NULL);
     return ref_selective_step_gauge(contract, &a, g_B, g_C, g_state, g);
 }

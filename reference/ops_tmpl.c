@@ -163,33 +163,12 @@ static fh1_status op_ssd_step(fh1_engine *e, int64_t H, int64_t P, int64_t N, in
     return NULL;
 }
 
-/* A selective scan over dense arrays. */
-static REF(ref_selective_args)
-    selective(int64_t T, int64_t I, int64_t N, const void *x, const void *B, const void *C, const void *dt,
-              const fh1_tensor *A_log, const fh1_tensor *D, void *state, void *y)
-{
-    return (REF(ref_selective_args)){.T = T,
-                                     .I = I,
-                                     .N = N,
-                                     .ldx = I,
-                                     .ldb = N,
-                                     .ldc = N,
-                                     .x = x,
-                                     .B = B,
-                                     .C = C,
-                                     .dt = dt,
-                                     .A_log = A_log,
-                                     .D = D,
-                                     .state = state,
-                                     .y = y};
-}
-
 static fh1_status op_selective_scan(fh1_engine *e, int64_t T, int64_t I, int64_t N, const void *x, const void *B,
                                     const void *C, const void *dt, const fh1_tensor *A_log, const fh1_tensor *D,
                                     const int64_t *doc, int64_t state_doc, void *state, void *y)
 {
     REF_ENTER(e);
-    REF(ref_selective_args) a = selective(T, I, N, x, B, C, dt, A_log, D, state, y);
+    REF(ref_selective_args) a = REF(ref_selective_dense)(T, I, N, x, B, C, dt, A_log, D, state, y);
     a.doc = doc;
     a.state_doc = state_doc;
     a.reset = fh1_doc_reset(e->variants);
@@ -200,7 +179,7 @@ static fh1_status op_selective_step(fh1_engine *e, int64_t I, int64_t N, const v
                                     const void *dt, const fh1_tensor *A_log, const fh1_tensor *D, void *state, void *y)
 {
     REF_ENTER(e);
-    const REF(ref_selective_args) a = selective(1, I, N, x, B, C, dt, A_log, D, state, y);
+    const REF(ref_selective_args) a = REF(ref_selective_dense)(1, I, N, x, B, C, dt, A_log, D, state, y);
     return REF(ref_selective_step_fwd)(&a, e->profile);
 }
 

@@ -26,6 +26,27 @@ typedef struct {
     real *y;
 } REF(ref_selective_args);
 
+/* Of dense arrays, without documents. */
+static inline REF(ref_selective_args)
+    REF(ref_selective_dense)(int64_t T, int64_t I, int64_t N, const real *x, const real *B, const real *C,
+                             const real *dt, const fh1_tensor *A_log, const fh1_tensor *D, real *state, real *y)
+{
+    return (REF(ref_selective_args)){.T = T,
+                                     .I = I,
+                                     .N = N,
+                                     .ldx = I,
+                                     .ldb = N,
+                                     .ldc = N,
+                                     .x = x,
+                                     .B = B,
+                                     .C = C,
+                                     .dt = dt,
+                                     .A_log = A_log,
+                                     .D = D,
+                                     .state = state,
+                                     .y = y};
+}
+
 fh1_status REF(ref_selective_scan_fwd)(const REF(ref_selective_args) * a, const fh1_profile *p);
 
 /* A[i] as a row of whole vectors (reference/lanes_exp.h), zeros behind N. */

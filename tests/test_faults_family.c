@@ -60,7 +60,6 @@ START_TEST(what_falcon_mamba_cannot_have_changes_no_bit)
         gld_trace_free(&honest);
     }
     ck_assert_int_gt(n, 300);
-    close_fault_models();
 }
 END_TEST
 
@@ -168,15 +167,6 @@ int main(void)
 {
     const TTest *tests[] = {what_falcon_mamba_cannot_have_changes_no_bit,
                             gradients_of_falcon_mamba_know_its_faults_alone,
-                            what_it_can_have_has_a_tap_and_a_case_of_it};
-    Suite *suite = suite_create("families of faults");
-    TCase *tc = tcase_create("families of faults");
-    tcase_set_timeout(tc, 120);
-    for (int i = 0; i < N_OF(tests); i++) tcase_add_test(tc, tests[i]);
-    suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    const int failed = srunner_ntests_failed(runner), ran = srunner_ntests_run(runner);
-    srunner_free(runner);
-    return failed || !ran;
+                            what_it_can_have_has_a_tap_and_a_case_of_it, NULL};
+    return faults_main("families of faults", tests);
 }
