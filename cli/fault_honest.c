@@ -114,6 +114,7 @@ static fh1_status run_cases(fault_bench *b, fh1_engine *e, int64_t Q, fault_row 
         const fh1_family family = fault_family_of_job(job);
         bool known = false;
         if (f == FH1_FAULT_NONE || !fh1_fault_acts_on(f, family)) continue;
+        if (Q > 0 && family == FH1_FALCON_MAMBA) continue; /* it has no chunks: Q is 1 */
         if (fh1_fault_is_gradient(f) || (b->cuda && (!fault_cuda_has(f) || family != gld_fault_family(f)))) continue;
         FH1_TRY(fault_setting_of(b, f, family, &s));
         for (int i = 0; i < n && !known; ++i) known = seen[i] == s;

@@ -91,7 +91,7 @@ START_TEST(tokens_are_the_engines)
                                          ",block=SAM",
                                          ",block=S_A_M,dtype=bf16",
                                          ",dtype=f32",
-                                         ",dtype=bf16,residual_in_fp32=1"};
+                                         ",dtype=bf16,residual_in_fp32=0"};
     const fh1_batch batches[] = {{.B = B, .T = T, .ids = ids},
                                  {.B = B, .T = T, .ids = ids, .mask = left, .mask_len = T},
                                  {.B = B, .T = T, .ids = ids, .mask = right, .mask_len = T},

@@ -246,7 +246,7 @@ START_TEST(faults_exceed_the_gauge)
 END_TEST
 
 /* An engine whose B and C are rounded, judged by a truth whose are not: all channels see the same error. With the gauge
- * of B and C it is honest, without it is not; twice that error is caught in bf16's steps of B. */
+ * of B and C it is honest, without it is not; nine times B's error is caught in the state. */
 START_TEST(errors_of_the_inputs)
 {
     for (uint64_t seed = 1; seed <= 6; ++seed) {

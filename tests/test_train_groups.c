@@ -59,6 +59,7 @@ START_TEST(kinds)
         {"model.layers.0.mamba.dt_bias", "dt_bias", false},
         {"model.layers.0.mamba.A_log", "A_log", true},
         {"backbone.embeddings.weight", "embed_tokens", true},
+        {"backbone.layers.0.mixer.in_proj.weight", "in_proj", true},
         {"backbone.layers.0.mixer.x_proj.weight", "x_proj", true},
         {"backbone.layers.0.mixer.dt_proj.weight", "dt_proj", true},
         {"backbone.layers.0.mixer.dt_proj.bias", "dt_bias", false},
@@ -85,14 +86,6 @@ START_TEST(kinds)
         {"base_model.model.model.layers.0.mamba.in_proj.lora_B.bias", "bias", false},
         {"base_model.model.model.embed_tokens.lora_embedding_A", "lora_A", true},
         {"base_model.model.model.embed_tokens.lora_embedding_B", "lora_B", true},
-        {"backbone.embeddings.weight", "embed_tokens", true},
-        {"backbone.layers.0.norm.weight", "layernorm", false},
-        {"backbone.norm_f.weight", "layernorm", true},
-        {"backbone.layers.0.mixer.x_proj.weight", "x_proj", true},
-        {"backbone.layers.0.mixer.dt_proj.weight", "dt_proj", true},
-        {"backbone.layers.0.mixer.dt_proj.bias", "dt_bias", false},
-        {"backbone.layers.0.mixer.A_log", "A_log", true},
-        {"backbone.layers.0.mixer.in_proj.weight", "in_proj", true},
     };
     bool seen[32] = {false};
     for (size_t i = 0; i < sizeof of / sizeof *of; i++) {

@@ -31,6 +31,7 @@ void edge_engines_free(edge_run *r)
 {
     drop(&r->judged);
     r->anchored = false;
+    r->on_mamba = false;
     drop(&r->truth);
     drop(&r->emulated);
 }
@@ -50,6 +51,7 @@ fh1_status edge_engine(edge_run *r, const fh1_model *m, fh1_engine **out)
 {
     if (!r->judged) FH1_TRY(make_judged(r));
     *out = r->judged;
+    r->on_mamba = m->config.family == FH1_FALCON_MAMBA;
     return fh1_engine_open(r->judged, m);
 }
 
@@ -100,7 +102,9 @@ fh1_status edge_model(edge_run *r, const char *spec, fh1_model *out)
 fh1_status edge_require(edge_run *r, bool holds, const char *what, ...)
 {
     r->checks++;
+    r->mamba_checks += r->on_mamba;
     if (holds) return NULL;
+    r->mamba_failed += r->on_mamba;
     char text[480];
     va_list args;
     va_start(args, what);

@@ -23,7 +23,9 @@ typedef struct {
     const char *why;  /* which engines are left out and why; NULL with EDGE_ALL */
     /* FH1_E_WRONG where the invariant does not hold, the message says where; any other error is the test's own. */
     fh1_status (*run)(edge_run *r);
-    bool falcon_mamba; /* edge_each_model runs it on edge_mamba_text too: caches, padding, documents */
+    /* It runs on a Falcon-Mamba too, on each of its engines, and one of its faults shows there: edge_main.c holds it to
+     * that. */
+    bool falcon_mamba;
 } edge_case;
 
 /* One case on one engine with at most one fault. */
@@ -34,8 +36,11 @@ struct edge_run {
     fh1_fault fault;    /* planted in the engine, FH1_FAULT_NONE */
     const char *plant;  /* name of a fault that is not an engine's, NULL */
     uint64_t seed;
-    char folder[64]; /* an empty folder of its own, for files */
-    int64_t checks;  /* comparisons made; none at all is a failure of the test */
+    char folder[64];                    /* an empty folder of its own, for files */
+    int64_t checks;                     /* comparisons made; none at all is a failure of the test */
+    bool mamba_only;                    /* leaves out the other models: whether a fault shows on Falcon-Mamba itself */
+    bool on_mamba;                      /* the judged engine's model is one */
+    int64_t mamba_checks, mamba_failed; /* comparisons made meanwhile, and those of them that failed */
     /* what edge.c keeps between calls */
     fh1_engine *judged, *truth, *emulated;
     const fh1_profile *profile;

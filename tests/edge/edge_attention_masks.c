@@ -306,6 +306,7 @@ static fh1_status blind_on(edge_run *r, const fh1_model *m, void *data)
 fh1_status edge_blind_queries(edge_run *r)
 {
     FH1_TRY(edge_on_model(r, edge_model_text(0), blind_on, NULL));
-    if (edge_is_slow(r)) return edge_on_model(r, edge_model_text(1), empty_row_in_training, NULL);
-    return edge_each_model(r, empty_row_in_training, NULL);
+    if (!edge_is_slow(r)) return edge_each_model(r, empty_row_in_training, NULL);
+    FH1_TRY(edge_on_model(r, edge_model_text(1), empty_row_in_training, NULL));
+    return edge_on_mamba(r, empty_row_in_training, NULL);
 }

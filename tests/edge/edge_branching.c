@@ -99,7 +99,7 @@ static fh1_status fork_at(law_run *run, fh1_engine *e, law_road road, int64_t B,
 
 static fh1_status walk_forks(law_run *run, fh1_engine *e, law_road road, law_side *out)
 {
-    const int64_t K = run->m->config.K, Q = run->m->config.Q, t[] = {K - 1, 1, Q, Q + 1, 13};
+    const int64_t K = run->m->config.K, Q = edge_chunk(run), t[] = {K - 1, 1, Q, Q + 1, 13};
     if (edge_slow(run->data)) return fork_at(run, e, road, 1, t[0], true, out);
     for (size_t i = 0; i < sizeof t / sizeof *t; ++i) {
         FH1_TRY(fork_at(run, e, road, 1, t[i], i % 2, out));
@@ -160,7 +160,7 @@ static fh1_status rolled_back(law_run *run, fh1_engine *e, law_road road, int64_
 
 static fh1_status walk_rollbacks(law_run *run, fh1_engine *e, law_road road, law_side *out)
 {
-    const int64_t Q = run->m->config.Q, n[] = {13, 2, 1, run->m->config.K, Q};
+    const int64_t Q = edge_chunk(run), n[] = {13, 2, 1, run->m->config.K, Q};
     for (size_t i = 0; i < (edge_slow(run->data) ? 2 : sizeof n / sizeof *n); ++i)
         FH1_TRY(rolled_back(run, e, road, i % 2 ? 1 : 3, n[i], out));
     return NULL;
@@ -183,7 +183,8 @@ const edge_case edge_branching[] = {
      .faults = "reorder_keys_only reorder_state_only reorder_without_conv reorder_off_by_one reorder_in_place "
                "last_row_has_stale_slot keys_of_row_0",
      .engines = EDGE_ALL,
-     .run = beams},
+     .run = beams,
+     .falcon_mamba = true},
     {.id = "D-50",
      .title = "a fork leaves its parent alone",
      .setup = "a fork after 1, K-1, Q, Q+1 and 13 tokens of one and three rows, and a fork of the fork; parent and "
@@ -193,7 +194,8 @@ const edge_case edge_branching[] = {
      .faults = "no_copy_on_write snapshot_shares_state snapshot_without_keys snapshot_without_conv "
                "snapshot_without_ssm snapshot_one_call_behind",
      .engines = EDGE_ALL,
-     .run = forks},
+     .run = forks,
+     .falcon_mamba = true},
     {.id = "D-51",
      .title = "j of k drafts accepted",
      .setup =
@@ -208,7 +210,8 @@ const edge_case edge_branching[] = {
                "restore_keeps_conv snapshot_without_conv snapshot_without_ssm dt_of_first_token "
                "history_dropped conv_window_frozen_in_steps",
      .engines = EDGE_ALL,
-     .run = edge_drafts},
+     .run = edge_drafts,
+     .falcon_mamba = true},
     {.id = "D-52",
      .title = "no drafts after an acceptance",
      .setup = "the memory after each of k + 1 tokens is kept in columns; 2 of 2, 2 of 3, 2, 3 and 5 of 5 are accepted, "
@@ -217,7 +220,8 @@ const edge_case edge_branching[] = {
      .catches = "SP1 vllm-project/vllm#52942",
      .faults = "column_0_after_acceptance restore_keeps_conv snapshot_without_ssm",
      .engines = EDGE_ALL,
-     .run = edge_after_drafts},
+     .run = edge_after_drafts,
+     .falcon_mamba = true},
     {.id = "D-53",
      .title = "acceptance ends at a border",
      .setup =
@@ -227,7 +231,8 @@ const edge_case edge_branching[] = {
      .catches = "SP1 vllm-project/vllm#53505, CP5 syv-ai/qwen38-27b-rtx3090#43",
      .faults = "block_before_at_a_border state_uninitialised_at_block_edge",
      .engines = EDGE_ALL,
-     .run = edge_drafts_at_borders},
+     .run = edge_drafts_at_borders,
+     .falcon_mamba = true},
     {.id = "D-54",
      .title = "a prompt filled up with placeholders",
      .setup = "prompts of 1, 2, 3, 5, Q-1, Q, Q+1, 13 and 2Q+1 tokens, alone and three in a batch, filled up on the "
@@ -237,7 +242,8 @@ const edge_case edge_branching[] = {
      .faults = "placeholders_advance_the_state conv_window_at_right_pads state_decays_over_right_pads "
                "cache_after_last_column length_of_the_batch mask_for_batches_only",
      .engines = EDGE_ALL,
-     .run = edge_placeholders},
+     .run = edge_placeholders,
+     .falcon_mamba = true},
     {.id = "D-55",
      .title = "back to a moment that nobody kept",
      .setup = "rows of 1, 2, K, Q and 13 tokens, alone and in threes; each is asked to go back by every number of "
@@ -247,7 +253,8 @@ const edge_case edge_branching[] = {
      .catches = "SP2 ggml-org/llama.cpp#16382, PC4 vllm-project/vllm#43559, #47861",
      .faults = "truncate_leaves_state truncate_off_by_one truncate_does_nothing",
      .engines = EDGE_ALL,
-     .run = rollbacks},
+     .run = rollbacks,
+     .falcon_mamba = true},
     {.id = "D-56",
      .title = "the same words with speculation",
      .setup = "a prompt of five tokens and 200 greedy steps (12 on engines whose kernels run on the CPU) of a model of "

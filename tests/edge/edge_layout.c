@@ -35,7 +35,7 @@ static fh1_tensor view_of(const fh1_cache *c, fh1_cache_part part, const layout 
     t.shape[2] += window && l->k_columns;
     *size = fh1_n_elems(&t) + (window ? 3 * t.shape[1] : 0);
     if (window && l->channel_major) lay(&t, (int[]){0, 2, 1});
-    if (state && l->channel_major) lay(&t, (int[]){0, 2, 3, 1});
+    if (state && l->channel_major) lay(&t, t.rank == 4 ? (int[]){0, 2, 3, 1} : (int[]){0, 2, 1});
     if (!window && !state && l->token_major) lay(&t, (int[]){0, 2, 1, 3});
     t.shape[2] -= window && l->k_columns;
     return t;
@@ -113,7 +113,8 @@ static fh1_status load(fh1_cache *c, const layout *l, const char *path, const mi
             t.data = newest(l, (fh1_cache_part)part, &t, at->t.data);
             if (window && wrong->from_first_column) t.data = at->t.data;
             if (window && wrong->stride_of_four && !l->channel_major) t.stride[1] = 3 + l->k_columns;
-            if (part == FH1_CACHE_SSM && wrong->heads_and_width) lay(&t, (int[]){0, 2, 1, 3});
+            if (part == FH1_CACHE_SSM && wrong->heads_and_width)
+                lay(&t, t.rank == 4 ? (int[]){0, 2, 1, 3} : (int[]){0, 2, 1}); /* Falcon-Mamba's heads have no width */
             s = fh1_cache_import(c, i, (fh1_cache_part)part, &t);
         }
     cvt_st_close(f);

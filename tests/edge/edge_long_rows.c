@@ -9,16 +9,21 @@
 #include <string.h>
 #include <sys/mman.h>
 
-/* ---- 8192, 8193, 2^15 + 1, 2^16 + 1 and 115 713 tokens: scan and conv in one call against the truth in blocks ---- */
+/* ---- 8192, 8193, 2^15 + 1, 2^16 + 1 and 115 713 tokens: scans and conv in one call against the truth in blocks ----
+ */
 
 enum { BLOCK = 4096, LONGEST = 115713, K = 4 };
+
+typedef enum { CONV, SCAN, CHUNKED, SELECTIVE } long_op;
+static const char *const op_name[] = {"conv", "scan", "chunked scan", "selective scan"};
+enum { CHUNK = 256 };
 
 typedef struct {
     int64_t T;
     double *x, *B, *C, *dt, *y, *got; /* [T] */
     double memory[K];                 /* state, or window */
     float A_log, D, taps[K], bias;
-    fh1_tensor a_log, d, w, b;
+    fh1_tensor a_log, rates, d, w, b; /* A_log of a head, and of a channel's states */
 } long_row;
 
 static void free_row(long_row *row)
@@ -41,23 +46,35 @@ static fh1_status draw_row(const edge_run *r, int64_t T, long_row *row)
     for (int64_t t = 0; t < 3 * T; ++t) row->x[t] = (double)(fh1_random_below(s, (uint64_t)t, 33) - 16) / 8;
     for (int64_t t = 0; t < T; ++t) row->dt[t] = (double)(1 + fh1_random_below(s, (uint64_t)(3 * T + t), 7)) / 8;
     row->a_log = fh1_view1(&row->A_log, FH1_F32, 1);
+    row->rates = fh1_view2(&row->A_log, FH1_F32, 1, 1);
     row->d = fh1_view1(&row->D, FH1_F32, 1);
     row->w = fh1_view3(row->taps, FH1_F32, 1, 1, K);
     row->b = fh1_view1(&row->bias, FH1_F32, 1);
     return NULL;
 }
 
+/* T tokens of the op on any engine, whose inputs are in its type. */
+static fh1_status call_op(fh1_engine *e, const long_row *row, long_op op, int64_t T, const void *x, const void *B,
+                          const void *C, const void *dt, void *memory, void *y)
+{
+    const fh1_ops *o = e->ops;
+    switch (op) {
+    case CONV: return o->conv1d(e, T, 1, K, x, &row->w, &row->b, NULL, 0, memory, y);
+    case SCAN: return o->ssd_scan(e, T, 1, 1, 1, 1, x, B, C, dt, &row->a_log, &row->d, NULL, 0, memory, y);
+    case CHUNKED: return o->ssd_chunk(e, T, 1, 1, 1, 1, CHUNK, x, B, C, dt, &row->a_log, &row->d, NULL, 0, memory, y);
+    case SELECTIVE: break;
+    }
+    return o->selective_scan(e, T, 1, 1, x, B, C, dt, &row->rates, &row->d, NULL, 0, memory, y);
+}
+
 /* The truth in blocks that are told what the ones before left. */
-static fh1_status in_blocks(fh1_engine *truth, long_row *row, bool conv)
+static fh1_status in_blocks(fh1_engine *truth, long_row *row, long_op op)
 {
     memset(row->memory, 0, sizeof row->memory);
     for (int64_t t = 0; t < row->T; t += BLOCK) {
         const int64_t n = row->T - t < BLOCK ? row->T - t : BLOCK;
-        if (conv)
-            FH1_TRY(truth->ops->conv1d(truth, n, 1, K, row->x + t, &row->w, &row->b, NULL, 0, row->memory, row->y + t));
-        else
-            FH1_TRY(truth->ops->ssd_scan(truth, n, 1, 1, 1, 1, row->x + t, row->B + t, row->C + t, row->dt + t,
-                                         &row->a_log, &row->d, NULL, 0, row->memory, row->y + t));
+        FH1_TRY(call_op(truth, row, op == CHUNKED ? SCAN : op, n, row->x + t, row->B + t, row->C + t, row->dt + t,
+                        row->memory, row->y + t));
     }
     return NULL;
 }
@@ -73,8 +90,8 @@ static void *input(const edge_run *r, const fh1_engine *e, const double *v, int6
     return room;
 }
 
-/* The judged op in one call; Q > 0: in chunks. */
-static fh1_status at_once(const edge_run *r, fh1_engine *e, const long_row *row, bool conv, int64_t Q)
+/* The judged op in one call. */
+static fh1_status at_once(const edge_run *r, fh1_engine *e, const long_row *row, long_op op)
 {
     const int64_t T = row->T;
     char *room = malloc((size_t)(5 * T) * 8);
@@ -82,49 +99,49 @@ static fh1_status at_once(const edge_run *r, fh1_engine *e, const long_row *row,
     if (!room) return fh1_no_memory((size_t)T * 40, "a long row");
     void *x = input(r, e, row->x, T, room), *B = input(r, e, row->B, T, room + T * 8), *y = room + 4 * T * 8;
     void *C = input(r, e, row->C, T, room + 2 * T * 8), *dt = input(r, e, row->dt, T, room + 3 * T * 8);
-    fh1_status s;
-    if (conv) s = e->ops->conv1d(e, T, 1, K, x, &row->w, &row->b, NULL, 0, memory, y);
-    else if (Q) s = e->ops->ssd_chunk(e, T, 1, 1, 1, 1, Q, x, B, C, dt, &row->a_log, &row->d, NULL, 0, memory, y);
-    else s = e->ops->ssd_scan(e, T, 1, 1, 1, 1, x, B, C, dt, &row->a_log, &row->d, NULL, 0, memory, y);
+    fh1_status s = call_op(e, row, op, T, x, B, C, dt, memory, y);
     fh1_to_f64(row->got, y, e->dtype, T);
     free(room);
     return s;
 }
 
-/* Each output within what an honest engine of this contract may be off by. */
-static fh1_status judge_row(edge_run *r, const fh1_engine *e, const fh1_engine *truth, const long_row *row, bool conv,
-                            int64_t Q)
+/* What an honest engine of this contract may be off by. */
+static fh1_status gauge_op(const fh1_gauge_ops *of, const fh1_profile *contract, const long_row *row, long_op op,
+                           const fh1_gauge *g)
+{
+    const int64_t T = row->T, Q = op == CHUNKED ? CHUNK : 0;
+    const double zeros[K] = {0};
+    if (op == CONV) return of->conv1d(contract, T, 1, K, row->x, &row->w, &row->b, NULL, 0, zeros, row->y, g);
+    if (op == SELECTIVE)
+        return of->selective_scan(contract, T, 1, 1, row->x, row->B, row->C, row->dt, &row->rates, &row->d, NULL, 0,
+                                  zeros, row->y, NULL, NULL, NULL, g);
+    return of->ssd_scan(contract, T, 1, 1, 1, 1, Q, row->x, row->B, row->C, row->dt, &row->a_log, &row->d, NULL, 0,
+                        zeros, row->y, NULL, g);
+}
+
+static fh1_status judge_row(edge_run *r, const fh1_engine *e, const fh1_engine *truth, const long_row *row, long_op op)
 {
     fh1_gauge g;
-    const double zeros[K] = {0}, sigmas = fh1_gauge_sigmas(row->T);
+    const double sigmas = fh1_gauge_sigmas(row->T);
     FH1_TRY(fh1_gauge_new(row->T, &g));
-    fh1_status s =
-        conv ? truth->gauges->conv1d(e->profile, row->T, 1, K, row->x, &row->w, &row->b, NULL, 0, zeros, row->y, &g)
-             : truth->gauges->ssd_scan(e->profile, row->T, 1, 1, 1, 1, Q, row->x, row->B, row->C, row->dt, &row->a_log,
-                                       &row->d, NULL, 0, zeros, row->y, NULL, &g);
+    fh1_status s = gauge_op(truth->gauges, e->profile, row, op, &g);
     for (int64_t t = 0; t < row->T && !s; ++t)
         if (!fh1_within(fh1_error_of(row->got[t], row->y[t]), fh1_gauge_allowed(fh1_gauge_at(&g, t), sigmas)))
             s = edge_require(r, false, "%s of %lld tokens at once: token %lld is %.9g, in blocks of %d it is %.9g",
-                             conv ? "conv"
-                             : Q  ? "chunked scan"
-                                  : "scan",
-                             (long long)row->T, (long long)t, row->got[t], BLOCK, row->y[t]);
+                             op_name[op], (long long)row->T, (long long)t, row->got[t], BLOCK, row->y[t]);
     fh1_gauge_free(&g);
     return s ? s : edge_require(r, true, "a long row");
 }
 
-static fh1_status one_length(edge_run *r, fh1_engine *e, fh1_engine *truth, int64_t T)
+static fh1_status one_length(edge_run *r, fh1_engine *e, fh1_engine *truth, bool mamba, int64_t T)
 {
-    static const struct {
-        bool conv;
-        int64_t Q;
-    } ops[] = {{true, 0}, {false, 0}, {false, 256}};
     long_row row;
     fh1_status s = draw_row(r, T, &row);
-    for (size_t i = 0; i < sizeof ops / sizeof *ops && !s; ++i) {
-        s = in_blocks(truth, &row, ops[i].conv);
-        if (!s) s = at_once(r, e, &row, ops[i].conv, ops[i].Q);
-        if (!s) s = judge_row(r, e, truth, &row, ops[i].conv, ops[i].Q);
+    /* Falcon-Mamba's conv is Falcon-H1's */
+    for (int op = mamba ? SELECTIVE : CONV; op <= (mamba ? SELECTIVE : CHUNKED) && !s; ++op) {
+        s = in_blocks(truth, &row, (long_op)op);
+        if (!s) s = at_once(r, e, &row, (long_op)op);
+        if (!s) s = judge_row(r, e, truth, &row, (long_op)op);
     }
     free_row(&row);
     return s;
@@ -226,23 +243,26 @@ static fh1_status far_keys(edge_run *r, fh1_engine *e)
 
 /* ---- the case ---- */
 
-/* The engines of CUDA copy every table of an op as a whole: they get long rows only, two of them. */
+/* The engines of CUDA copy every table of an op as a whole: they get long rows only, two of them, and of the selective
+ * scan the one behind an index of 16 bits. */
 static fh1_status on_ops(edge_run *r, const fh1_model *m, void *data)
 {
     static const int64_t lengths[] = {8192, 8193, (1 << 15) + 1, (1 << 16) + 1, LONGEST};
+    const bool mamba = m->config.family == FH1_FALCON_MAMBA;
     fh1_engine *e, *truth;
     (void)data;
     FH1_TRY(edge_engine(r, m, &e));
     FH1_TRY(edge_truth(r, &truth));
     for (int i = 0; i < 5; ++i)
-        if (r->bit == EDGE_F64 || i == 1 || i == 3 || (i == 4 && !edge_is_slow(r)))
-            FH1_TRY(one_length(r, e, truth, lengths[i]));
-    if (edge_is_slow(r)) return NULL;
+        if (r->bit == EDGE_F64 || i == 3 || (i == 1 && !(mamba && edge_is_slow(r))) || (i == 4 && !edge_is_slow(r)))
+            FH1_TRY(one_length(r, e, truth, mamba, lengths[i]));
+    if (edge_is_slow(r) || mamba) return NULL; /* tables are the same op in both */
     FH1_TRY(look_up(r, e));
     return far_keys(r, e);
 }
 
 fh1_status edge_long_rows(edge_run *r)
 {
-    return edge_on_model(r, edge_model_text(0), on_ops, NULL);
+    FH1_TRY(edge_on_model(r, edge_model_text(0), on_ops, NULL));
+    return edge_on_mamba(r, on_ops, NULL);
 }

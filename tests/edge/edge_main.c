@@ -1,7 +1,8 @@
-/* edge_cases [D-36…] [--engine E…] [--no-faults] [--seed N] [--list | --markdown]: every case on every engine, then
- * each of its planted faults, which must turn it red on one of the reference engines. Exit 0, or 1 with one line per
- * case that is not as it must be. */
+/* edge_cases [D-36…] [--engine E…] [--no-faults] [--seed N] [--list | --markdown | --self-test]: every case on every
+ * engine, then each of its planted faults, which must turn it red on one of the reference engines. Exit 0, or 1 with
+ * one line per case that is not as it must be. */
 #include "tests/edge/edge_impl.h"
+#include "tests/edge/edge_rows.h"
 
 #include "cuda/engine.h"
 #include "oracle/thread.h"
@@ -57,59 +58,67 @@ static int remove_entry(const char *path, const struct stat *st, int kind, struc
     return remove(path);
 }
 
-/* One run in a folder of its own. */
-static fh1_status run_once(const edge_case *c, int engine, fh1_fault fault, const char *plant, uint64_t seed,
-                           int64_t *checks)
+/* A run of the case with the fault of this name, NULL: none. */
+static edge_run run_of(const options *o, const edge_case *c, int engine, const char *name)
 {
-    edge_run r = {.the_case = c,
-                  .engine = engines[engine].name,
-                  .bit = engines[engine].bit,
-                  .fault = fault,
-                  .plant = plant,
-                  .seed = seed};
+    const fh1_fault fault = name ? fh1_fault_find(name) : FH1_FAULT_NONE;
+    return (edge_run){.the_case = c,
+                      .engine = engines[engine].name,
+                      .bit = engines[engine].bit,
+                      .fault = fault,
+                      .plant = fault == FH1_FAULT_NONE ? name : NULL,
+                      .seed = o->seed};
+}
+
+/* One run in a folder of its own. */
+static fh1_status run_once(edge_run *r)
+{
     const char *tmp = getenv("TMPDIR");
-    snprintf(r.folder, sizeof r.folder, "%.40s/fh1-edge-XXXXXX", tmp && strlen(tmp) <= 40 ? tmp : "/tmp");
-    if (!mkdtemp(r.folder)) return fh1_fail(FH1_E_INTERNAL, "%s: cannot make a folder", r.folder);
-    edge_plant(plant);
-    fh1_status s = c->run(&r);
+    snprintf(r->folder, sizeof r->folder, "%.40s/fh1-edge-XXXXXX", tmp && strlen(tmp) <= 40 ? tmp : "/tmp");
+    if (!mkdtemp(r->folder)) return fh1_fail(FH1_E_INTERNAL, "%s: cannot make a folder", r->folder);
+    edge_plant(r->plant);
+    fh1_status s = r->the_case->run(r);
     edge_plant(NULL);
-    edge_engines_free(&r);
-    nftw(r.folder, remove_entry, 8, FTW_DEPTH | FTW_PHYS);
-    *checks = r.checks;
-    return s;
+    edge_engines_free(r);
+    nftw(r->folder, remove_entry, 8, FTW_DEPTH | FTW_PHYS);
+    if (s) return s;
+    if (r->checks == 0) return fh1_fail(FH1_E_INTERNAL, "nothing was compared");
+    if (r->fault == FH1_FAULT_NONE && !r->plant && r->the_case->falcon_mamba && r->mamba_checks == 0)
+        return fh1_fail(FH1_E_INTERNAL, "nothing was compared on Falcon-Mamba, which the case is said to run on");
+    return NULL;
 }
 
 static void honest(options *o, const edge_case *c)
 {
     for (int e = 0; e < N_ENGINES; ++e) {
         char line[1024];
-        int64_t checks;
         if (!(engines[e].bit & c->engines & o->engines)) continue;
-        fh1_status s = run_once(c, e, FH1_FAULT_NONE, NULL, o->seed, &checks);
+        edge_run r = run_of(o, c, e, NULL);
+        fh1_status s = run_once(&r);
         o->runs++;
-        if (!s && checks > 0) {
-            printf("%s %-9s PASS  %lld checks\n", c->id, engines[e].name, (long long)checks);
+        if (!s) {
+            printf("%s %-9s PASS  %lld checks\n", c->id, engines[e].name, (long long)r.checks);
             continue;
         }
         o->bad++;
-        printf("%s %-9s FAIL  %s\n", c->id, engines[e].name,
-               s ? fh1_status_line(s, line, sizeof line) : "nothing was compared");
+        printf("%s %-9s FAIL  %s\n", c->id, engines[e].name, fh1_status_line(s, line, sizeof line));
     }
 }
 
-/* Red on one of the engines of the reference: some faults are rounding, which f64 has not. */
-static bool turns_red(options *o, const edge_case *c, const char *name, char *line, size_t size)
+/* Red on one of the engines of the reference: some faults are rounding, which f64 has not. `mamba`: in a comparison on
+ * Falcon-Mamba. */
+static bool turns_red(const options *o, const edge_case *c, const char *name, bool mamba, char *line, size_t size)
 {
-    const fh1_fault f = fh1_fault_find(name);
-    int64_t checks;
     snprintf(line, size, "nothing fails");
     for (int e = 0; e < N_ENGINES; ++e) {
         if (!(engines[e].bit & c->engines & o->engines) || engines[e].bit >= EDGE_CUDA_HOST) continue;
-        fh1_status s = run_once(c, e, f, f == FH1_FAULT_NONE ? name : NULL, o->seed, &checks);
+        edge_run r = run_of(o, c, e, name);
+        r.mamba_only = mamba;
+        fh1_status s = run_once(&r);
         if (!s) continue;
         const size_t used = (size_t)snprintf(line, size, "on %s: ", engines[e].name);
         fh1_status_line(s, line + used, size - used);
-        if (s->code == FH1_E_WRONG) return true;
+        if (s->code == FH1_E_WRONG && (!mamba || r.mamba_failed > 0)) return true;
     }
     return false;
 }
@@ -132,17 +141,35 @@ static void planted(options *o, const edge_case *c)
         char line[1024];
         if (o->only && strcmp(o->only, name) != 0) continue;
         const bool red = edge_planted_elsewhere(name) ? turns_red_elsewhere(o, c, name, line, sizeof line)
-                                                      : turns_red(o, c, name, line, sizeof line);
+                                                      : turns_red(o, c, name, false, line, sizeof line);
         o->runs++;
         o->bad += !red;
         printf("%s fault     %s  %s: %.300s\n", c->id, red ? "RED " : "MISSED", name, line);
     }
 }
 
+/* What runs on Falcon-Mamba must be able to fail there: the first of the faults that turns it red is named. */
+static void planted_on_mamba(options *o, const edge_case *c)
+{
+    char names[512], line[1024], *save = NULL;
+    snprintf(names, sizeof names, "%s", c->faults);
+    o->runs++;
+    for (char *name = strtok_r(names, " ", &save); name; name = strtok_r(NULL, " ", &save)) {
+        const fh1_fault f = fh1_fault_find(name);
+        if (f != FH1_FAULT_NONE && !fh1_fault_acts_on(f, FH1_FALCON_MAMBA)) continue;
+        if (!turns_red(o, c, name, true, line, sizeof line)) continue;
+        printf("%s on Falcon-Mamba RED   %s: %.300s\n", c->id, name, line);
+        return;
+    }
+    o->bad++;
+    printf("%s on Falcon-Mamba MISSED: none of its faults shows there\n", c->id);
+}
+
 static void run_case(options *o, const edge_case *c)
 {
     if (!o->only) honest(o, c);
     if (o->faults || o->only) planted(o, c);
+    if (o->faults && !o->only && c->falcon_mamba && (o->engines & EDGE_REFERENCE)) planted_on_mamba(o, c);
     fflush(stdout);
 }
 
@@ -156,7 +183,8 @@ static unsigned present(void)
 static int usage(const char *word)
 {
     if (word) fprintf(stderr, "edge_cases: '%s' is no case, no option and, behind --engine, no engine\n", word);
-    fputs("usage: edge_cases [D-36…] [--engine E…] [--fault NAME] [--no-faults] [--seed N] [--list | --markdown]\n"
+    fputs("usage: edge_cases [D-36…] [--engine E…] [--fault NAME] [--no-faults] [--seed N]\n"
+          "                  [--list | --markdown | --self-test]\n"
           "Every case on every engine, then with each of its planted faults; docs/edge_cases.md says what they are.\n"
           "exit codes: 0 green, and red with each fault; 1 otherwise; 2 bad usage\n",
           word ? stderr : stdout);
@@ -177,6 +205,20 @@ static int list(void)
     return 0;
 }
 
+/* Cases whose flag lies, and one whose does not: how many of their runs must be bad. */
+static int self_test(const options *given)
+{
+    int wrong = 0;
+    for (const edge_liar *l = edge_liars; l->the_case.id; ++l) {
+        options o = *given;
+        o.engines = EDGE_F64 | EDGE_F32;
+        run_case(&o, &l->the_case);
+        if (o.bad != l->bad) printf("%s: %lld bad, not %lld\n", l->the_case.id, (long long)o.bad, (long long)l->bad);
+        wrong += o.bad != l->bad;
+    }
+    return wrong > 0;
+}
+
 int main(int argc, char **argv)
 {
     options o = {.engines = present(), .faults = true, .seed = 1};
@@ -187,6 +229,7 @@ int main(int argc, char **argv)
     for (int i = 1; i < argc; ++i) {
         if (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0) return usage(NULL);
         if (strcmp(argv[i], "--list") == 0) return list();
+        if (strcmp(argv[i], "--self-test") == 0) return self_test(&o);
         if (strcmp(argv[i], "--markdown") == 0) {
             edge_page(stdout);
             return 0;

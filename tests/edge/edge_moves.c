@@ -1,4 +1,5 @@
 #include "tests/edge/edge_moves.h"
+#include "tests/edge/edge_rows.h"
 
 #include <string.h>
 
@@ -17,15 +18,30 @@ bool edge_slow(const edge_run *r)
     return r->bit & (EDGE_CUDA_HOST | EDGE_CUDA);
 }
 
+int64_t edge_chunk(const law_run *run)
+{
+    const fh1_config *c = &run->m->config;
+    return c->family == FH1_FALCON_MAMBA ? 8 : c->Q;
+}
+
+typedef struct {
+    int64_t tokens;
+    law_walk walk;
+    uint64_t notices;
+} walking;
+
+static fh1_status walk_on(edge_run *r, const fh1_model *m, void *data)
+{
+    const walking *w = data;
+    return edge_law(r, m, w->tokens, w->walk, w->notices, r);
+}
+
 fh1_status edge_walks(edge_run *r, int64_t tokens, law_walk walk, uint64_t notices)
 {
-    if (!edge_slow(r)) return edge_law_all(r, tokens, walk, notices, r);
-    fh1_model m;
-    FH1_TRY(edge_model(r, edge_model_text(1), &m));
-    fh1_status s = edge_law(r, &m, tokens, walk, notices, r);
-    edge_contract(r, NULL); /* the engines may hold on to the model */
-    fh1_model_free(&m);
-    return s;
+    walking w = {tokens, walk, notices};
+    if (!edge_slow(r)) return edge_each_model(r, walk_on, &w);
+    FH1_TRY(edge_on_model(r, edge_model_text(1), walk_on, &w));
+    return edge_on_mamba(r, walk_on, &w);
 }
 
 /* ---- calls ---- */

@@ -8,8 +8,12 @@
 bool edge_wrong(const law_run *run, const fh1_engine *e, law_road road, const char *name);
 /* The same, and the road on the truth that proves that it shows: for one mistake of a case. */
 bool edge_mistake(const law_run *run, const fh1_engine *e, law_road road, const char *name);
-/* Kernels that run on the CPU take their time: such an engine gets fewer combinations, on the second usual model. */
+/* Kernels that run on the CPU take their time: such an engine gets fewer combinations, on the second usual model and,
+ * where the case says so, on Falcon-Mamba. */
 bool edge_slow(const edge_run *r);
+/* Q; for Falcon-Mamba, which has no chunks, that of the usual models: a row is as long and is cut at the same places.
+ */
+int64_t edge_chunk(const law_run *run);
 /* edge_law with the run as the data of the walk, on the usual models that the engine gets. */
 fh1_status edge_walks(edge_run *r, int64_t tokens, law_walk walk, uint64_t notices);
 

@@ -1,6 +1,7 @@
 /* Packing: documents side by side in a row. The walks with changed documents stand in edge_documents.c, those of
  * several ranks in edge_ranks.c. */
 #include "tests/edge/edge_moves.h"
+#include "tests/edge/edge_rows.h"
 
 #include <string.h>
 
@@ -8,7 +9,7 @@
 
 static fh1_status walk_packed(law_run *run, fh1_engine *e, law_road road, law_side *out)
 {
-    const int64_t Q = run->m->config.Q, length[] = {1, 2, 3, Q - 1, Q, Q + 1};
+    const int64_t Q = edge_chunk(run), length[] = {1, 2, 3, Q - 1, Q, Q + 1};
     const int rounds = edge_slow(run->data) ? 1 : 6; /* each length at each place, each one as the last */
     for (int first = 0; first < rounds; first += 3)
         for (int64_t B = 1; B <= (edge_slow(run->data) ? 1 : 3); B += 2) {
@@ -251,20 +252,19 @@ static fh1_status walk_paths(law_run *run, fh1_engine *e, law_road road, law_sid
     return NULL;
 }
 
-/* And every tap of such calls against the truth. */
+/* Every tap of such calls against the truth. */
+static fh1_status taps_on(edge_run *r, const fh1_model *m, void *data)
+{
+    (void)data;
+    return edge_check(r, m, edge_slow(r) ? "p9k:4,7;c5k:1" : "p14x3k:5,11/4,5/2,10;d1;c5k:0/2/1;d1", r->seed);
+}
+
 static fh1_status all_paths(edge_run *r)
 {
     FH1_TRY(edge_walks(r, 20, walk_paths, LAW_ALL));
-    for (int i = edge_slow(r); edge_model_text(i); ++i) {
-        fh1_model m;
-        FH1_TRY(edge_model(r, edge_model_text(i), &m));
-        fh1_status s =
-            edge_check(r, &m, edge_slow(r) ? "p9k:4,7;c5k:1" : "p14x3k:5,11/4,5/2,10;d1;c5k:0/2/1;d1", r->seed);
-        edge_contract(r, NULL);
-        fh1_model_free(&m);
-        if (s) return fh1_where(s, "model %d", i);
-    }
-    return NULL;
+    if (!edge_slow(r)) return edge_each_model(r, taps_on, NULL);
+    FH1_TRY(edge_on_model(r, edge_model_text(1), taps_on, NULL));
+    return edge_on_mamba(r, taps_on, NULL);
 }
 
 const edge_case edge_packing[] = {
@@ -279,7 +279,8 @@ const edge_case edge_packing[] = {
      .faults = "documents_ignored documents_ignored_in_attention documents_of_row_0 documents_as_boolean "
                "positions_run_on scan_leaks_documents conv_leaks_documents mixer_leaks_documents",
      .engines = EDGE_ALL,
-     .run = packed_lengths},
+     .run = packed_lengths,
+     .falcon_mamba = true},
     {.id = "D-58",
      .title = "the last token of a document is changed",
      .setup = "documents A of 1, K-1, Q and Q+1 tokens and B of six; A's last token is another word, and one whose "
@@ -292,7 +293,8 @@ const edge_case edge_packing[] = {
      .faults = "documents_ignored documents_ignored_in_attention scan_leaks_documents conv_leaks_documents "
                "grad_conv_leaks_documents grad_carry_crosses_documents grad_decay_crosses_documents",
      .engines = EDGE_ALL,
-     .run = edge_other_document},
+     .run = edge_other_document,
+     .falcon_mamba = true},
     {.id = "D-59",
      .title = "borders of documents at chunk edges",
      .setup = "borders at Q-1, Q, Q+1, 2Q-1 and 2Q, two and three of them within a chunk; in one call, and in two that "
@@ -302,7 +304,8 @@ const edge_case edge_packing[] = {
      .faults = "document_border_one_late document_border_one_early scan_leaks_documents conv_leaks_documents "
                "call_is_a_document",
      .engines = EDGE_ALL,
-     .run = at_chunk_edges},
+     .run = at_chunk_edges,
+     .falcon_mamba = true},
     {.id = "D-60",
      .title = "a padded tail and its document number",
      .setup = "two documents and 1, 3 and 9 columns of padding behind them that bear the last document's number, -1 or "
@@ -313,7 +316,8 @@ const edge_case edge_packing[] = {
      .faults = "tail_updates_the_last_document conv_window_at_right_pads state_decays_over_right_pads "
                "cache_after_last_column mask_for_batches_only",
      .engines = EDGE_ALL,
-     .run = padded_tails},
+     .run = padded_tails,
+     .falcon_mamba = true},
     {.id = "D-61",
      .title = "numbers of documents",
      .setup = "the same documents numbered 0, 1, 2 and with other rising numbers up to 2^41, the second one over the "
@@ -324,7 +328,8 @@ const edge_case edge_packing[] = {
      .catches = "PK2 huggingface/transformers#35861, PrimeIntellect-ai/prime-rl#3000, PK3 Dao-AILab/causal-conv1d#67",
      .faults = "document_border_at_position_0 documents_as_boolean call_is_a_document documents_ignored",
      .engines = EDGE_ALL,
-     .run = numbers},
+     .run = numbers,
+     .falcon_mamba = true},
     {.id = "D-62",
      .title = "every path knows of documents",
      .setup = "rows of three documents in one call, in two that are cut inside a document and at a border, with a step "
@@ -337,7 +342,8 @@ const edge_case edge_packing[] = {
      .faults = "steps_without_documents continued_calls_without_documents documents_ignored "
                "documents_ignored_in_attention scan_leaks_documents mixer_leaks_documents",
      .engines = EDGE_ALL,
-     .run = all_paths},
+     .run = all_paths,
+     .falcon_mamba = true},
     {.id = "D-63",
      .title = "a row split over ranks",
      .setup = "two documents of 9 and 11 tokens, cut at every token for two ranks and at pairs and triples of tokens "
@@ -349,6 +355,7 @@ const edge_case edge_packing[] = {
      .catches = "SR4 read in source: axolotl, PK2 NovaSky-AI/SkyRL#2056, NVIDIA/Megatron-LM#3922",
      .faults = "local_state_is_sent halo_is_not_exchanged call_is_a_document history_dropped",
      .engines = EDGE_ALL,
-     .run = edge_ranks},
+     .run = edge_ranks,
+     .falcon_mamba = true},
     {.id = NULL},
 };

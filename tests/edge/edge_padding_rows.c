@@ -185,12 +185,8 @@ static fh1_status poisoned(edge_run *r, const fh1_model *m, void *data)
 
 fh1_status edge_pad_embeddings(edge_run *r)
 {
-    for (int i = 0; edge_model_text(i); ++i) {
-        char text[512]; /* an untied head: its row of the padding id would be NaN, too */
-        snprintf(text, sizeof text, "%s,tied=0", edge_model_text(i));
-        FH1_TRY(fh1_where(edge_on_model(r, text, poisoned, NULL), "model %d", i));
-    }
-    return NULL;
+    /* an untied head: its row of the padding id would be NaN, too */
+    return edge_each_altered(r, ",tied=0", poisoned, NULL);
 }
 
 /* ---- D-18: what a row holds before its first token ---- */

@@ -327,11 +327,13 @@ const edge_case edge_prefill[] = {
      .falcon_mamba = true},
     {.id = "D-11",
      .title = "rows and tables beyond the indices of 16 and 32 bits",
-     .setup = "scan, scan in chunks and conv over 8192, 8193, 2^15+1, 2^16+1 and 115713 tokens (where an engine rounds "
+     .setup = "scan, scan in chunks, selective scan and conv over 8192, 8193, 2^15+1, 2^16+1 and 115713 tokens (where "
+              "an engine rounds "
               "8193, 2^16+1 and 115713) of one channel and one "
               "state in one "
               "call; a lookup in a table and attention to keys behind element 2^31, of which only the pages that are "
-              "read exist (engines of CUDA copy what an op is given: they have the rows of 8193 and 2^16+1 tokens)",
+              "read exist (engines of CUDA copy what an op is given: they have the rows of 8193 and 2^16+1 tokens, of "
+              "the selective scan the latter)",
      .invariant = "long rows are the truth's over blocks of 4096 tokens within the gauge; far rows and far keys give "
                   "the bits of near ones",
      .catches = "NU5b state-spaces/mamba commit f9fe50f (115713 tokens)",

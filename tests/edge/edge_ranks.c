@@ -82,15 +82,17 @@ static law_scan tokens_of(const law_scan *s, int64_t begin, int64_t end, const d
     return part;
 }
 
-/* In place: S = a S + local, per head. */
+/* In place: S = a S + local; a is one number per head, or per element in a selective scan, where P is 1. */
 static void carry_on(const law_scan *part, const double *local, bool planted, double *S)
 {
-    const int64_t PN = part->P * part->N;
+    const int64_t PN = part->P * part->N, rates = fh1_n_elems(&part->A_log) / part->H;
     for (int64_t h = 0; h < part->H; ++h) {
         double sum = 0;
         for (int64_t t = 0; t < part->T; ++t) sum += part->dt[t * part->H + h];
-        const double decay = planted ? 0 : exp(-exp(fh1_get(&part->A_log, h)) * sum);
-        for (int64_t i = h * PN; i < (h + 1) * PN; ++i) S[i] = decay * S[i] + local[i];
+        for (int64_t i = h * PN; i < (h + 1) * PN; ++i) {
+            const double A = -exp(fh1_get(&part->A_log, rates == 1 ? h : i));
+            S[i] = (planted ? 0 : exp(A * sum)) * S[i] + local[i];
+        }
     }
 }
 

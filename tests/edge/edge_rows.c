@@ -197,7 +197,8 @@ fh1_status edge_on_model(edge_run *r, const char *spec, edge_judge judge, void *
 {
     fh1_model m;
     FH1_TRY(edge_model(r, spec, &m));
-    fh1_status s = judge(r, &m, data);
+    const bool wanted = !r->mamba_only || m.config.family == FH1_FALCON_MAMBA;
+    fh1_status s = wanted ? judge(r, &m, data) : NULL;
     edge_contract(r, r->profile); /* engines may hold on to the model */
     fh1_model_free(&m);
     return s;
@@ -209,14 +210,34 @@ static bool can_have(const edge_run *r, fh1_family family)
     return r->fault == FH1_FAULT_NONE || fh1_fault_acts_on(r->fault, family);
 }
 
+static fh1_status on_altered(edge_run *r, const char *text, const char *more, edge_judge judge, void *data)
+{
+    char spec[640];
+    snprintf(spec, sizeof spec, "%s%s", text, more);
+    return edge_on_model(r, spec, judge, data);
+}
+
+static fh1_status on_mamba(edge_run *r, const char *more, edge_judge judge, void *data)
+{
+    if (!r->the_case->falcon_mamba || !can_have(r, FH1_FALCON_MAMBA)) return NULL;
+    return fh1_where(on_altered(r, edge_mamba_text(), more, judge, data), "Falcon-Mamba");
+}
+
+fh1_status edge_on_mamba(edge_run *r, edge_judge judge, void *data)
+{
+    return on_mamba(r, "", judge, data);
+}
+
+fh1_status edge_each_altered(edge_run *r, const char *more, edge_judge judge, void *data)
+{
+    for (int i = 0; edge_model_text(i) && can_have(r, FH1_FALCON_H1); ++i)
+        FH1_TRY(fh1_where(on_altered(r, edge_model_text(i), more, judge, data), "model %d", i));
+    return on_mamba(r, more, judge, data);
+}
+
 fh1_status edge_each_model(edge_run *r, edge_judge judge, void *data)
 {
-    for (int i = 0; edge_model_text(i) && can_have(r, FH1_FALCON_H1); ++i) {
-        fh1_status s = edge_on_model(r, edge_model_text(i), judge, data);
-        if (s) return fh1_where(s, "model %d", i);
-    }
-    if (!r->the_case->falcon_mamba || !can_have(r, FH1_FALCON_MAMBA)) return NULL;
-    return fh1_where(edge_on_model(r, edge_mamba_text(), judge, data), "Falcon-Mamba");
+    return edge_each_altered(r, "", judge, data);
 }
 
 void edge_ids(const edge_run *r, const char *name, int64_t first, int64_t V, int64_t n, int64_t *ids)

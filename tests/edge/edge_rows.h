@@ -31,7 +31,9 @@ static inline bool edge_is_slow(const edge_run *r)
 /* `judge` on each usual model, with engines of its own; on Falcon-Mamba too where the case says so. */
 typedef fh1_status (*edge_judge)(edge_run *r, const fh1_model *m, void *data);
 fh1_status edge_each_model(edge_run *r, edge_judge judge, void *data);
+fh1_status edge_each_altered(edge_run *r, const char *more, edge_judge judge, void *data); /* `more`: ",tied=0" */
 fh1_status edge_on_model(edge_run *r, const char *spec, edge_judge judge, void *data);
+fh1_status edge_on_mamba(edge_run *r, edge_judge judge, void *data); /* nothing where the case does not say so */
 
 /* n ids of the stream `name` of the run's seed, in [first, V). */
 void edge_ids(const edge_run *r, const char *name, int64_t first, int64_t V, int64_t n, int64_t *ids);

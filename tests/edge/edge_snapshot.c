@@ -59,7 +59,7 @@ static fh1_status restored_at(law_run *run, fh1_engine *e, law_road road, int64_
 
 static fh1_status walk_restored(law_run *run, fh1_engine *e, law_road road, law_side *out)
 {
-    const int64_t Q = run->m->config.Q;
+    const int64_t Q = edge_chunk(run);
     FH1_TRY(restored_at(run, e, road, 3, Q, out));
     if (edge_slow(run->data)) return NULL;
     FH1_TRY(restored_at(run, e, road, 1, Q, out));
@@ -155,7 +155,7 @@ static fh1_status walk_requests(law_run *run, fh1_engine *e, law_road road, law_
         FH1_TRY(gld_session_restore(s, row));
         if (b > 0 && edge_mistake(run, e, road, "grid_of_the_flattened_batch")) {
             law_session *wrong;
-            const int64_t at = on_the_flat_grid(b, run->m->config.Q);
+            const int64_t at = on_the_flat_grid(b, edge_chunk(run));
             FH1_TRY(gld_session_solo(run, e, run->text[b], (int64_t[]){at, 0}, &wrong));
             FH1_TRY(edge_copy_parts(s, 0, wrong, 0, EDGE_MEMORY));
         }
@@ -232,7 +232,7 @@ static fh1_status hit(law_run *run, fh1_engine *e, law_road road, int64_t B, int
 
 static fh1_status walk_hits(law_run *run, fh1_engine *e, law_road road, law_side *out)
 {
-    const int64_t K = run->m->config.K, Q = run->m->config.Q, length[] = {Q + 1, 1, 2, K, Q, 2 * Q + 1};
+    const int64_t K = run->m->config.K, Q = edge_chunk(run), length[] = {Q + 1, 1, 2, K, Q, 2 * Q + 1};
     if (edge_slow(run->data)) return hit(run, e, road, 1, length[0], out);
     for (size_t i = 0; i < sizeof length / sizeof *length; ++i)
         for (int64_t B = 1; B <= 3; B += 2) FH1_TRY(hit(run, e, road, B, length[i], out));
@@ -279,7 +279,7 @@ static fh1_status twice(law_run *run, fh1_engine *e, law_road road, int64_t B, i
 static fh1_status walk_twice(law_run *run, fh1_engine *e, law_road road, law_side *out)
 {
     static const int64_t calls[][4] = {{1, 1, 1, 0}, {2, 1, 0}, {3, 2, 0}, {9, 0}};
-    const int64_t Q = run->m->config.Q, p[] = {2, 13, Q};
+    const int64_t Q = edge_chunk(run), p[] = {2, 13, Q};
     if (edge_slow(run->data)) return twice(run, e, road, 3, 2, calls[1], out);
     for (int i = 0; i < 3; ++i)
         for (int c = 0; c < 4; ++c) FH1_TRY(twice(run, e, road, (i + c) % 2 ? 1 : 3, p[i], calls[c], out));

@@ -155,7 +155,7 @@ fh1_status edge_after_drafts(edge_run *r)
 
 static fh1_status up_to(law_run *run, fh1_engine *e, law_road road, int64_t B, int64_t end, int64_t j, law_side *out)
 {
-    const int64_t Q = run->m->config.Q, k = MOST_DRAFTS;
+    const int64_t Q = edge_chunk(run), k = MOST_DRAFTS;
     law_session *s, *block;
     verification v = {.k = k};
     for (int64_t b = 0; b < B; ++b) v.j[b] = j;
@@ -175,7 +175,7 @@ static fh1_status up_to(law_run *run, fh1_engine *e, law_road road, int64_t B, i
 
 static fh1_status walk_borders(law_run *run, fh1_engine *e, law_road road, law_side *out)
 {
-    const int64_t Q = run->m->config.Q;
+    const int64_t Q = edge_chunk(run);
     if (edge_slow(run->data)) return up_to(run, e, road, 1, Q, 2, out);
     for (int64_t end = Q - 1; end <= 2 * Q + 1; end += end == Q + 1 ? Q - 2 : 1)
         for (int64_t j = end % 2; j <= MOST_DRAFTS; j += 2) FH1_TRY(up_to(run, e, road, j < 2 ? 3 : 1, end, j, out));
@@ -192,7 +192,7 @@ fh1_status edge_drafts_at_borders(edge_run *r)
 /* Alone and without padding, or in the uniform shape of `shape` columns, saved at once, restored elsewhere. */
 static fh1_status filled_up(law_run *run, fh1_engine *e, law_road road, const int64_t *n, int64_t B, law_side *out)
 {
-    const int64_t Q = run->m->config.Q;
+    const int64_t Q = edge_chunk(run);
     law_session *s, *saved;
     law_row rows[LAW_ROWS];
     int64_t shape = Q;

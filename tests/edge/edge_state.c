@@ -76,7 +76,8 @@ const edge_case edge_state[] = {
                "snapshot_one_call_behind snapshot_of_row_before restore_does_nothing restore_keys_only "
                "restore_keeps_conv restore_state_of_layer_0 empty_snapshot",
      .engines = EDGE_ALL,
-     .run = edge_snapshot_restored},
+     .run = edge_snapshot_restored,
+     .falcon_mamba = true},
     {.id = "D-37",
      .title = "a snapshot at any length",
      .setup = "snapshots of one and of three rows after 1, 2, 3, 5, 7, 9, 13, 15, 17 and 21 tokens: shorter than the "
@@ -88,7 +89,8 @@ const edge_case edge_state[] = {
      .faults = "state_index_of_the_key_blocks snapshot_length_rounded_up snapshot_one_call_behind "
                "state_uninitialised_at_block_edge initial_state_of_row_0",
      .engines = EDGE_ALL,
-     .run = edge_snapshot_anywhere},
+     .run = edge_snapshot_anywhere,
+     .falcon_mamba = true},
     {.id = "D-38",
      .title = "snapshots of several requests in one batch",
      .setup = "requests of 20, 27 and 36 tokens are prefilled in one batch, first to their aligned lengths 16, 24 and "
@@ -101,7 +103,8 @@ const edge_case edge_state[] = {
      .faults = "grid_of_the_flattened_batch snapshot_of_row_before snapshot_one_call_behind restore_replays_one_token "
                "decay_from_wrong_origin",
      .engines = EDGE_ALL,
-     .run = edge_snapshots_of_a_batch},
+     .run = edge_snapshots_of_a_batch,
+     .falcon_mamba = true},
     {.id = "D-39",
      .title = "one token left, none left",
      .setup = "prompts of 1, 2, K, Q, Q+1 and 2Q+1 tokens, one and three rows, of which all but one or all are cached. "
@@ -112,7 +115,8 @@ const edge_case edge_state[] = {
      .catches = "PC6 sgl-project/sglang#29633, #34760, PC8 JamePeng/llama-cpp-python#178",
      .faults = "stale_logits_with_nothing_left last_token_fed_again restore_replays_one_token restore_keys_only",
      .engines = EDGE_ALL,
-     .run = edge_almost_all_cached},
+     .run = edge_almost_all_cached,
+     .falcon_mamba = true},
     {.id = "D-40",
      .title = "one snapshot restored twice",
      .setup =
@@ -124,7 +128,8 @@ const edge_case edge_state[] = {
      .faults = "restore_mutates_snapshot snapshot_shares_state short_call_writes_into_the_shared_block "
                "conv_window_not_stored_in_short_calls",
      .engines = EDGE_ALL,
-     .run = edge_snapshot_twice},
+     .run = edge_snapshot_twice,
+     .falcon_mamba = true},
     {.id = "D-41",
      .title = "other layouts, through a file",
      .setup = "a ragged batch of three and a single row; every part of every layer is exported into another layout (K "
@@ -137,7 +142,8 @@ const edge_case edge_state[] = {
      .faults = "window_read_from_the_first_of_k_columns window_stride_of_four heads_and_width_exchanged saved_in_bf16 "
                "conv_window_read_as_k state_transposed",
      .engines = EDGE_ALL,
-     .run = edge_layouts},
+     .run = edge_layouts,
+     .falcon_mamba = true},
     {.id = "D-42",
      .title = "NaN in every slot that nobody owns",
      .setup = "a pool of four rows that was in use; every part of every slot is overwritten with NaN; rows 0 and 3 are "
@@ -149,7 +155,8 @@ const edge_case edge_state[] = {
      .faults = "slot_given_out_as_it_is slot_not_zeroed truncate_keeps_conv reset_keeps_conv reset_keeps_ssm "
                "padding_row_writes_slot_0 padding_row_writes_last_slot state_uninitialised_at_block_edge",
      .engines = EDGE_ALL,
-     .run = edge_poisoned_pool},
+     .run = edge_poisoned_pool,
+     .falcon_mamba = true},
     {.id = "D-43",
      .title = "a slot given to a short request",
      .setup = "30 words of another request, then one of 1 or 2 tokens in the same slot and two steps: a cache of one "
@@ -159,7 +166,8 @@ const edge_case edge_state[] = {
      .faults = "slot_not_zeroed truncate_keeps_conv truncate_does_nothing one_token_prompt_on_dirty_slot "
                "reset_keeps_keys reset_keeps_conv reset_keeps_ssm reset_keeps_positions",
      .engines = EDGE_ALL,
-     .run = edge_slot_again},
+     .run = edge_slot_again,
+     .falcon_mamba = true},
     {.id = "D-44",
      .title = "a decode batch padded to a graph's shape",
      .setup =
@@ -174,7 +182,8 @@ const edge_case edge_state[] = {
      .faults = "padding_row_aliases_a_live_slot padding_row_writes_slot_0 padding_row_writes_last_slot "
                "last_row_has_stale_slot mask_ignored mask_dropped_on_a_cache reorder_keys_only slot_not_zeroed",
      .engines = EDGE_ALL,
-     .run = edge_padded_steps},
+     .run = edge_padded_steps,
+     .falcon_mamba = true},
     {.id = "D-45",
      .title = "preempted at any step",
      .setup = "seven tokens and six steps, one and three rows. Swap: before every step all parts are exported, a new "
@@ -185,7 +194,8 @@ const edge_case edge_state[] = {
      .faults = "window_not_swapped recomputed_on_the_old_state reset_keeps_conv reset_keeps_ssm slot_not_zeroed "
                "reset_keeps_positions",
      .engines = EDGE_ALL,
-     .run = edge_preempted},
+     .run = edge_preempted,
+     .falcon_mamba = true},
     {.id = "D-46",
      .title = "both caches of a layer in one table",
      .setup = "as many tokens as make keys and values as long as the state, then as long as the window, then another "
@@ -203,7 +213,8 @@ const edge_case edge_state[] = {
      .catches = "HF10a read in source: transformers",
      .faults = "reset_keeps_keys reset_keeps_conv reset_keeps_ssm reset_keeps_positions",
      .engines = EDGE_ALL,
-     .run = reset_is_new},
+     .run = reset_is_new,
+     .falcon_mamba = true},
     {.id = "D-48",
      .title = "finished rows leave the batch",
      .setup = "four ragged rows padded on the left; row 1 is finished, then one more, the rest change places, then all "
@@ -213,6 +224,7 @@ const edge_case edge_state[] = {
      .faults = "positions_not_compacted reorder_keys_only reorder_state_only reorder_without_conv reorder_off_by_one "
                "reorder_in_place last_row_has_stale_slot",
      .engines = EDGE_ALL,
-     .run = compaction},
+     .run = compaction,
+     .falcon_mamba = true},
     {.id = NULL},
 };

@@ -181,6 +181,6 @@ fh1_status edge_train_and_eval(edge_run *r)
     static const char before_gate[] =
         "layers=3,D=24,F=20,V=29,Hq=4,Hkv=2,A=8,H=4,P=8,N=8,G=2,K=4,Q=8,weights=trained,rms_norm=1,norm_before_gate=1,"
         "mamba_proj_bias=1,m_emb=2.75,m_lm=0.40625,m_attn_in=1.3125,m_ssm_in=1.21875,m_dt=0.46875";
-    if (!edge_is_slow(r)) FH1_TRY(edge_each_model(r, losses, NULL));
+    FH1_TRY(edge_is_slow(r) ? edge_on_mamba(r, losses, NULL) : edge_each_model(r, losses, NULL));
     return edge_on_model(r, before_gate, losses, NULL);
 }
