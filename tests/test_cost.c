@@ -344,8 +344,9 @@ START_TEST(blocks_differ_in_norms)
 {
     double norms[3];
     for (int b = 0; b < 3; b++) {
-        const fh1_config c =
-            divided(NULL, (cli_space){.block = (fh1_block)b, .f = {2, 1, 5}, .D = 40, .layers = 3, .N = 8, .V = 64});
+        const fh1_config c = divided(
+            NULL, (cli_space){
+                      .has_block = true, .block = (fh1_block)b, .f = {2, 1, 5}, .D = 40, .layers = 3, .N = 8, .V = 64});
         ck_assert(c.block == (fh1_block)b && c.n_layers == 3 && c.N == 8 && c.V == 64);
         cli_count n;
         fine(cli_parameters_of(&c, &n));
@@ -359,11 +360,11 @@ END_TEST
 /* Another base: its heads where they fit, its depth, its types. */
 START_TEST(other_bases)
 {
-    const cli_space p = {.block = FH1_BLOCK_SAM, .f = {3, 1, 4}};
+    const cli_space p = {.has_block = true, .block = FH1_BLOCK_SAM, .f = {3, 1, 4}};
     fh1_config c = divided("golden/configs/Falcon-H1-34B.json", p); /* 5120; 4 groups of kv heads, 2 of the mixer */
     ck_assert(c.D == 5120 && c.n_layers == 72 && c.d_ssm == 3 * 2048 && c.P == 128 && c.G == 2 && c.A == 128);
     ck_assert(c.Hq * c.A == 3072 && c.Hkv == 4 && c.F == 4 * 2432 && c.block == FH1_BLOCK_SAM);
-    c = divided("golden/configs/Falcon-H1-34B.json", (cli_space){.block = FH1_BLOCK_S_A_M});
+    c = divided("golden/configs/Falcon-H1-34B.json", (cli_space){.has_block = true, .block = FH1_BLOCK_S_A_M});
     ck_assert(c.block == FH1_BLOCK_S_A_M && c.d_ssm == 4096 && c.F == 21504 && c.m_key < 0.0111); /* nothing else */
 }
 END_TEST
