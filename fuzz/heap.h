@@ -10,7 +10,7 @@ size_t fuzz_heap_peak(void);
 void fuzz_heap_mark(void);
 
 /* The n-th allocation from now on fails once, as if there were no memory; 0: none. Any thread's counts. No effect under
- * sanitizers, whose hooks only listen. */
+ * sanitizers, whose hooks only listen, and on what OpenBLAS allocates for itself. */
 void fuzz_heap_fail_at(long n);
 /* Allocations since fuzz_heap_fail_at was called last. */
 long fuzz_heap_count(void);

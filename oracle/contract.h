@@ -104,17 +104,18 @@ const fh1_profile *fh1_profile_at(int i);              /* NULL past the last */
 
 /* Variants, a set of bits. */
 typedef enum {
-    FH1_VAR_MUP_ROUNDED = 1 << 0,          /* ssm_multipliers rounded to bf16 (bf16 load, then .to(float32)) */
-    FH1_VAR_DECODE_NO_DT_LIMIT = 1 << 1,   /* time_step_limit ignored in one-token steps */
-    FH1_VAR_NO_DT_LIMIT = 1 << 2,          /* time_step_limit ignored everywhere */
-    FH1_VAR_IN_PROJ_BIAS_AT_PADS = 1 << 3, /* bias of in_proj at left pads enters the conv window */
-    FH1_VAR_RIGHT_PAD_CACHE = 1 << 4,      /* after right padding: conv window of the last columns, state decayed */
-    FH1_VAR_HISTORY_DROPPED = 1 << 5,      /* several tokens on a cache start from empty conv and state */
-    FH1_VAR_PADS_IN_MIXER = 1 << 6,        /* a padded batch of one: pads are real tokens for the mixer */
-    FH1_VAR_MIXER_LEAKS_DOCS = 1 << 7,     /* documents reset attention only, not conv and state */
-    FH1_VAR_THETA_CLASS_DEFAULT = 1 << 8,  /* rope_theta 1e5, the class default of 4.57 */
-    FH1_VAR_DOC_RESET_80 = 1 << 9,         /* a document begins with log-decay -80 instead of an empty state */
-    FH1_VAR_SCAN_RESTARTS = 1 << 10        /* several tokens on a cache: the state starts at zero, the conv does not */
+    FH1_VAR_MUP_ROUNDED = 1 << 0,           /* ssm_multipliers rounded to bf16 (bf16 load, then .to(float32)) */
+    FH1_VAR_DECODE_NO_DT_LIMIT = 1 << 1,    /* time_step_limit ignored in one-token steps */
+    FH1_VAR_NO_DT_LIMIT = 1 << 2,           /* time_step_limit ignored everywhere */
+    FH1_VAR_IN_PROJ_BIAS_AT_PADS = 1 << 3,  /* bias of in_proj at left pads enters the conv window */
+    FH1_VAR_RIGHT_PAD_CACHE = 1 << 4,       /* after right padding: conv window of the last columns, state decayed */
+    FH1_VAR_HISTORY_DROPPED = 1 << 5,       /* several tokens on a cache start from empty conv and state */
+    FH1_VAR_PADS_IN_MIXER = 1 << 6,         /* a padded batch of one: pads are real tokens for the mixer */
+    FH1_VAR_MIXER_LEAKS_DOCS = 1 << 7,      /* documents reset attention only, not conv and state */
+    FH1_VAR_THETA_CLASS_DEFAULT = 1 << 8,   /* rope_theta 1e5, the class default of 4.57 */
+    FH1_VAR_DOC_RESET_80 = 1 << 9,          /* a document begins with log-decay -80 instead of an empty state */
+    FH1_VAR_SCAN_RESTARTS = 1 << 10,        /* several tokens on a cache: the state starts at zero, the conv does not */
+    FH1_VAR_DT_NORM_AFTER_DT_PROJ = 1 << 11 /* Falcon-Mamba: dt is normalised behind dt_proj, over all channels */
 } fh1_variant;
 
 typedef struct {

@@ -5,6 +5,7 @@
 #include "reference/gated_norm_bwd.h"
 #include "reference/linear.h"
 #include "reference/lora.h"
+#include "reference/rmsnorm.h"
 #include "reference/rmsnorm_bwd.h"
 #include "reference/selective_scan_bwd.h"
 
@@ -19,6 +20,7 @@ typedef struct {
     real *dproj;          /* in_proj, 2I */
     real *dgated, *dy;    /* input of out_proj, output of the scan, I each */
     real *dconv, *ddt;    /* conv_act, Δ, I each */
+    real *unnormed;       /* dt_proj's output where a norm over I stands behind it (ref_norm_is_late); else no room */
     real *part, *dpart;   /* columns of one norm, dense; R or N */
     real *state;          /* zeros, [I,N]: a training step has no past */
     real *window;         /* [I,K-1] twice */
@@ -41,6 +43,7 @@ static fh1_status allocate(REF(ref_bwd) * b, buffers *f)
                 {&f->dy, M * I},
                 {&f->dconv, M * I},
                 {&f->ddt, M * I},
+                {&f->unnormed, ref_norm_is_late(b->k.e) ? M * I : 0},
                 {&f->part, M * widest},
                 {&f->dpart, M * widest},
                 {&f->state, I * c->N},
@@ -66,7 +69,10 @@ static fh1_status between(REF(ref_bwd) * b, int64_t layer, const REF(ref_acts) *
     k.inner = f->inner;
     FH1_TRY(REF(ref_mamba_inner_norms)(&k));
     FH1_TRY(REF(ref_linear_fwd)(k.t.M, f->inner, &k.m->layers[layer].dt_w, &none, k.p, f->raw));
-    return lora ? REF(ref_lora_add)(k.t.M, f->inner, lora, &none, k.p, f->raw) : NULL;
+    if (lora) FH1_TRY(REF(ref_lora_add)(k.t.M, f->inner, lora, &none, k.p, f->raw));
+    if (!ref_norm_is_late(k.e)) return NULL;
+    memcpy(f->unnormed, f->raw, (size_t)(k.t.M * k.c->H) * sizeof(real));
+    return REF(ref_rmsnorm_fwd)(k.t.M, k.c->H, f->raw, &none, k.c->mixer_eps, k.p, f->raw);
 }
 
 static fh1_status scan_row(REF(ref_bwd) * b, const REF(ref_acts) * a, int64_t layer, int64_t row, const buffers *f)
@@ -105,6 +111,12 @@ static fh1_status scan_row(REF(ref_bwd) * b, const REF(ref_acts) * a, int64_t la
     return args.T > 0 ? REF(ref_selective_scan_bwd)(&args) : NULL;
 }
 
+/* Dense rows x [M,n] to columns [first, first + n) of out [M,width]. */
+static void into_columns(int64_t M, int64_t width, const real *x, int64_t first, int64_t n, real *out)
+{
+    for (int64_t m = 0; m < M; ++m) memcpy(out + m * width + first, x + m * n, (size_t)n * sizeof *x);
+}
+
 /* Through the norm of columns [first, first + n) of x_proj, whose output's derivative is d [M,n]. The norm has no
  * weight, but it has a Jacobian: what moves one element moves the root of them all. */
 static fh1_status inner_norm(const REF(ref_bwd) * b, const REF(ref_acts) * a, int64_t first, int64_t n, const real *d,
@@ -112,24 +124,27 @@ static fh1_status inner_norm(const REF(ref_bwd) * b, const REF(ref_acts) * a, in
 {
     static const fh1_tensor no_weight;
     const int64_t M = b->k.t.M, width = fh1_x_proj_dim(b->k.c);
-    const size_t bytes = (size_t)n * sizeof(real);
     REF(ref_columns)(M, width, a->tap[FH1_TAP_X_PROJ], first, n, f->part);
     FH1_TRY(REF(ref_rmsnorm_bwd)(M, n, f->part, &no_weight, b->k.c->mixer_eps, d, f->dpart, NULL));
     const real *from = REF_FAULT(GRAD_INNER_NORM_JACOBIAN_DROPPED) ? d : f->dpart;
-    for (int64_t m = 0; m < M; ++m) memcpy(f->dxp + m * width + first, from + m * n, bytes);
+    into_columns(M, width, from, first, n, f->dxp);
     return NULL;
 }
 
 /* From Δ, B and C back to x_proj's output. */
 static fh1_status projections(REF(ref_bwd) * b, int64_t layer, const REF(ref_acts) * a, const buffers *f)
 {
+    static const fh1_tensor none;
     const fh1_config *c = b->k.c;
     const fh1_layer *l = &b->k.m->layers[layer];
     const int64_t M = b->k.t.M, I = c->H, R = c->R, N = c->N;
+    const bool late = ref_norm_is_late(b->k.e);
     REF(ref_dt_softplus_bwd)
     (M, I, f->raw, I, &l->dt_bias, 0, (double)INFINITY, f->ddt, f->raw, I, fh1_grad_of(b->o->grads, &l->dt_bias));
+    if (late) FH1_TRY(REF(ref_rmsnorm_bwd)(M, I, f->unnormed, &none, c->mixer_eps, f->raw, f->raw, NULL));
     FH1_TRY(REF(ref_bwd_product)(b, FH1_TAP_DT, layer, M, f->inner, f->raw, false, f->dinner));
-    FH1_TRY(inner_norm(b, a, 0, R, f->dinner, f));
+    if (late) into_columns(M, fh1_x_proj_dim(c), f->dinner, 0, R, f->dxp);
+    else FH1_TRY(inner_norm(b, a, 0, R, f->dinner, f));
     FH1_TRY(inner_norm(b, a, R, N, f->dinner + M * R, f));
     return inner_norm(b, a, R + N, N, f->dinner + M * (R + N), f);
 }

@@ -38,6 +38,12 @@ typedef struct {
     fh1_gauge hidden_xp; /* of xp in this layer, where the judged engine's own is not known; else worst == NULL */
 } REF(ref_call);
 
+/* FH1_VAR_DT_NORM_AFTER_DT_PROJ: Falcon-Mamba's dt goes through dt_proj as it is, and is normalised behind it. */
+static inline bool ref_norm_is_late(const fh1_engine *e)
+{
+    return e->variants & FH1_VAR_DT_NORM_AFTER_DT_PROJ;
+}
+
 /* Columns [first, first + n) of rows [rows, width], dense to out [rows, n]. */
 static inline void REF(ref_columns)(int64_t rows, int64_t width, const real *x, int64_t first, int64_t n, real *out)
 {

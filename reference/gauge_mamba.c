@@ -10,6 +10,7 @@
 #include "reference/lora.h"
 #include "reference/lora_gauge.h"
 #include "reference/merged_gauge.h"
+#include "reference/rmsnorm.h"
 #include "reference/rmsnorm_gauge.h"
 #include "reference/selective_gauge.h"
 
@@ -18,32 +19,42 @@
 
 static const fh1_tensor none;
 
-/* Adds what the hidden error of x_proj's columns does to their norm. */
-static fh1_status add_hidden(const ref_call_f64 *k, int64_t begin, int64_t rows, int64_t first, int64_t n,
-                             const double *x, const fh1_gauge *g)
+/* The hidden error of columns [first, first + n) of x_proj, for `rows` tokens from `begin` on: dense, zero where x_proj
+ * is the judged engine's own. */
+static fh1_status column_error(const ref_call_f64 *k, int64_t begin, int64_t rows, int64_t first, int64_t n,
+                               fh1_gauge *g)
 {
     const int64_t width = fh1_x_proj_dim(k->c), from = begin * width;
+    FH1_TRY(fh1_gauge_new(rows * n, g));
     if (!k->hidden_xp.worst) return NULL;
-    fh1_gauge in;
-    FH1_TRY(fh1_gauge_new(rows * n, &in));
-    ref_columns_f64(rows, width, k->hidden_xp.worst + from, first, n, in.worst);
-    ref_columns_f64(rows, width, k->hidden_xp.variance + from, first, n, in.variance);
-    ref_columns_f64(rows, width, k->hidden_xp.shared + from, first, n, in.shared);
-    ref_rmsnorm_input_gauge(rows, n, x, k->c->mixer_eps, &in, g);
-    fh1_gauge_free(&in);
+    ref_columns_f64(rows, width, k->hidden_xp.worst + from, first, n, g->worst);
+    ref_columns_f64(rows, width, k->hidden_xp.variance + from, first, n, g->variance);
+    ref_columns_f64(rows, width, k->hidden_xp.shared + from, first, n, g->shared);
     return NULL;
 }
 
-/* The norm of columns [first, first + n) of x_proj, for `rows` tokens from `begin` on: its error, dense. */
-static fh1_status norm_error(const ref_call_f64 *k, int64_t begin, int64_t rows, int64_t first, int64_t n, fh1_gauge *g)
+/* A norm without a weight, of x [M,D] with errors `in`: its error, dense. */
+static fh1_status norm_error(const ref_call_f64 *k, int64_t M, int64_t D, const double *x, const fh1_gauge *in,
+                             fh1_gauge *g)
+{
+    FH1_TRY(fh1_gauge_new(M * D, g));
+    FH1_TRY(ref_rmsnorm_gauge(ref_gauge_request(k)->contract, M, D, x, &none, k->c->mixer_eps, g));
+    ref_rmsnorm_input_gauge(M, D, x, k->c->mixer_eps, in, g);
+    return NULL;
+}
+
+/* The norm of columns [first, first + n) of x_proj. */
+static fh1_status inner_error(const ref_call_f64 *k, int64_t begin, int64_t rows, int64_t first, int64_t n,
+                              fh1_gauge *g)
 {
     const int64_t width = fh1_x_proj_dim(k->c);
+    fh1_gauge in = {0};
     double *x = malloc((size_t)(rows * n + 1) * sizeof *x);
     if (!x) return fh1_no_memory((size_t)(rows * n) * sizeof *x, "the input of an inner norm");
     ref_columns_f64(rows, width, k->xp + begin * width, first, n, x);
-    fh1_status s = fh1_gauge_new(rows * n, g);
-    if (!s) s = ref_rmsnorm_gauge(ref_gauge_request(k)->contract, rows, n, x, &none, k->c->mixer_eps, g);
-    if (!s) s = add_hidden(k, begin, rows, first, n, x, g);
+    fh1_status s = column_error(k, begin, rows, first, n, &in);
+    if (!s) s = norm_error(k, rows, n, x, &in, g);
+    fh1_gauge_free(&in);
     free(x);
     return s;
 }
@@ -93,6 +104,16 @@ static fh1_status adapted(const ref_call_f64 *k, int64_t layer, double **out)
     return lora ? ref_lora_add_f64(k->t.M, k->inner, lora, &none, k->p, *out) : NULL;
 }
 
+/* ref_norm_is_late: v [M,H] with the error `raw` through the norm behind the product, both in place. */
+static fh1_status late_norm(const ref_call_f64 *k, double *v, fh1_gauge *raw)
+{
+    fh1_gauge behind = {0};
+    FH1_TRY(norm_error(k, k->t.M, k->c->H, v, raw, &behind));
+    fh1_gauge_free(raw);
+    *raw = behind;
+    return ref_rmsnorm_fwd_f64(k->t.M, k->c->H, v, &none, k->c->mixer_eps, k->p, v);
+}
+
 fh1_status ref_gauge_mamba_dt(ref_call_f64 *k, int64_t layer)
 {
     const fh1_config *c = k->c;
@@ -101,10 +122,12 @@ fh1_status ref_gauge_mamba_dt(ref_call_f64 *k, int64_t layer)
     if (!g) return NULL;
     fh1_gauge in = {0}, raw = {0};
     double *v = NULL;
-    fh1_status s = norm_error(k, 0, k->t.M, 0, c->R, &in);
+    const bool late = ref_norm_is_late(k->e);
+    fh1_status s = (late ? column_error : inner_error)(k, 0, k->t.M, 0, c->R, &in);
     if (!s) s = fh1_gauge_new(k->t.M * c->H, &raw);
     if (!s) s = product_error(k, layer, &in, &raw);
     if (!s) s = adapted(k, layer, &v);
+    if (!s && late) s = late_norm(k, v, &raw);
     if (!s)
         ref_dt_softplus_gauge(ref_gauge_request(k)->contract, k->t.M, c->H, v, c->H, &k->m->layers[layer].dt_bias, 0,
                               (double)INFINITY, &raw, g);
@@ -124,8 +147,8 @@ fh1_status ref_gauge_selective(ref_call_f64 *k, int64_t layer, int64_t row, cons
     const fh1_gauge_request *r = ref_gauge_request(k);
     const fh1_gauge *state = &r->cache->ssm[layer * k->t.B + row], at = ref_gauge_from(g, begin * c->H);
     fh1_gauge B = {0}, C = {0};
-    fh1_status s = norm_error(k, begin, a->T, c->R, c->N, &B);
-    if (!s) s = norm_error(k, begin, a->T, c->R + c->N, c->N, &C);
+    fh1_status s = inner_error(k, begin, a->T, c->R, c->N, &B);
+    if (!s) s = inner_error(k, begin, a->T, c->R + c->N, c->N, &C);
     if (!s)
         s = (k->one_token && a->T == 1 ? ref_selective_step_gauge : ref_selective_scan_gauge)(r->contract, a, &B, &C,
                                                                                               state, &at);

@@ -28,14 +28,15 @@ fh1_status REF(ref_mamba_inner_norms)(REF(ref_call) * k)
 {
     const fh1_config *c = k->c;
     const int64_t M = k->t.M;
-    FH1_TRY(inner_norm(k, 0, c->R, c->mixer_eps, k->inner));
+    if (ref_norm_is_late(k->e)) REF(ref_columns)(M, fh1_x_proj_dim(c), k->xp, 0, c->R, k->inner);
+    else FH1_TRY(inner_norm(k, 0, c->R, c->mixer_eps, k->inner));
     FH1_TRY(inner_norm(k, c->R, c->N, c->mixer_eps, k->inner + M * c->R));
     FH1_TRY(inner_norm(k, c->R + c->N, c->N, c->mixer_eps, k->inner + M * (c->R + c->N)));
     REF_SPOIL(FH1_TRY(REF(ref_spoil_inner)(k)));
     return NULL;
 }
 
-/* Δ = softplus(dt·W_dtᵀ + b), one per channel. */
+/* Δ = softplus(dt·W_dtᵀ + b), one per channel; under FH1_VAR_DT_NORM_AFTER_DT_PROJ softplus(N(dt·W_dtᵀ) + b). */
 static fh1_status time_step(REF(ref_call) * k, int64_t layer)
 {
     const fh1_config *c = k->c;
@@ -46,6 +47,7 @@ static fh1_status time_step(REF(ref_call) * k, int64_t layer)
     FH1_TRY(REF(ref_linear_fwd)(M, k->inner, &l->dt_w, &none, k->p, k->dt));
     REF_GAUGE(ref_gauge_mamba_dt(k, layer));
     if (lora) FH1_TRY(REF(ref_lora_add)(M, k->inner, lora, &none, k->p, k->dt));
+    if (ref_norm_is_late(k->e)) FH1_TRY(REF(ref_rmsnorm_fwd)(M, c->H, k->dt, &none, c->mixer_eps, k->p, k->dt));
     REF_SPOIL(FH1_TRY(REF(ref_spoil_raw_dt)(k, l)));
     REF(ref_dt_softplus_fwd)(M, c->H, k->dt, c->H, &l->dt_bias, 0, (double)INFINITY, k->p, k->dt);
     REF_SPOIL(REF(ref_spoil_mamba_dt)(k));

@@ -61,5 +61,11 @@ changed multiplier mamba-tied 's/"model_type": "falcon_mamba"/"model_type": "fal
 bad 'config.json' info "$dir/multiplier"
 bad 'multipliers' mup golden/models/mamba-tied
 
+# --- a variant of the family alone: engines, and gradients by the complex step ---
+run 0 check golden/models/mamba-tied --engine ref-f32 ref-bf16 --variant dt_norm_after_dt_proj
+run 0 gradcheck golden/models/mamba-tied --engine ref-f64 ref-f32 --elements 2 --variant dt_norm_after_dt_proj
+run 1 check golden/models/mamba-tied --trace golden/traces/mamba-tied/t37.safetensors --variant dt_norm_after_dt_proj
+says 'backbone.layers.0.mixer.dt'
+
 echo "$checks command lines, $failures failures"
 ((failures == 0))

@@ -337,6 +337,50 @@ START_TEST(doc_reset_80)
 }
 END_TEST
 
+/* Δ from the tap of x_proj, in long double: the norm behind the product, or in front of it. */
+static double largest_off(const tiny_session *s, const tiny_tape *t, bool behind)
+{
+    const fh1_config *c = &s->m->config;
+    const int64_t R = c->R, I = c->H, width = R + 2 * c->N;
+    const fh1_layer *l = &s->m->layers[0];
+    double most = 0;
+    for (int64_t m = 0; m < 4; m++) {
+        const double *x = t->v[FH1_TAP_X_PROJ] + m * width;
+        long double low[16], raw[32], sum = 0;
+        for (int64_t r = 0; r < R; r++) sum += (long double)x[r] * x[r];
+        for (int64_t r = 0; r < R; r++) low[r] = behind ? x[r] : x[r] / sqrtl(sum / R + c->mixer_eps);
+        for (int64_t i = 0; i < I; i++) {
+            raw[i] = 0;
+            for (int64_t r = 0; r < R; r++) raw[i] += (long double)fh1_get(&l->dt_w, i * R + r) * low[r];
+        }
+        sum = 0;
+        for (int64_t i = 0; i < I; i++) sum += raw[i] * raw[i];
+        for (int64_t i = 0; i < I; i++) {
+            const long double v = (behind ? raw[i] / sqrtl(sum / I + c->mixer_eps) : raw[i]) + fh1_get(&l->dt_bias, i);
+            const double dt = t->v[FH1_TAP_DT][m * I + i], want = (double)(v > 20 ? v : log1pl(expl(v)));
+            most = fmax(most, fabs(dt - want) / want);
+        }
+    }
+    return most;
+}
+
+START_TEST(dt_norm_after_dt_proj)
+{
+    fh1_model m;
+    const fh1_config c = tiny_mamba_config(_i);
+    build(&m, &c, _i);
+    for (int behind = 0; behind < 2; behind++) {
+        tiny_session s = tiny_open(&m, "ref-f64", behind ? FH1_VAR_DT_NORM_AFTER_DT_PROJ : 0, 1);
+        tiny_tape t = tiny_taped_call(&s, &(fh1_batch){.B = 1, .T = 4, .ids = ids});
+        ck_assert_msg(largest_off(&s, &t, behind) < 1e-13, "%g", largest_off(&s, &t, behind));
+        ck_assert(largest_off(&s, &t, !behind) > 1e-3);
+        tiny_tape_free(&t);
+        tiny_close(&s);
+    }
+    fh1_model_free(&m);
+}
+END_TEST
+
 int main(void)
 {
     TCase *tc = tcase_create("variants");
@@ -349,5 +393,6 @@ int main(void)
     tcase_add_loop_test(tc, pads_in_mixer, 0, TINY_KINDS);
     tcase_add_loop_test(tc, mixer_leaks_docs, 0, TINY_KINDS);
     tcase_add_loop_test(tc, doc_reset_80, 0, TINY_KINDS + TINY_MAMBA_KINDS);
+    tcase_add_loop_test(tc, dt_norm_after_dt_proj, 0, TINY_MAMBA_KINDS);
     return tiny_main(suite_create("variants"), tc);
 }

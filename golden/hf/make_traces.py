@@ -8,19 +8,23 @@ version deviates from the consistent semantics, the trace says so in fh1.variant
   right_pad_cache       after right padding the conv window holds the last columns, pads included,
                         and the state has decayed over the pads
 FalconMamba's scan starts again in a call of several tokens on a cache. That trace says nothing: it is a case twice, to be
-rejected, and to be followed under the variant scan_restarts.
+rejected, and to be followed under the variant scan_restarts. So is the norm of dt in training, which the library leaves to
+a kernel for GPUs: its place is changed here (fused_norm).
 """
 import argparse
 import fnmatch
 import math
 import warnings
 import zlib
+from contextlib import ExitStack, contextmanager, nullcontext
 
 import torch
 import transformers
 
 import capture
+import falcon_mamba
 import suite
+from planting import replaced
 
 MODELS = ["mini-0.5b", "mini-0.5b-bf16", "mini-34b", "mini-34b-bf16", "odd", "odd-bf16"]
 BLOCKS = ["block-sam", "block-sam-bf16", "block-sequential", "block-sequential-bf16"]
@@ -97,6 +101,27 @@ MASK_CASES = {
     "step-mask-left": (ONE_COLUMN, lambda m: with_mask(m, "step-mask-left", 9, 13),
                        "prompt padded left, then one-token calls with a mask"),
 }
+
+
+@contextmanager
+def fused_norm(model):
+    """dt as mamba_inner_fn makes it, the kernel that the library calls in training: normalised behind dt_proj, over all
+    channels. Its weights dt_rms_weight are that long, and of ones."""
+    norm = falcon_mamba.modeling.FalconMambaWeightlessRMSNorm(model.config.intermediate_size, model.config.mixer_rms_eps)
+    scan = falcon_mamba.modeling.mamba_selective_scan
+
+    def behind(u, delta, *others, **named):
+        return scan(u, norm(delta.transpose(1, 2)).transpose(1, 2), *others, **named)
+
+    with ExitStack() as stack:
+        stack.enter_context(replaced(falcon_mamba.modeling, "mamba_selective_scan", behind))
+        for layer in model.backbone.layers:
+            stack.enter_context(replaced(layer.mixer.dt_layernorm, "forward", lambda x: x))
+        yield
+
+
+FUSED_CASES = {"fused-norm": ("*", lambda m: [{"ids": rows(m, "fused-norm", [11] * 2)}], "the norm of dt as in training")}
+CHANGED = {"fused-norm": fused_norm}
 # Blocks that no release has (blocks.py): what depends on how the branches stand to each other.
 BLOCK_CASES = {name: CASES[name] for name in ("t37", "left3", "decode8", "continue")} | {
     # The released library does not know the key, warns of tensors too many or too few, and goes on.
@@ -107,7 +132,9 @@ BLOCK_CASES = {name: CASES[name] for name in ("t37", "left3", "decode8", "contin
 RESTARTS = ("SR7", 1, "backbone.layers.0.mixer.scan", "several tokens on a cache: the conv goes on, the scan starts again",
             "scan_restarts")
 IGNORED = "the block of the released models: fh1_block is not known"
-REJECTED = {f"{name}/continue": RESTARTS for name in MAMBA} | {
+FUSED = ("SR6", 0, "backbone.layers.0.mixer.dt", "dt is normalised behind dt_proj, over all channels",
+         "dt_norm_after_dt_proj")
+REJECTED = {f"{name}/continue": RESTARTS for name in MAMBA} | {f"{name}/fused-norm": FUSED for name in MAMBA} | {
     "mamba-untied/step-mask": ("step_mask", 1, "cache.0.conv", "one token with a mask of all columns is taken for as many "
                                "copies of it: the conv window holds nothing else", None),
     "mamba-untied/step-mask-left": ("step_mask", 1, "backbone.layers.0", "one token with a mask of all columns gets the "
@@ -124,7 +151,7 @@ def cases_of(name):
         return BLOCK_CASES
     if name not in MAMBA:
         return CASES
-    return MAMBA_CASES | MASK_CASES if name == "mamba-untied" else MAMBA_CASES
+    return MAMBA_CASES | FUSED_CASES | (MASK_CASES if name == "mamba-untied" else {})
 
 
 def variants(config, recorder):
@@ -154,7 +181,8 @@ def make(name, case, folder=suite.GOLDEN):
     keep = capture.glob_filter(taps)
     if calls is not None:
         recorder = capture.Recorder(model, keep)
-        capture.run(model, recorder, calls(model))
+        with CHANGED[case](model) if case in CHANGED else nullcontext():
+            capture.run(model, recorder, calls(model))
     else:
         n = 32
         recorder = capture.Recorder(model, lambda step, tap: keep(step, tap)

@@ -68,8 +68,13 @@ class Row:
             self.conv[i] = window[:, 1:]
             u = tap(f"{name}.mixer.conv_act", silu((window * p("conv1d.weight")[:, 0]).sum(1) + p("conv1d.bias")))
             s = tap(f"{name}.mixer.x_proj", p("x_proj.weight") @ u)
-            low, b, k = (rms(v, inner_eps) for v in np.split(s, [rank, rank + n]))
-            dt = tap(f"{name}.mixer.dt", softplus(p("dt_proj.weight") @ low + p("dt_proj.bias")))
+            low, b, k = np.split(s, [rank, rank + n])
+            b, k = rms(b, inner_eps), rms(k, inner_eps)
+            if "dt_norm_after_dt_proj" in self.variants:
+                raw = rms(p("dt_proj.weight") @ low, inner_eps)
+            else:
+                raw = p("dt_proj.weight") @ rms(low, inner_eps)
+            dt = tap(f"{name}.mixer.dt", softplus(raw + p("dt_proj.bias")))
             a = np.exp(-np.exp(p("A_log")) * dt[:, None])
             self.ssm[i] = a * self.ssm[i] + (dt * u)[:, None] * b
             y = tap(f"{name}.mixer.scan", self.ssm[i] @ k + p("D") * u)
