@@ -238,11 +238,11 @@ static bool has_component(const char *path, const char *word)
     return false;
 }
 
-/* Of "model.layers.N.…": N is the only number in a path of these models. */
+/* Of "model.layers.N.…" or "backbone.layers.N.…": N is the only number in a path of these models. */
 static int64_t layer_of(const char *path)
 {
     int64_t layer = -1;
-    sscanf(path, "model.layers.%" SCNd64 ".", &layer);
+    if (sscanf(path, "model.layers.%" SCNd64 ".", &layer) < 1) sscanf(path, "backbone.layers.%" SCNd64 ".", &layer);
     return layer;
 }
 
