@@ -165,8 +165,8 @@ static const fh1_variant_info variants[] = {
     {"scan_restarts", FH1_VAR_SCAN_RESTARTS,
      "several tokens on a cache: the conv goes on, the state starts at zero (falcon_mamba in transformers up to 5.23)"},
     {"dt_norm_after_dt_proj", FH1_VAR_DT_NORM_AFTER_DT_PROJ,
-     "the inner norm of dt stands behind dt_proj, over all channels (falcon_mamba in training with mamba_ssm's fused "
-     "kernel)"},
+     "the inner norm of dt stands behind dt_proj, over all channels (falcon_mamba of transformers in training, by the "
+     "fused kernel)"},
     {"theta_class_default", FH1_VAR_THETA_CLASS_DEFAULT,
      "rope_theta 1e5 whatever config.json says (a folder of transformers 5 read by 4.57)"},
     {"doc_reset_80", FH1_VAR_DOC_RESET_80,

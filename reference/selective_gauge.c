@@ -12,11 +12,12 @@
 #include <string.h>
 
 /* What is carried per element of the state, rows of Nv = N as whole vectors. The first six as in ssd_gauge.c; OF_B is
- * the variance that errors of B bring in: independent from token to token, the same for all channels. */
-enum { VALUE, SQUARES, MAGNITUDE, WORST, VARIANCE, SHARED, OF_B, N_LANES };
+ * the variance that errors of B bring in: independent from token to token, the same for all channels. They are not
+ * where tokens repeat: KNOWN is, with its sign, what B's rounding alone comes to, which truth can compute. */
+enum { VALUE, SQUARES, MAGNITUDE, WORST, VARIANCE, SHARED, OF_B, KNOWN, N_LANES };
 
-/* What a token has for all channels, rows of Nv: B, C and their gauges. */
-enum { ROW_B, B_WORST, B_VARIANCE, B_SHARED, ROW_C, C_WORST, C_VARIANCE, C_SHARED, N_ROWS };
+/* What a token has for all channels, rows of Nv: B, C, their gauges, and their rounding to 16 bits, R(B) - B. */
+enum { ROW_B, B_WORST, B_VARIANCE, B_SHARED, B_KNOWN, ROW_C, C_WORST, C_VARIANCE, C_SHARED, C_KNOWN, N_ROWS };
 
 typedef struct {
     const fh1_profile *contract;
@@ -36,9 +37,10 @@ typedef struct {
 
 /* ---- the recurrences ---- */
 
-/* Sums over a row of the state with the weights C; `inputs`: the variance that errors of B and C bring. */
+/* Sums over a row of the state with the weights C; `inputs`: the variance that errors of B and C bring, `known`: what
+ * their roundings come to. */
 typedef struct {
-    double y, abs_y, square, squares, magnitude, worst, variance, shared, inputs;
+    double y, abs_y, square, squares, magnitude, worst, variance, shared, inputs, known;
 } reading;
 
 /* Relative errors of one token in one channel. The exponent l is rounded once, its A is off by exps + 2·|l| in base 2
@@ -70,12 +72,13 @@ static weights token_weights(const gauge_job *j, double same)
 /* A row over one token, xb = Δ·x, in = xb·B. Per element:
  *   h' = a h + in,  Q' = a² Q + in²,  M' = a M + |in|
  *   V' = a² (V + v h²) + u²/3 (h'² + Q' + 2 in²),  O' = a² O + xb² V_B
+ *   K' = a K + xb K_B
  *   S' = a (S + s |h|) + |xb| S_B,  E' = a (E + e M) + u (M' + 2 |in|) + |xb| E_B,  both + tiny (M + 1) */
 FH1_CLONES static void advance_row(int64_t Nv, const weights *w, double tiny, double xb, const double *in_row,
                                    const channel *k, reading *out)
 {
     ref_vec y = {0}, abs_y = {0}, square = {0}, squares = {0}, magnitude = {0}, worst = {0}, variance = {0},
-            shared = {0}, inputs = {0};
+            shared = {0}, inputs = {0}, known = {0};
     const double abs_xb = fabs(xb), third = w->u * w->u / 3;
     for (int64_t n = 0; n < Nv; n += REF_VEC_LEN) {
         const double *r = in_row + n;
@@ -92,6 +95,8 @@ FH1_CLONES static void advance_row(int64_t Nv, const weights *w, double tiny, do
                            abs_xb * ref_load(r + B_SHARED * Nv) + tiny * m + tiny;
         const ref_vec e1 = a * (ref_load(lane + WORST * Nv) + (w->l0 + w->l1 * l) * m) + w->u * (m1 + 2 * abs_in) +
                            abs_xb * ref_load(r + B_WORST * Nv) + tiny * m + tiny;
+        const ref_vec k1 = a * ref_load(lane + KNOWN * Nv) + xb * ref_load(r + B_KNOWN * Nv);
+        *(ref_vec_mem *)(lane + KNOWN * Nv) = k1;
         *(ref_vec_mem *)(lane + VALUE * Nv) = h1;
         *(ref_vec_mem *)(lane + SQUARES * Nv) = q1;
         *(ref_vec_mem *)(lane + MAGNITUDE * Nv) = m1;
@@ -107,12 +112,13 @@ FH1_CLONES static void advance_row(int64_t Nv, const weights *w, double tiny, do
         magnitude += abs_c * m1;
         variance += c2 * v1;
         inputs += c2 * o1 + h2 * ref_load(r + C_VARIANCE * Nv);
+        known += c * k1 + h1 * ref_load(r + C_KNOWN * Nv);
         shared += abs_c * s1 + ref_vec_abs(h1) * ref_load(r + C_SHARED * Nv);
         worst += abs_c * e1 + (ref_vec_abs(h1) + e1) * ref_load(r + C_WORST * Nv);
     }
-    *out = (reading){ref_vec_total(y),        ref_vec_total(abs_y),     ref_vec_total(square),
-                     ref_vec_total(squares),  ref_vec_total(magnitude), ref_vec_total(worst),
-                     ref_vec_total(variance), ref_vec_total(shared),    ref_vec_total(inputs)};
+    *out = (reading){ref_vec_total(y),         ref_vec_total(abs_y), ref_vec_total(square),   ref_vec_total(squares),
+                     ref_vec_total(magnitude), ref_vec_total(worst), ref_vec_total(variance), ref_vec_total(shared),
+                     ref_vec_total(inputs),    ref_vec_total(known)};
 }
 
 /* Errors of B and C are the same for all channels, so that none of these averages them: as far as they are likely to
@@ -129,7 +135,7 @@ static fh1_err sum_of(const gauge_job *j, const reading *r)
     const double likely = r->y * r->y + r->square + r->squares, d = (double)(j->a->N + j->levels);
     fh1_err e = {.worst = r->worst + (d + 1) * u * r->magnitude + j->contract->underflow,
                  .variance = aligned * r->variance + u * u / 3 * (d / 2 * likely + r->abs_y * r->abs_y),
-                 .shared = r->shared + j->contract->underflow};
+                 .shared = r->shared + fabs(r->known) + j->contract->underflow};
     share(j, r->inputs, &e);
     return e;
 }
@@ -210,7 +216,8 @@ static void store_state(const gauge_job *j, const channel *k, int64_t i)
 {
     const int64_t Nv = j->Nv;
     for (int64_t n = 0; n < j->a->N; ++n) {
-        fh1_err e = {k->lane[WORST * Nv + n], k->lane[VARIANCE * Nv + n], k->lane[SHARED * Nv + n]};
+        const double shared = k->lane[SHARED * Nv + n] + fabs(k->lane[KNOWN * Nv + n]);
+        fh1_err e = {k->lane[WORST * Nv + n], k->lane[VARIANCE * Nv + n], shared};
         share(j, k->lane[OF_B * Nv + n], &e);
         fh1_gauge_set(j->g_state, i * j->a->N + n, e);
     }
@@ -261,6 +268,15 @@ static void put_row(const gauge_job *j, const double *from, double *row)
     if (from) memcpy(row, from, (size_t)j->a->N * sizeof *row);
 }
 
+/* R(v) - v of a norm without a weight, as ref_rmsnorm_gauge takes it. */
+static void put_rounding(const gauge_job *j, const double *from, double *row)
+{
+    const fh1_round inner = j->contract->at[FH1_RP_NORM_INNER];
+    const fh1_round r = inner == FH1_ROUND_NONE ? j->contract->at[FH1_RP_NORM] : inner;
+    if (r == FH1_ROUND_NONE || r == FH1_ROUND_F32) return;
+    for (int64_t n = 0; n < j->a->N; ++n) row[n] = fh1_round_f64(r, from[n]) - from[n];
+}
+
 /* B, C and what they may be off by, zeros behind N. */
 static void gather(const gauge_job *j, const fh1_gauge *g_B, const fh1_gauge *g_C)
 {
@@ -276,6 +292,7 @@ static void gather(const gauge_job *j, const fh1_gauge *g_B, const fh1_gauge *g_
             const int64_t at = t * a->N;
             double *of = row + (part ? ROW_C : ROW_B) * Nv;
             if (!g) continue;
+            put_rounding(j, part ? a->C + t * a->ldc : a->B + t * a->ldb, of + (B_KNOWN - ROW_B) * Nv);
             put_row(j, g->worst + at, of + (B_WORST - ROW_B) * Nv);
             put_row(j, g->variance + at, of + (B_VARIANCE - ROW_B) * Nv);
             put_row(j, g->shared + at, of + (B_SHARED - ROW_B) * Nv);

@@ -277,6 +277,36 @@ START_TEST(errors_of_the_inputs)
 }
 END_TEST
 
+/* The same word again and again: each token's B and C are rounded alike, and no average takes that away. An error of
+ * three such roundings is caught. */
+START_TEST(equal_tokens_are_rounded_alike)
+{
+    for (uint64_t seed = 1; seed <= 6; ++seed) {
+        scan s = new_scan(BF16, STUCK, seed, 300, seed < 4 ? 1 : 5), engine = s;
+        const int64_t n = s.T * s.N;
+        fh1_gauge g[2] = {g_new(n), g_new(n)};
+        double *exact[2] = {w_copy(s.B, n), w_copy(s.C, n)}, *rounded[2];
+        for (int p = 0; p < 2; ++p) {
+            rounded[p] = w_copy(exact[p], n);
+            for (int64_t i = 0; i < n; ++i) {
+                const double half = fh1_dtype_ulp(FH1_BF16, exact[p][i]) / 2;
+                exact[p][i] += 0.9 * half; /* always up: the worst that a bf16 number can stand for */
+                fh1_gauge_set(&g[p], i, fh1_err_half((fh1_err){0}, half));
+            }
+        }
+        s.B = exact[0], s.C = exact[1];
+        engine.B = rounded[0], engine.C = rounded[1];
+        const result r = engine_scan(BF16, "ref-bf16", &engine, false);
+        true_scan(BF16, &s, 0, s.T, false, &g[0], &g[1]);
+        honest(BF16, "one word", &s, &r);
+        for (int64_t i = 0; i < n; ++i) engine.B[i] -= 2 * (s.B[i] - engine.B[i]);
+        const result worse = engine_scan(BF16, "ref-bf16", &engine, false);
+        g_fault(BF16, "three roundings", s.I * s.N, worse.state, s.after, &s.g_state);
+    }
+    g_summary("one word");
+}
+END_TEST
+
 /* In pieces no more is allowed than in one call, and a recorded state forgets its error. */
 START_TEST(the_error_of_the_state_travels)
 {
@@ -313,12 +343,9 @@ END_TEST
 
 int main(void)
 {
-    const w_test tests[] = {engines_are_accepted,
-                            roundings_are_accepted,
-                            faults_exceed_the_gauge,
-                            errors_of_the_inputs,
-                            the_error_of_the_state_travels,
-                            threads_do_not_change_a_bit,
-                            NULL};
+    const w_test tests[] = {engines_are_accepted,           roundings_are_accepted,
+                            faults_exceed_the_gauge,        errors_of_the_inputs,
+                            equal_tokens_are_rounded_alike, the_error_of_the_state_travels,
+                            threads_do_not_change_a_bit,    NULL};
     return w_main("gauge_selective", tests);
 }

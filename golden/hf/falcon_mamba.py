@@ -61,7 +61,7 @@ def states(config, cache, i):
     else:
         conv, ssm = cache.layers[i].conv_states[0], cache.layers[i].recurrent_states[0]
     # The library keeps K conv columns; the last K-1 are the ones that a next token reads.
-    return ("conv", conv[:, :, 1 - config.conv_kernel:]), ("ssm", ssm)
+    return ("conv", conv[:, :, conv.shape[2] - config.conv_kernel + 1:]), ("ssm", ssm)
 
 
 class Hooks:

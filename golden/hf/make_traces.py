@@ -84,6 +84,8 @@ MAMBA_CASES = {
     "decode8": ("*", lambda m: [{"ids": rows(m, "decode8", [11])}, {"decode": 8}], "prefill, then eight steps"),
     "continue": (SHORT_MAMBA, lambda m: [{"ids": rows(m, "continue", [13])}, {"ids": rows(m, "continue-5", [5])}, {"decode": 2}],
                  "prefill, five tokens on the cache, then two steps"),
+    "repeat": ("*.mixer.conv_act,*.mixer.x_proj,*.mixer.dt,*.mixer.scan,cache.*", lambda m: [{"ids": [[7] * 96]}, {"decode": 1}],
+               "one word 96 times: equal tokens are rounded alike, and their errors add up"),
     "generate32": ("logits,cache.*", None, "the library's own greedy generate, 32 tokens; cache after the last step"),
 }
 def with_mask(m, case, n, width):
