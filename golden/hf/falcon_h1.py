@@ -87,7 +87,8 @@ def states(config, cache, i):
         layer = cache.layers[i]
         state = layer.keys, layer.values, layer.conv_states[0], layer.recurrent_states[0]
     # The library keeps K conv columns; the last K-1 are the ones that a next token reads.
-    return zip(("key", "value", "conv", "ssm"), (*state[:2], state[2][:, :, 1 - config.mamba_d_conv:], state[3]))
+    conv = state[2][:, :, state[2].shape[2] - config.mamba_d_conv + 1:]  # nothing where K is 1
+    return zip(("key", "value", "conv", "ssm"), (*state[:2], conv, state[3]))
 
 
 class Hooks:
