@@ -17,23 +17,25 @@ typedef struct {
 } entropy_job;
 
 /* One row, by two paths: logsumexp, whose derivative is the softmax, and the label's own logit. d, which may be the
- * logits, takes the exponentials while they are added up. */
+ * logits, takes the exponentials while they are added up. At the label p - 1 is minus the share of all others: of a
+ * token that the model is sure of, a difference would leave the rounding of 1 and nothing else. */
 static double row(const entropy_job *j, const real *logits, int64_t label, real *d)
 {
-    real max = logits[0], sum = 0;
+    real max = logits[0], sum = 0, others = 0;
     for (int64_t v = 1; v < j->V; ++v)
         if (logits[v] > max) max = logits[v];
     const real own = label == IGNORED ? 0 : logits[label];
     for (int64_t v = 0; v < j->V; ++v) {
         const real e = r_exp(logits[v] - max);
         sum += e;
+        if (v != label) others += e;
         if (d) d[v] = e;
     }
     const double loss = label == IGNORED ? 0 : (double)(r_log(sum) + max - own);
     if (!d) return loss;
     const real share = 1 / sum;
     for (int64_t v = 0; v < j->V; ++v) d[v] *= share;
-    if (label != IGNORED && !(REF_FAULT(GRAD_LOSS_LABEL_0_WITHOUT_ONEHOT) && label == 0)) d[label] -= 1;
+    if (label != IGNORED && !(REF_FAULT(GRAD_LOSS_LABEL_0_WITHOUT_ONEHOT) && label == 0)) d[label] = -others * share;
     for (int64_t v = 0; v < j->V; ++v) d[v] /= j->divisor;
     return loss;
 }

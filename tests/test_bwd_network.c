@@ -294,15 +294,17 @@ static void entropy_case(b_run *r, int64_t M, int64_t V, double spread, double d
         if (m % 4 == 2) labels[m] = -100;
         if (m % 5 == 0) labels[m] = 0;
         if (m % 7 == 3) labels[m] = V - 1;
-        wide max = -(wide)INFINITY, sum = 0, widest = 0;
+        wide max = -(wide)INFINITY, sum = 0, widest = 0, others = 0;
         for (int64_t v = 0; v < V; ++v) max = fmaxl(max, (wide)logits[m * V + v]);
         for (int64_t v = 0; v < V; ++v) sum += expl((wide)logits[m * V + v] - max);
         for (int64_t v = 0; v < V; ++v) widest = fmaxl(widest, max - (wide)logits[m * V + v]);
+        for (int64_t v = 0; v < V; ++v) others += v == labels[m] ? 0 : expl((wide)logits[m * V + v] - max);
         const wide off = 2 * widest + (wide)V + 8;
         for (int64_t v = 0; v < V; ++v) {
             const wide p = expl((wide)logits[m * V + v] - max) / sum, hot = v == labels[m];
-            want[m * V + v] = labels[m] == -100 ? 0 : (double)((p - hot) / (wide)divisor);
-            const wide size = (p * off + 3 * fabsl(p - hot) + (wide)0x1p-102) / (wide)divisor;
+            const wide slope = hot > 0 ? -others / sum : p; /* of a sure token p - 1 would be noise */
+            want[m * V + v] = labels[m] == -100 ? 0 : (double)(slope / (wide)divisor);
+            const wide size = ((off + 3) * fabsl(slope) + (wide)0x1p-102) / (wide)divisor;
             gauge[m * V + v] = labels[m] == -100 ? 0 : (double)size;
         }
         if (labels[m] == -100) continue;
@@ -325,6 +327,7 @@ static void cross_entropy(b_run *r)
     entropy_case(r, 23, 11, 3, 7.25);
     entropy_case(r, 300, 3, 1, 1);
     entropy_case(r, 3, 700, 40, 2);
+    entropy_case(r, 40, 3, 12, 1); /* sure of most */
     const double nothing = r->ops->cross_entropy(0, 4, NULL, NULL, 1, NULL), zero = 0;
     b_agree(r, "loss of nothing", 1, &nothing, &zero, NULL);
 }
