@@ -301,11 +301,8 @@ static int key_of(fh1_family family, const char *name)
 
 static fh1_status read_family(const gld_word *key, const char *value, fh1_family *family)
 {
-    const char *names[] = {fh1_family_name(FH1_FALCON_H1), fh1_family_name(FH1_FALCON_MAMBA)};
-    int found;
-    FH1_TRY(read_name(key, value, names, 2, &found));
-    *family = (fh1_family)found;
-    return NULL;
+    if (fh1_family_find(value, family)) return NULL;
+    return fh1_expected(bad_value(key, value), "one of falcon_h1, falcon_mamba");
 }
 
 static fh1_status read_rope(const gld_word *key, const char *value, fh1_rope_type *type)
@@ -320,12 +317,8 @@ static fh1_status read_rope(const gld_word *key, const char *value, fh1_rope_typ
 
 static fh1_status read_block(const gld_word *key, const char *value, fh1_block *block)
 {
-    const char *names[FH1_BLOCK_S_A_M + 1];
-    int found;
-    for (int i = 0; i <= FH1_BLOCK_S_A_M; i++) names[i] = fh1_block_name((fh1_block)i);
-    FH1_TRY(read_name(key, value, names, FH1_BLOCK_S_A_M + 1, &found));
-    *block = (fh1_block)found;
-    return NULL;
+    if (fh1_block_find(value, block)) return NULL;
+    return fh1_expected(bad_value(key, value), "one of SA_M, SAM, S_A_M");
 }
 
 static fh1_status take(const gld_word *key, int which, const char *value, gld_seeded_spec *s, int n_factors[2])

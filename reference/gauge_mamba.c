@@ -108,10 +108,10 @@ static fh1_status adapted(const ref_call_f64 *k, int64_t layer, double **out)
 static fh1_status late_norm(const ref_call_f64 *k, double *v, fh1_gauge *raw)
 {
     fh1_gauge behind = {0};
-    FH1_TRY(norm_error(k, k->t.M, k->c->H, v, raw, &behind));
+    fh1_status s = norm_error(k, k->t.M, k->c->H, v, raw, &behind);
     fh1_gauge_free(raw);
     *raw = behind;
-    return ref_rmsnorm_fwd_f64(k->t.M, k->c->H, v, &none, k->c->mixer_eps, k->p, v);
+    return s ? s : ref_rmsnorm_fwd_f64(k->t.M, k->c->H, v, &none, k->c->mixer_eps, k->p, v);
 }
 
 fh1_status ref_gauge_mamba_dt(ref_call_f64 *k, int64_t layer)
